@@ -1,0 +1,100 @@
+"""Learning dynamics of language models trained for many epochs on little data.
+
+The names below load on first use, so that importing this package costs almost nothing and the
+records can be studied where torch is not installed.
+"""
+
+from __future__ import annotations
+
+# Type checkers take this name as true. The one in `typing` would cost the import of that module.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynamics.config import load_recipe
+    from dynamics.corpus.sources import load_documents
+    from dynamics.errors import DamagedRecordError, InputError
+    from dynamics.records.check import check_path
+    from dynamics.records.reader import open_any, open_run, open_study
+    from dynamics.regularizers.hidden_dropout import HiddenDropout
+    from dynamics.regularizers.label_smoothing import LabelSmoothing
+    from dynamics.regularizers.neftune import NEFTune
+    from dynamics.regularizers.token_dropout import (
+        EntroDrop,
+        InverseEntroDrop,
+        RandomTokenDropout,
+    )
+    from dynamics.regularizers.weight_decay import WeightDecay
+    from dynamics.training.recorder import TokenRecorder
+    from dynamics.training.trainer import DynamicsTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DamagedRecordError",
+    "DynamicsTrainer",
+    "EntroDrop",
+    "HiddenDropout",
+    "InputError",
+    "InverseEntroDrop",
+    "LabelSmoothing",
+    "NEFTune",
+    "RandomTokenDropout",
+    "TokenRecorder",
+    "WeightDecay",
+    "check_path",
+    "load_documents",
+    "load_recipe",
+    "open_any",
+    "open_run",
+    "open_study",
+]
+
+_MODULES = {
+    "DamagedRecordError": "dynamics.errors",
+    "DynamicsTrainer": "dynamics.training.trainer",
+    "EntroDrop": "dynamics.regularizers.token_dropout",
+    "HiddenDropout": "dynamics.regularizers.hidden_dropout",
+    "InputError": "dynamics.errors",
+    "InverseEntroDrop": "dynamics.regularizers.token_dropout",
+    "LabelSmoothing": "dynamics.regularizers.label_smoothing",
+    "NEFTune": "dynamics.regularizers.neftune",
+    "RandomTokenDropout": "dynamics.regularizers.token_dropout",
+    "TokenRecorder": "dynamics.training.recorder",
+    "WeightDecay": "dynamics.regularizers.weight_decay",
+    "check_path": "dynamics.records.check",
+    "load_documents": "dynamics.corpus.sources",
+    "load_recipe": "dynamics.config",
+    "open_any": "dynamics.records.reader",
+    "open_run": "dynamics.records.reader",
+    "open_study": "dynamics.records.reader",
+}
+
+# What the torch-free installation leaves out.
+_TRAINING_PACKAGES = ("torch", "transformers", "accelerate")
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that holds a public name when it is first asked for (PEP 562)."""
+    if name not in _MODULES:
+        message = f"module 'dynamics' has no attribute {name!r}"
+        if not name.startswith("_"):
+            from dynamics.errors import nearest
+
+            message += nearest(name, __all__)
+        raise AttributeError(message)
+    import importlib
+
+    try:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TRAINING_PACKAGES:
+            raise
+        raise ImportError(
+            f"dynamics.{name} needs torch and transformers, and {error.name!r} is not installed: "
+            "pip install torch transformers accelerate. Records, analysis and plots work without."
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

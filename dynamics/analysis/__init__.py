@@ -1,0 +1,1 @@
+"""Statistics of the records: pure functions on arrays, numpy and scipy only."""

@@ -1,0 +1,100 @@
+"""The model that is trained: loaded by path or hub name, or built from a named size."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
+
+from dynamics.config import ModelSettings
+from dynamics.errors import InputError, nearest
+from dynamics.named_sizes import NAMED_SIZES
+
+
+def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
+    """Return the starting model, with float32 weights, in evaluation mode.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        A named size (`dynamics.named_sizes`), a folder that save_pretrained wrote, or a hub name.
+    tokenizer : PreTrainedTokenizerBase
+        Its length is the vocabulary of a named size, and must not exceed that of a loaded model.
+    block_size : int
+        Positions the model must have.
+
+    Raises
+    ------
+    InputError
+        The model cannot be found or loaded, is no causal language model, or is too small for the tokenizer
+        or the sequences.
+    """
+    if settings.name in NAMED_SIZES:
+        model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
+    else:
+        model = _from_pretrained(settings)
+    n_vocab = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    if len(tokenizer) > n_vocab:
+        raise InputError(
+            f"tokenizer: its vocabulary has {len(tokenizer)} entries, more than the {n_vocab} of model "
+            f"{settings.name!r}; use the model's own tokenizer, or train one with a smaller vocab_size"
+        )
+    n_positions = getattr(model.config, "max_position_embeddings", None)
+    if n_positions is not None and block_size > n_positions:
+        raise InputError(
+            f"block_size: {block_size} is more than the {n_positions} positions of model {settings.name!r}; "
+            "lower block_size"
+        )
+    return model.eval()
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """Return the sha256 of a model's weights: names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(memoryview(flat.numpy()))
+    return digest.hexdigest()
+
+
+def _from_named_size(
+    settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, block_size: int
+) -> PreTrainedModel:
+    shape: dict[str, Any] = dict(NAMED_SIZES[settings.name])
+    config = Qwen3Config(
+        **shape,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=max(block_size, 2048),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        use_cache=False,
+    )
+    # The initial weights belong to the starting model, which is the same for all seeds of a study.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.init_seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
+    name = settings.name
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise InputError(
+            f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
+            f"name of the form owner/model{nearest(name, NAMED_SIZES)}"
+        )
+    try:
+        AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
+        return AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=settings.trust_remote_code, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"model.name: {name!r} cannot be loaded as a causal language model ({reason}); give a folder that "
+            "save_pretrained wrote, or a hub name that this machine can reach"
+        ) from error

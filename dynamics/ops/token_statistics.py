@@ -1,0 +1,133 @@
+"""Loss, entropy and correctness of every token, from logits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+IGNORE_INDEX = -100
+
+# Rows of logits turned to float32 at a time: 64 Mi elements are 256 MiB, far below the logits themselves.
+_CHUNK_ELEMENTS = 1 << 26
+
+
+class TokenStatistics(NamedTuple):
+    """Per-token values, each of shape (N,): NaN and False where the target is ignored."""
+
+    loss: torch.Tensor
+    entropy: torch.Tensor
+    correct: torch.Tensor
+
+
+@torch.no_grad()
+def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> TokenStatistics:
+    """Return loss, Shannon entropy and argmax-correctness of every prediction.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, V)
+        Any floating type; the arithmetic is float32 (float64 for float64 logits).
+    targets : Tensor of int64, shape (N,)
+        Token predicted by each row, or -100 where there is no prediction.
+
+    Returns
+    -------
+    TokenStatistics
+        ``loss`` = lse(z) - z_y and ``entropy`` = lse(z) - E_p[z], both in nats; ``correct`` is whether y is
+        the argmax (the first one, where several logits are equal).
+    """
+    n_rows, n_vocab = logits.shape
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    loss = torch.full((n_rows,), torch.nan, dtype=dtype, device=logits.device)
+    entropy = torch.full_like(loss, torch.nan)
+    correct = torch.zeros(n_rows, dtype=torch.bool, device=logits.device)
+    rows = max(1, _CHUNK_ELEMENTS // n_vocab)
+    for start in range(0, n_rows, rows):
+        part = slice(start, start + rows)
+        z = logits[part].to(dtype)
+        y = targets[part]
+        kept = y != IGNORE_INDEX
+        log_p = torch.log_softmax(z, dim=-1)
+        chosen = log_p.gather(1, y.clamp_min(0)[:, None])[:, 0]
+        p = log_p.exp()
+        # 0 log 0 = 0: a logit of -inf (a masked vocabulary entry) has no share in the entropy.
+        plog = torch.where(p > 0, p * log_p, 0.0)
+        loss[part] = torch.where(kept, -chosen, torch.nan)
+        entropy[part] = torch.where(kept, -plog.sum(-1), torch.nan)
+        correct[part] = kept & (z.argmax(-1) == y)
+    # -log p of a token with p = 1 comes out as -0.0 or a rounding error below it.
+    return TokenStatistics(loss.clamp_min_(0.0), entropy.clamp_min_(0.0), correct)
+
+
+def weighted_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    token_weight: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Return the sum over predicted tokens of weight times (smoothed) cross-entropy.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, V)
+    targets : Tensor of int64, shape (N,)
+        -100 where there is no prediction.
+    token_weight : Tensor, shape (N,), optional
+        A weight per token; without it each counts once.
+    label_smoothing : float
+        Share of the target's probability spread evenly over the vocabulary (Szegedy et al. 2016, eq. 3).
+
+    Returns
+    -------
+    Tensor, scalar
+        In nats, differentiable. Divide by the number of predicted tokens in the optimiser's whole batch.
+    """
+    z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if token_weight is None:
+        return F.cross_entropy(
+            z, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
+        )
+    loss = F.cross_entropy(
+        z, targets, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing
+    )
+    return (loss * token_weight.to(loss.dtype)).sum()
+
+
+def shift(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pair each prediction with the token that it predicts: the only place where the shift happens.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, T, V)
+        ``logits[b, p]`` is the prediction made after reading positions 0 to p.
+    labels : Tensor of int64, shape (B, T)
+        The token at each position, or -100 where it has no prediction. Position 0 never has one.
+
+    Returns
+    -------
+    logits : Tensor, shape (B * (T - 1), V)
+    targets : Tensor, shape (B * (T - 1),)
+        Row r = b (T - 1) + p - 1 is the prediction of the token at (b, p), for p from 1.
+    """
+    return logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+
+
+def unshift(values: torch.Tensor, n_sequences: int, fill: float | bool) -> torch.Tensor:
+    """Put values of predictions back at the tokens predicted: the inverse of `shift`.
+
+    Parameters
+    ----------
+    values : Tensor, shape (n_sequences * (T - 1),)
+    n_sequences : int
+    fill : float or bool
+        What position 0 gets.
+
+    Returns
+    -------
+    Tensor, shape (n_sequences, T)
+    """
+    values = values.view(n_sequences, -1)
+    return torch.cat([values.new_full((n_sequences, 1), fill), values], dim=1)

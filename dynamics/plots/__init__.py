@@ -1,0 +1,1 @@
+"""Figures. Styles apply inside a context, never on import."""

@@ -1,0 +1,353 @@
+"""The curriculum figure: dropout strength over training, and what each arm came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from pydantic import ValidationError
+
+from dynamics.analysis.arms import Arm, Source, collect_arms
+from dynamics.analysis.curves import Floats
+from dynamics.analysis.summary import ArmSummary, arm_summary, dropped_share_by_epoch
+from dynamics.errors import InputError
+from dynamics.plots.labels import epoch_ticks, legend_above
+from dynamics.plots.style import INK, ArmStyle, Style, arm_styles, load_style
+from dynamics.records.reader import Run, Study
+from dynamics.regularizers.schedules import strength
+from dynamics.regularizers.settings import ScheduleSettings, TokenDropoutSettings
+
+# Methods whose recipe may leave the schedule to its default.
+_TOKEN_DROPOUT = ("entrodrop", "inverse_entrodrop", "random_token_dropout")
+
+_SHARED = "#8F8F8F"
+
+Quantity = Literal["final", "rebound"]
+
+_TITLES: dict[Quantity, str] = {"final": "Final validation loss", "rebound": "Rebound"}
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCurriculum:
+    """The dropout of one arm over training.
+
+    Attributes
+    ----------
+    arm, n_seeds
+    schedule : str
+        Its name and peak, such as ``linear to 0.15``.
+    epochs, ratio : ndarray, shape (point,)
+        The share of predicted tokens that the recipe asks for, over training in epochs.
+    measured_epochs, measured : ndarray, shape (epoch,)
+        Middle of each epoch, and the share that was dropped in it, the mean over seeds.
+    """
+
+    arm: str
+    n_seeds: int
+    schedule: str
+    epochs: Floats
+    ratio: Floats
+    measured_epochs: Floats
+    measured: Floats
+
+
+def plot_curriculum(
+    data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax: Axes | None = None
+) -> Axes:
+    """Draw the strength of token dropout over training: asked for (lines) and measured (markers).
+
+    Arms that ask for the same (controls matched to EntroDrop) share one grey line.
+
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, or sequence of ArmCurriculum
+    ax : Axes, optional
+        Where to draw; a new figure of one column's width otherwise.
+
+    Raises
+    ------
+    InputError
+        If no arm drops tokens.
+    """
+    curricula = as_curricula(data)
+    if not curricula:
+        raise InputError("no arm drops tokens on a schedule, so there is no curriculum to draw")
+    if ax is None:
+        style = load_style()
+        with style.context():
+            return _draw_strength(curricula, style.figure(column="half", height=2.2).add_subplot())
+    return _draw_strength(curricula, ax)
+
+
+def plot_outcomes(
+    data: Source | Iterable[Source] | Sequence[ArmSummary],
+    *,
+    quantity: Quantity = "final",
+    ax: Axes | None = None,
+    n_resamples: int = 1000,
+) -> Axes:
+    """Draw what each arm came to: final validation loss or rebound, one row an arm.
+
+    Large markers are the average over seeds with its 95 % interval (documents resampled); small
+    ticks are the single seeds.
+
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, or sequence of ArmSummary
+    quantity : {"final", "rebound"}
+    ax : Axes, optional
+        Where to draw; a new figure of one column's width otherwise.
+    n_resamples : int
+        Resamples of the intervals, for records.
+    """
+    if quantity not in _TITLES:
+        raise InputError(f"unknown quantity {quantity!r}; use final or rebound")
+    summaries = as_summaries(data, n_resamples=n_resamples)
+    if ax is None:
+        style = load_style()
+        with style.context():
+            height = 0.8 + 0.22 * len(summaries)
+            ax = style.figure(column="half", height=height).add_subplot()
+            return _draw_outcomes(summaries, ax, quantity)
+    return _draw_outcomes(summaries, ax, quantity)
+
+
+def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> list[ArmCurriculum]:
+    """Return the dropout strength of every arm that has one, from its recipe and its metrics."""
+    items: list[Any] = [data] if isinstance(data, Study | Run | Arm) else list(data)
+    if all(isinstance(item, ArmCurriculum) for item in items):
+        return items
+    found = []
+    for arm in collect_arms(items):
+        run = arm.runs[0]
+        for settings in run.config.get("regularizers") or []:
+            if "schedule" in settings or settings.get("name") in _TOKEN_DROPOUT:
+                found.append(_curriculum(arm, run, settings))
+    return found
+
+
+def as_summaries(
+    data: Source | Iterable[Source] | Sequence[ArmSummary], *, n_resamples: int = 1000
+) -> list[ArmSummary]:
+    """Return the outcomes of the curriculum figure."""
+    items: list[Any] = [data] if isinstance(data, Study | Run | Arm) else list(data)
+    if items and all(isinstance(item, ArmSummary) for item in items):
+        return items
+    return arm_summary(items, n_resamples=n_resamples)
+
+
+def curriculum_axes(style: Style, n_arms: int) -> list[Axes]:
+    """Return the panels of a new figure: strength above, final loss and rebound below."""
+    upper, lower = 1.85, 0.62 + 0.2 * n_arms
+    figure: Figure = style.figure(column="half", height=upper + lower)
+    # Two subfigures, so that long names of arms below do not narrow the panel above.
+    halves: Any = figure.subfigures(2, 1, height_ratios=[upper, lower])
+    above, below = halves
+    return [above.subplots(), *below.subplots(1, 2, sharey=True)]
+
+
+def draw_curriculum(
+    curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary], axes: Sequence[Axes]
+) -> None:
+    """Draw all three panels."""
+    # The rows below name the arms by colour and marker: no second legend.
+    _draw_strength(
+        curricula, axes[0], arm_styles([summary.arm for summary in summaries]), name_arms=False
+    )
+    _draw_outcomes(summaries, axes[1], "final")
+    _draw_outcomes(summaries, axes[2], "rebound")
+    axes[2].tick_params(labelleft=False)
+
+
+def curriculum_rows(
+    curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary]
+) -> list[dict[str, Any]]:
+    """Return the drawn numbers; `quantity` tells what a row is."""
+
+    def row(
+        arm: str,
+        quantity: str,
+        epoch: Any,
+        value: float,
+        low: Any = "",
+        high: Any = "",
+        seed: Any = "",
+    ) -> dict[str, Any]:
+        return {
+            "arm": arm,
+            "quantity": quantity,
+            "epoch": epoch,
+            "value": value,
+            "low": low,
+            "high": high,
+            "seed_index": seed,
+        }
+
+    rows = []
+    for each in curricula:
+        rows += [row(each.arm, "ratio", x, y) for x, y in zip(each.epochs, each.ratio, strict=True)]
+        measured = zip(each.measured_epochs, each.measured, strict=True)
+        rows += [row(each.arm, "dropped_share", x, y) for x, y in measured]
+    for arm in summaries:
+        rows.append(
+            row(arm.arm, "final_loss", arm.final_epoch, arm.final, arm.final_low, arm.final_high)
+        )
+        rows.append(
+            row(arm.arm, "rebound", arm.final_epoch, arm.rebound, arm.rebound_low, arm.rebound_high)
+        )
+        for quantity, values in (
+            ("final_loss", arm.final_by_seed),
+            ("rebound", arm.rebound_by_seed),
+        ):
+            rows += [
+                row(arm.arm, f"{quantity}_of_seed", arm.final_epoch, value, seed=i)
+                for i, value in enumerate(values)
+            ]
+    return rows
+
+
+def _curriculum(arm: Arm, run: Run, settings: dict[str, Any]) -> ArmCurriculum:
+    written = settings.get("schedule", {})
+    try:
+        schedule = ScheduleSettings(**({"name": written} if isinstance(written, str) else written))
+    except (ValidationError, TypeError) as error:
+        raise InputError(
+            f"{run.path}/config.yaml: schedule {written!r} is not one: {error}"
+        ) from error
+    total = run.manifest["total_steps"] / run.manifest["steps_per_epoch"]
+    progress = np.linspace(0.0, 1.0, 201)
+    if schedule.name == "step":
+        # Both sides of the jump, at one place.
+        progress = np.sort(
+            np.append(progress, [np.nextafter(schedule.at, 0), schedule.at]).clip(0, 1)
+        )
+    ratio = float(settings.get("ratio", TokenDropoutSettings.model_fields["ratio"].default))
+    measured = dropped_share_by_epoch(arm)
+    return ArmCurriculum(
+        arm.name,
+        len(arm.runs),
+        f"{schedule.name} to {ratio:g}" if schedule.name != "constant" else f"constant {ratio:g}",
+        progress * total,
+        ratio * np.array([strength(schedule, p) for p in progress]),
+        measured[:, 0],
+        measured[:, 1],
+    )
+
+
+def _draw_strength(
+    curricula: Sequence[ArmCurriculum],
+    ax: Axes,
+    styles: dict[str, ArmStyle] | None = None,
+    *,
+    name_arms: bool = True,
+) -> Axes:
+    styles = styles or arm_styles([each.arm for each in curricula])
+    groups: dict[tuple[bytes, bytes], list[ArmCurriculum]] = {}
+    for each in curricula:
+        groups.setdefault((each.epochs.tobytes(), each.ratio.tobytes()), []).append(each)
+    handles = [
+        Line2D([], [], color=_SHARED, linewidth=1.3, label="asked for"),
+        Line2D(
+            [], [], color=_SHARED, marker="o", markersize=3.4, linestyle="none", label="measured"
+        ),
+    ]
+    for group in groups.values():
+        shared = len(group) > 1
+        first = group[0]
+        color, line = (
+            (_SHARED, "solid") if shared else (styles[first.arm].color, styles[first.arm].linestyle)
+        )
+        ax.plot(first.epochs, first.ratio, color=color, linestyle=line, linewidth=1.3, zorder=2)
+        for i, each in enumerate(group):
+            style = styles[each.arm]
+            # Side by side within the epoch, since matched arms have equal shares.
+            ax.plot(
+                each.measured_epochs + 0.25 * (i - (len(group) - 1) / 2),
+                each.measured,
+                linestyle="none",
+                marker=style.marker,
+                color=style.color,
+                markersize=3.4,
+                markeredgecolor="white",
+                markeredgewidth=0.35,
+                zorder=3,
+            )
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color=style.color,
+                    marker=style.marker,
+                    markersize=3.6,
+                    linestyle="none" if shared else line,
+                    linewidth=1.3,
+                    label=f"{each.arm}: {each.schedule}",
+                )
+            )
+    ax.set_xlabel("Training (epochs)")
+    ax.set_ylabel("Tokens dropped (%)")
+    top = max(float(np.max(np.append(each.measured, each.ratio))) for each in curricula)
+    # A little below zero too, so that markers at zero are whole.
+    ax.set_ylim(-0.03 * top, 1.08 * top)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
+    ax.margins(x=0.03)
+    ax.xaxis.set_major_locator(epoch_ticks())
+    legend_above(ax, handles if name_arms else handles[:2])
+    return ax
+
+
+def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity) -> Axes:
+    styles = arm_styles([summary.arm for summary in summaries])
+    for y, arm in enumerate(summaries):
+        style = styles[arm.arm]
+        if quantity == "final":
+            value, low, high, seeds = arm.final, arm.final_low, arm.final_high, arm.final_by_seed
+        else:
+            value, low, high, seeds = (
+                arm.rebound,
+                arm.rebound_low,
+                arm.rebound_high,
+                arm.rebound_by_seed,
+            )
+        ax.plot(
+            [low, high], [y, y], color=style.color, linewidth=1.4, zorder=2, solid_capstyle="butt"
+        )
+        ax.plot(
+            value,
+            y,
+            marker=style.marker,
+            color=style.color,
+            markersize=4.2,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            zorder=3,
+        )
+        if len(seeds) > 1:
+            ax.plot(
+                seeds,
+                np.full(len(seeds), y + 0.3),
+                linestyle="none",
+                marker="|",
+                color=style.color,
+                markersize=3,
+                markeredgewidth=0.6,
+                zorder=2,
+            )
+    if quantity == "rebound":
+        ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
+    ax.set_yticks(range(len(summaries)), [arm.arm for arm in summaries])
+    ax.set_ylim(len(summaries) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.set_title(_TITLES[quantity])
+    ax.set_xlabel("nats per token")
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+    ax.xaxis.grid(True, linewidth=0.4, color="0.88")
+    ax.set_axisbelow(True)
+    return ax

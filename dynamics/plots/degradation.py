@@ -1,0 +1,193 @@
+"""The degradation figure: validation loss over epochs, arm by arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from dynamics.analysis.arms import Arm, Source
+from dynamics.analysis.curves import best_epoch, rebound
+from dynamics.analysis.summary import ArmCurve, arm_curves
+from dynamics.plots.labels import EndLabel, epoch_ticks, label_line_ends, legend_above
+from dynamics.plots.style import FAINT, NOTE_SIZE, arm_styles, load_style
+from dynamics.records.reader import Run, Study
+
+Curves = Source | Iterable[Source] | Sequence[ArmCurve] | Mapping[str, Any]
+
+
+def plot_degradation(
+    data: Curves,
+    *,
+    ax: Axes | None = None,
+    labels: bool = True,
+    n_resamples: int = 1000,
+) -> Axes:
+    """Draw validation loss over epochs by arm: what many epochs do to the model.
+
+    Each line has its 95 % band (documents resampled), a marker at its best epoch, and from there a
+    dotted level to the last epoch: the height of the line's end above that level is the rebound,
+    which the label gives as a number.
+
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, sequence of ArmCurve, or mapping
+        A mapping holds arrays of shape (epoch,) by arm, in nats per token, the first for epoch 0.
+    ax : Axes, optional
+        Where to draw; a new figure of one column's width otherwise.
+    labels : bool
+        Write names at the ends of lines where they fit; else, or where they do not, a legend.
+    n_resamples : int
+        Resamples of the intervals, for records.
+
+    Returns
+    -------
+    Axes
+    """
+    curves = as_curves(data, n_resamples=n_resamples)
+    if ax is None:
+        style = load_style()
+        with style.context():
+            return _draw(curves, style.figure(column="half", height=2.4).add_subplot(), labels)
+    return _draw(curves, ax, labels)
+
+
+def as_curves(data: Curves, *, n_resamples: int = 1000) -> list[ArmCurve]:
+    """Return the numbers of the degradation figure."""
+    if isinstance(data, Mapping):
+        return [_bare(name, np.asarray(values, dtype=float)) for name, values in data.items()]
+    if isinstance(data, Study | Run | Arm):
+        return arm_curves(data, n_resamples=n_resamples)
+    items: list[Any] = list(data)
+    if items and all(isinstance(item, ArmCurve) for item in items):
+        return items
+    return arm_curves(items, n_resamples=n_resamples)
+
+
+def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:
+    """Return the drawn numbers, one row an arm and epoch."""
+    rows = []
+    for curve in curves:
+        best = best_epoch(curve.loss, curve.epochs)
+        for epoch, loss, low, high in zip(
+            curve.epochs, curve.loss, curve.low, curve.high, strict=True
+        ):
+            rows.append(
+                {
+                    "arm": curve.arm,
+                    "seeds": curve.n_seeds,
+                    "epoch": int(epoch),
+                    "validation_loss": loss,
+                    "low": low,
+                    "high": high,
+                    "best": int(epoch == best),
+                    "above_best": loss - np.nanmin(curve.loss) if best >= 0 else np.nan,
+                }
+            )
+    return rows
+
+
+def _bare(name: str, loss: np.ndarray) -> ArmCurve:
+    nothing = np.full(len(loss), np.nan)
+    return ArmCurve(name, 1, np.arange(len(loss)), loss, nothing, nothing)
+
+
+def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
+    styles = arm_styles([curve.arm for curve in curves])
+    ends: list[EndLabel] = []
+    lines: list[Line2D] = []
+    for curve in curves:
+        style = styles[curve.arm]
+        band = np.isfinite(curve.low)
+        if band.any():
+            ax.fill_between(
+                curve.epochs, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0
+            )
+        lines += ax.plot(
+            curve.epochs,
+            curve.loss,
+            color=style.color,
+            linestyle=style.linestyle,
+            linewidth=1.3,
+            marker=style.marker,
+            markevery=_marked(curve),
+            markersize=4.5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            label=curve.arm,
+            zorder=3,
+        )
+        if len(curve.epochs) == 1:
+            # A line and a band of one epoch have no length.
+            error = [[curve.loss[0] - curve.low[0]], [curve.high[0] - curve.loss[0]]]
+            ax.errorbar(curve.epochs, curve.loss, error, color=style.color, linewidth=0.9, zorder=2)
+        text = curve.arm
+        best = best_epoch(curve.loss, curve.epochs)
+        rise = float(rebound(curve.loss))
+        if best >= 0 and rise > 0:
+            level = float(np.nanmin(curve.loss))
+            ax.plot(
+                [best, curve.epochs[-1]],
+                [level, level],
+                color=style.color,
+                linestyle=(0, (1, 2)),
+                linewidth=0.7,
+                zorder=1,
+            )
+            text = f"{curve.arm} +{rise:.2f}"
+        ends.append(EndLabel(float(curve.epochs[-1]), float(curve.loss[-1]), text, style.color))
+    ax.set_xlabel("Training (epochs)")
+    ax.set_ylabel("Validation loss (nats per token)")
+    ax.margins(x=0.03)
+    ax.xaxis.set_major_locator(epoch_ticks())
+    focus(
+        ax,
+        [np.concatenate([curve.loss, curve.low, curve.high]) for curve in curves],
+        [np.concatenate([c[1:] for c in (curve.loss, curve.low, curve.high)]) for curve in curves],
+    )
+    note = "marker: best epoch; + rebound since"
+    if labels and label_line_ends(ax, ends, fontsize=7.0):
+        ax.set_title(note, loc="left", fontsize=NOTE_SIZE, color=FAINT)
+    else:
+        for line, end in zip(lines, ends, strict=True):
+            line.set_label(end.text)
+        legend_above(ax, lines, title=note)
+    return ax
+
+
+def _marked(curve: ArmCurve) -> list[int]:
+    best = best_epoch(curve.loss, curve.epochs)
+    return [] if best < 0 else [curve.epochs.tolist().index(best)]
+
+
+def focus(ax: Axes, everything: Sequence[np.ndarray], trained: Sequence[np.ndarray]) -> None:
+    """Set the y limits, leaving the loss before training out where it would flatten all the rest.
+
+    Parameters
+    ----------
+    everything, trained : sequence of ndarray
+        All values drawn, and those from epoch 1 on.
+    """
+    values = np.concatenate(everything)
+    after = np.concatenate(trained) if trained else values
+    values, after = values[np.isfinite(values)], after[np.isfinite(after)]
+    if not len(values):
+        return
+    low, high = values.min(), values.max()
+    if len(after) and high - low > 4 * (after.max() - after.min()) > 0:
+        low, high = after.min(), after.max()
+        ax.annotate(
+            "epoch 0 above",
+            (0.0, 1.0),
+            xycoords="axes fraction",
+            xytext=(3, -1),
+            textcoords="offset points",
+            va="top",
+            fontsize=NOTE_SIZE,
+            color=FAINT,
+        )
+    margin = 0.06 * (high - low) or 0.1
+    ax.set_ylim(low - margin, high + margin)

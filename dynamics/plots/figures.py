@@ -1,0 +1,217 @@
+"""Every figure by name, and saving them: PDF, SVG and PNG, with the drawn numbers as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dynamics.analysis.arms import Arm, collect_arms
+from dynamics.errors import InputError, nearest
+from dynamics.plots.curriculum import (
+    as_curricula,
+    as_summaries,
+    curriculum_axes,
+    curriculum_rows,
+    draw_curriculum,
+)
+from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
+from dynamics.plots.style import Style, load_style
+from dynamics.plots.token_dynamics import (
+    as_dynamics,
+    plot_token_dynamics,
+    token_dynamics_axes,
+    token_dynamics_rows,
+)
+from dynamics.records.reader import Run, Study
+from dynamics.records.schema import atomic_write_bytes
+
+FORMATS = ("pdf", "svg", "png")
+
+# Nothing that changes from day to day; what is None is left out of the file.
+_METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "ModDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class FigureBuilder:
+    """One figure.
+
+    Attributes
+    ----------
+    build : callable
+        Takes the arms and the style, gives the figure and the drawn numbers. Called in the style's
+        context.
+    missing : callable
+        Takes the arms, gives what they lack for this figure, or None.
+    """
+
+    build: Callable[[list[Arm], Style], tuple[Figure, Rows]]
+    missing: Callable[[list[Arm]], str | None] = lambda arms: None
+
+
+def _degradation(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    curves = as_curves(arms)
+    figure = style.figure(column="half", height=2.35)
+    plot_degradation(curves, ax=figure.add_subplot())
+    return figure, degradation_rows(curves)
+
+
+def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    dynamics = as_dynamics(arms)
+    axes = token_dynamics_axes(style, len(dynamics))
+    plot_token_dynamics(dynamics, axes=axes)
+    return _figure_of(axes[0]), token_dynamics_rows(dynamics)
+
+
+def _curriculum(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    curricula, summaries = as_curricula(arms), as_summaries(arms)
+    axes = curriculum_axes(style, len(summaries))
+    draw_curriculum(curricula, summaries, axes)
+    return _figure_of(axes[0]), curriculum_rows(curricula, summaries)
+
+
+def _no_schedule(arms: list[Arm]) -> str | None:
+    return None if as_curricula(arms) else "no arm drops tokens on a schedule"
+
+
+def _no_train(arms: list[Arm]) -> str | None:
+    return None if "train" in arms[0].runs[0].splits else "the training tokens were not recorded"
+
+
+FIGURES: dict[str, FigureBuilder] = {
+    "degradation": FigureBuilder(_degradation),
+    "token_dynamics": FigureBuilder(_token_dynamics, _no_train),
+    "curriculum": FigureBuilder(_curriculum, _no_schedule),
+}
+
+
+def save_figures(
+    opened: Sequence[Study | Run],
+    *,
+    output: Path,
+    only: str | Sequence[str] | None = None,
+    venue: str | None = None,
+    formats: Sequence[str] = FORMATS,
+    on_skip: Callable[[str], None] | None = None,
+) -> list[Path]:
+    """Make the figures of a study or a run, or of several side by side.
+
+    Everything is checked and drawn before the first file is written, and each file is written whole
+    or not at all. The same records give the same bytes.
+
+    Parameters
+    ----------
+    opened : sequence of Study or Run
+        Several are drawn as the arms of one figure; they must share their tokens.
+    output : Path
+        Folder of the figures, made if it is not there.
+    only : str or sequence of str, optional
+        Names of figures; default: all for which the records hold what they need.
+    venue : str, optional
+        Sizes and fonts of a conference, such as ``icml2024``.
+    formats : sequence of str
+        Of ``pdf``, ``svg`` and ``png``.
+    on_skip : callable, optional
+        Told of every figure that is left out, and why. Default: a UserWarning.
+
+    Returns
+    -------
+    list of Path
+        NAME.pdf, NAME.svg, NAME.png and NAME.csv (the drawn numbers) of each figure.
+
+    Raises
+    ------
+    InputError
+        For an unknown figure, venue or format; if a figure of `only` cannot be made from these
+        records; if no epoch is complete, or tokens differ.
+    """
+    names = _known([only] if isinstance(only, str) else only, FIGURES, "figure")
+    formats = _known(formats, FORMATS, "format")
+    style = load_style(venue)
+    arms = collect_arms(opened)
+    wanted = []
+    for name in names:
+        reason = FIGURES[name].missing(arms)
+        if reason is None:
+            wanted.append(name)
+        elif only is not None:
+            raise InputError(f"figure {name!r} cannot be made: {reason}; leave it out of --only")
+        else:
+            _skip(f"figure {name!r} is left out: {reason}", on_skip)
+    files: dict[Path, bytes] = {}
+    output = Path(output)
+    with style.context():
+        for name in wanted:
+            figure, rows = FIGURES[name].build(arms, style)
+            for kind in formats:
+                files[output / f"{name}.{kind}"] = _render(figure, kind)
+            files[output / f"{name}.csv"] = _table(rows)
+    output.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        atomic_write_bytes(path, content)
+    return list(files)
+
+
+def _known(
+    names: Sequence[str] | None, there_are: Sequence[str] | dict[str, Any], what: str
+) -> list[str]:
+    if names is None:
+        return list(there_are)
+    if not names:
+        raise InputError(f"no {what} asked for; there are {', '.join(there_are)}")
+    for name in names:
+        if name not in there_are:
+            raise InputError(
+                f"unknown {what} {name!r}{nearest(name, there_are)}; there are "
+                f"{', '.join(there_are)}"
+            )
+    return list(dict.fromkeys(names))
+
+
+def _skip(message: str, on_skip: Callable[[str], None] | None) -> None:
+    if on_skip is not None:
+        on_skip(message)
+    else:
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def _table(rows: Rows) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return buffer.getvalue().encode("utf-8")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        # Ten digits: the last bits of a sum may depend on the number of threads. An unknown value
+        # is empty.
+        return "" if math.isnan(value) else format(value, ".10g")
+    return value
+
+
+def _figure_of(ax: Any) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return figure

@@ -1,0 +1,225 @@
+"""The token-dynamics figure: training and validation loss of low- and high-entropy tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dynamics.analysis.arms import Arm, Source
+from dynamics.analysis.bootstrap import Interval
+from dynamics.analysis.buckets import Buckets
+from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
+from dynamics.errors import InputError
+from dynamics.plots.degradation import focus
+from dynamics.plots.labels import epoch_ticks
+from dynamics.plots.style import INK, Style, bucket_colors, load_style
+from dynamics.records.reader import Run, Study
+
+Dynamics = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
+
+_TRAIN = (0, (3.5, 1.6))
+_MARKERS = "osD^vP*X<>"
+
+
+def plot_token_dynamics(
+    data: Dynamics,
+    *,
+    ax: Axes | None = None,
+    axes: Sequence[Axes] | None = None,
+    buckets: Buckets | int = 2,
+    n_resamples: int = 1000,
+) -> list[Axes]:
+    """Draw the loss of each entropy bucket over epochs, one panel an arm.
+
+    Training is dashed and validation solid, with 95 % bands (documents resampled); colours and
+    markers tell the buckets. All panels have the same limits.
+
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, BucketDynamics, or a sequence of these
+    ax : Axes, optional
+        Where to draw a single arm.
+    axes : sequence of Axes, optional
+        Where to draw several arms, one each; a new figure of the page's width otherwise.
+    buckets : Buckets or int
+        For records: 2 for the low and high half by the reference entropy of the training tokens.
+    n_resamples : int
+        Resamples of the intervals, for records.
+
+    Returns
+    -------
+    list of Axes
+        One an arm.
+
+    Raises
+    ------
+    InputError
+        If the number of axes is not that of the arms.
+    """
+    dynamics = as_dynamics(data, buckets=buckets, n_resamples=n_resamples)
+    if ax is not None:
+        axes = [ax]
+    if axes is None:
+        style = load_style()
+        with style.context():
+            return _draw(dynamics, token_dynamics_axes(style, len(dynamics)))
+    return _draw(dynamics, list(np.ravel(np.asarray(axes, dtype=object))))
+
+
+def as_dynamics(
+    data: Dynamics, *, buckets: Buckets | int = 2, n_resamples: int = 1000
+) -> list[BucketDynamics]:
+    """Return the numbers of the token-dynamics figure."""
+    if isinstance(data, BucketDynamics):
+        return [data]
+    items: list[Any] = [data] if isinstance(data, Study | Run | Arm) else list(data)
+    if items and all(isinstance(item, BucketDynamics) for item in items):
+        return items
+    return bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
+
+
+def token_dynamics_axes(style: Style, n_arms: int) -> list[Axes]:
+    """Return the panels of a new figure: rows of up to four, fewer where the page is narrow."""
+    across = min(n_arms, max(2, int(style.full // 1.6)), 4)
+    if n_arms > across:
+        # Rows of one length where that is possible: 6 as 3 + 3, not as 4 + 2.
+        across = -(-n_arms // -(-n_arms // across))
+    down = -(-n_arms // across)
+    figure: Figure = style.figure(
+        column="half" if across == 1 else "full", height=0.45 + down * (1.75 if across > 1 else 2.2)
+    )
+    grid = figure.subplots(down, across, sharex=False, sharey=True, squeeze=False)
+    for spare in grid.flat[n_arms:]:
+        spare.remove()
+    return list(grid.flat[:n_arms])
+
+
+def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
+    """Return the drawn numbers, one row an arm, split, bucket and epoch."""
+    rows = []
+    for arm in dynamics:
+        for split, interval in (("train", arm.train), ("validation", arm.validation)):
+            for k, label in enumerate(arm.labels):
+                for e, epoch in enumerate(arm.epochs):
+                    rows.append(
+                        {
+                            "arm": arm.arm,
+                            "seeds": arm.n_seeds,
+                            "split": split,
+                            "bucket": label,
+                            "epoch": int(epoch),
+                            "loss": interval.estimate[e, k],
+                            "low": interval.low[e, k],
+                            "high": interval.high[e, k],
+                        }
+                    )
+    return rows
+
+
+def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
+    if len(axes) != len(dynamics):
+        raise InputError(
+            f"{len(dynamics)} arms need {len(dynamics)} axes, and {len(axes)} were given"
+        )
+    colors = bucket_colors(len(dynamics[0].labels))
+    for ax, arm in zip(axes, dynamics, strict=True):
+        for k, color in enumerate(colors):
+            _line(ax, arm.epochs, arm.train, k, color, train=True)
+            _line(ax, arm.epochs, arm.validation, k, color, train=False)
+        ax.set_title(arm.arm)
+        ax.margins(x=0.04)
+        ax.xaxis.set_major_locator(epoch_ticks())
+        _label(ax)
+    drawn = [(i.estimate, i.low, i.high) for arm in dynamics for i in (arm.train, arm.validation)]
+    for ax in axes:
+        # The limits of all arms together: panels are there to be compared.
+        focus(
+            ax,
+            [np.concatenate(values).ravel() for values in drawn],
+            [np.concatenate([value[1:] for value in values]).ravel() for values in drawn],
+        )
+    _legend(axes[0], dynamics[0].labels, colors, several=len(axes) > 1)
+    return list(axes)
+
+
+def _line(
+    ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *, train: bool
+) -> None:
+    low, high, estimate = values.low[:, k], values.high[:, k], values.estimate[:, k]
+    alone = len(epochs) == 1
+    if np.isfinite(low).any():
+        ax.fill_between(epochs, low, high, color=color, alpha=0.10 if train else 0.18, linewidth=0)
+    every = max(1, round(len(epochs) / 6))
+    ax.plot(
+        epochs,
+        estimate,
+        color=color,
+        linestyle=_TRAIN if train else "solid",
+        linewidth=1.0 if train else 1.3,
+        marker=_MARKERS[k % len(_MARKERS)],
+        # The last epoch has a marker always.
+        markevery=((len(epochs) - 1) % every, every),
+        markersize=3.2,
+        markerfacecolor="white" if train else color,
+        markeredgewidth=0.8,
+        zorder=2 if train else 3,
+    )
+    if alone:
+        ax.errorbar(epochs, estimate, [estimate - low, high - estimate], color=color, linewidth=0.9)
+
+
+def _label(ax: Axes) -> None:
+    """Label the outer panels alone, where the figure is a grid."""
+    place = ax.get_subplotspec()
+    if place is None or place.is_first_col():
+        ax.set_ylabel("Loss (nats per token)")
+    if place is None or place.is_last_row() or _nothing_below(ax):
+        ax.set_xlabel("Training (epochs)")
+
+
+def _nothing_below(ax: Axes) -> bool:
+    here = ax.get_subplotspec()
+    others = [other.get_subplotspec() for other in ax.figure.axes]
+    return here is not None and not any(
+        other is not None
+        and other.get_gridspec() is here.get_gridspec()
+        and other.colspan.start == here.colspan.start
+        and other.rowspan.start > here.rowspan.start
+        for other in others
+    )
+
+
+def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], *, several: bool) -> None:
+    handles = [
+        Line2D([], [], color=INK, linewidth=1.3, label="validation"),
+        Line2D([], [], color=INK, linewidth=1.0, linestyle=_TRAIN, label="training"),
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color=color,
+            linewidth=1.3,
+            marker=_MARKERS[k % len(_MARKERS)],
+            markersize=3.2,
+            label=f"{label} entropy" if len(labels) == 2 else f"entropy bucket {label}",
+        )
+        for k, (label, color) in enumerate(zip(labels, colors, strict=True))
+    ]
+    if several and ax.get_figure() is not None:
+        # "outside" makes room in a constrained layout, which is what a figure of ours has.
+        ax.figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=2.8)
+    else:
+        ax.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.08),
+            ncols=2,
+            handlelength=2.8,
+            columnspacing=1.0,
+        )

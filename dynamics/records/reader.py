@@ -1,0 +1,238 @@
+"""Reading runs and studies: `open_run`, `open_study`, `open_any`, and the arrays behind them.
+
+Opening reads manifests alone. Values are read epoch by epoch, each file only after its size, the
+identity in its header and its layout were compared with its manifest. What these cheap checks
+cannot see (a flipped bit) is found by `dynamics.records.check`, which hashes everything.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, nearest
+from dynamics.records import schema
+from dynamics.records.metrics import read_metrics
+from dynamics.records.values import Records, complete_epochs, numbers
+
+__all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
+
+PathLike = str | os.PathLike[str]
+
+
+def open_run(path: PathLike) -> Run:
+    """Open a run directory; reads its manifest and the names of its epochs, nothing else.
+
+    Raises
+    ------
+    InputError
+        If there is no run at `path`, or one of a later format.
+    DamagedRecordError
+        If its manifest is damaged.
+    """
+    return Run(path)
+
+
+def open_study(path: PathLike) -> Study:
+    """Open a study directory; reads its recipe and looks which of its runs have begun.
+
+    Raises
+    ------
+    InputError
+        If there is no study at `path`, or its recipe cannot be read.
+    """
+    return Study(path)
+
+
+def open_any(path: PathLike) -> Study | Run:
+    """Open a study or a run, whichever lies at `path`.
+
+    Raises
+    ------
+    InputError
+        If neither does.
+    """
+    if (Path(path) / schema.STUDY_FILE).is_file():
+        return open_study(path)
+    if (Path(path) / schema.MANIFEST_FILE).is_file():
+        return open_run(path)
+    raise InputError(
+        f"{path} holds neither a study ({schema.STUDY_FILE}) nor a run ({schema.MANIFEST_FILE}): "
+        "give the directory that 'dynamics train' or 'dynamics study' wrote"
+    )
+
+
+class Run:
+    """One run on disk.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    manifest : dict
+        Versions, hardware, seeds, and the hashes of everything.
+    name : str
+    epochs : list of int
+        The complete epochs, as they were when the run was opened. 0 is before training.
+    splits : list of str
+        The parts of the corpus that are recorded: "train", "validation", and "tuning" if set aside.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        manifest_path = self.path / schema.MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise InputError(f"{path} holds no run (no {schema.MANIFEST_FILE}): check the path")
+        self.manifest: dict[str, Any] = schema.read_manifest(manifest_path)
+        schema.require_format(self.manifest, self.path)
+        self.name: str = self.manifest.get("name") or self.path.name
+        self.epochs: list[int] = complete_epochs(self.path)
+        self.splits: list[str] = schema.in_split_order(self.manifest.get("tokens", {}))
+
+    def __repr__(self) -> str:
+        splits = ", ".join(self.splits)
+        return f"Run({str(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'})"
+
+    @property
+    def complete(self) -> bool:
+        """Whether training came to its end."""
+        return bool(self.manifest.get("status") == "complete")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved recipe, read from ``config.yaml``."""
+        return _read_yaml(self.path / schema.CONFIG_FILE)
+
+    def records(self, split: str) -> Records:
+        """Return the recorded values of "train", "validation" or "tuning".
+
+        Raises
+        ------
+        InputError
+            If the run has no such split.
+        DamagedRecordError
+            If the file of its tokens is damaged.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"{self.path} has no split {split!r}: it has {', '.join(self.splits) or 'none'}"
+                + nearest(split, self.splits)
+            )
+        return Records(self, split)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the scalars by step, one dict a row; [] before the first.
+
+        Raises
+        ------
+        DamagedRecordError
+            Naming the line that is no row.
+        """
+        return read_metrics(self.path / schema.METRICS_FILE, running=not self.complete)
+
+
+class Study:
+    """A study on disk: the same recipe under several arms and seeds.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    config : dict
+        The resolved recipe of the study.
+    arms : list of str
+        In the order of the recipe.
+    seeds : list of int
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        file = self.path / schema.STUDY_FILE
+        if not file.is_file():
+            raise InputError(f"{path} holds no study (no {schema.STUDY_FILE}): check the path")
+        self.config: dict[str, Any] = _read_yaml(file)
+        arms, seeds = self.config.get("arms"), self.config.get("seeds")
+        if not isinstance(arms, dict) or not isinstance(seeds, list):
+            raise InputError(f"{file} is no study recipe: it needs 'arms', a mapping, and 'seeds'")
+        self.arms: list[str] = list(arms)
+        self.seeds: list[int] = seeds
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
+
+    @cached_property
+    def runs(self) -> dict[tuple[str, int], Run]:
+        """The runs that have begun, by (arm, seed), in the order of the recipe.
+
+        Raises
+        ------
+        InputError
+            If two of them have different tokens, so that nothing could be compared.
+        DamagedRecordError
+            If the manifest of one is damaged.
+        """
+        folders = {
+            (arm, seed): study_run_path(self.path, arm, seed)
+            for arm in self.arms
+            for seed in self.seeds
+        }
+        runs = {
+            key: open_run(folder)
+            for key, folder in folders.items()
+            if (folder / schema.MANIFEST_FILE).is_file()
+        }
+        require_same_tokens(list(runs.values()))
+        return runs
+
+    def run(self, arm: str, seed: int) -> Run:
+        """Return one run.
+
+        Raises
+        ------
+        InputError
+            If the study has no such arm or seed, or the run has not begun.
+        """
+        if arm not in self.arms:
+            raise InputError(
+                f"{self.path} has no arm {arm!r}: it has {', '.join(self.arms)}"
+                + nearest(arm, self.arms)
+            )
+        if seed not in self.seeds:
+            raise InputError(f"{self.path} has no seed {seed!r}: it has {numbers(self.seeds)}")
+        if (arm, seed) not in self.runs:
+            raise InputError(
+                f"{self.path}: arm {arm!r} with seed {seed} has not been run yet; "
+                "'dynamics study' on the same output goes on where it stopped"
+            )
+        return self.runs[arm, seed]
+
+
+def study_run_path(study_dir: PathLike, arm: str, seed: int) -> Path:
+    """Return where the run of an arm and a seed lies."""
+    return Path(study_dir) / schema.RUNS_FOLDER / arm / f"seed-{seed}"
+
+
+def require_same_tokens(runs: list[Run]) -> None:
+    """Raise InputError, naming two runs, unless all runs hold the same tokens in every split."""
+    for run in runs[1:]:
+        for split in schema.in_split_order({*run.splits, *runs[0].splits}):
+            hashes = [
+                r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (runs[0], run)
+            ]
+            if hashes[0] != hashes[1]:
+                raise InputError(
+                    f"{runs[0].path} and {run.path} have different tokens in {split!r}, so they "
+                    "cannot be compared: run both from one corpus and tokenizer"
+                )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no recipe: a YAML mapping was expected")
+    return content

@@ -1,0 +1,101 @@
+"""Files of tensors: written so that equal values are equal bytes, read only after cheap checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from dynamics.errors import DamagedRecordError
+from dynamics.records import schema
+
+_METADATA_KEY = "dynamics"
+
+Array = npt.NDArray[Any]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array], identity: Mapping[str, Any]) -> None:
+    """Write a safetensors file atomically, with `identity` (JSON values) in its header."""
+    # One metadata key only: safetensors writes several in an order that differs by process.
+    metadata = {_METADATA_KEY: schema.canonical_json(identity).decode("ascii")}
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    schema.atomic_write_bytes(path, save(contiguous, metadata=metadata))
+
+
+def describe_tensors(path: Path) -> dict[str, Any]:
+    """Return the entry of a file for a manifest: sha256, bytes, and the tensors' layout."""
+    with safe_open(path, framework="numpy") as file:
+        return {**schema.file_entry(path), "tensors": _layout(file)}
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """Return what the header of a file says of it."""
+    with safe_open(path, framework="numpy") as file:
+        return _identity(file)
+
+
+def read_tensors(
+    path: Path,
+    entry: Mapping[str, Any],
+    names: Iterable[str],
+    *,
+    identity: Mapping[str, Any],
+) -> dict[str, Array]:
+    """Read some tensors of a file, once its size, identity and layout are as its manifest says.
+
+    Values are not hashed here: that is `dynamics.records.check`.
+
+    Parameters
+    ----------
+    entry
+        What the manifest says of the file: ``bytes`` and ``tensors``.
+    identity
+        What the file's header must say of it, so that swapped files are found.
+
+    Raises
+    ------
+    DamagedRecordError
+        Naming the file and what differs.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DamagedRecordError(f"{path} is missing") from error
+    if size != entry["bytes"]:
+        raise DamagedRecordError(f"{path} has {size} bytes; its manifest says {entry['bytes']}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = _identity(file)
+            differing = [key for key, value in identity.items() if found.get(key) != value]
+            if differing:
+                raise DamagedRecordError(
+                    f"{path} is another file's content: "
+                    + ", ".join(f"{key} is {found.get(key)!r}" for key in differing)
+                )
+            if _layout(file) != entry["tensors"]:
+                raise DamagedRecordError(f"{path} holds other tensors than its manifest says")
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, DamagedRecordError):
+            raise
+        raise DamagedRecordError(f"{path} cannot be read: {error}") from error
+
+
+def _identity(file: Any) -> dict[str, Any]:
+    identity = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    return identity if isinstance(identity, dict) else {}
+
+
+def _layout(file: Any) -> dict[str, dict[str, Any]]:
+    layout = {}
+    for name in file.keys():  # noqa: SIM118 (the handle of a file is no mapping)
+        part = file.get_slice(name)
+        dtype = schema.DTYPE_NAMES.get(part.get_dtype(), part.get_dtype())
+        layout[name] = {"dtype": dtype, "shape": list(part.get_shape())}
+    return layout

@@ -1,0 +1,325 @@
+"""The recorded values of one split, token by token and epoch by epoch.
+
+Nothing is read before the file's size, the identity in its header and its layout were compared
+with its manifest, and nothing but the tokens is kept in memory.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamics.errors import DamagedRecordError, InputError
+from dynamics.records import schema
+from dynamics.records.tensors import Array, read_tensors
+
+if TYPE_CHECKING:
+    from dynamics.records.reader import Run
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+_BY_SEQUENCE = (
+    "token_id",
+    "document_id",
+    "byte_start",
+    "byte_end",
+    "reference_loss",
+    "reference_entropy",
+)
+
+
+class Records:
+    """The tokens of one split and, epoch by epoch, what was recorded of them.
+
+    Only recorded sequences are exposed. R is their number, B the block size. A value belongs to
+    the token that was predicted, and is NaN (or false) where `predicted` is false.
+
+    Attributes
+    ----------
+    run, split
+        Where the records come from.
+    sequence_id : (R,) int32
+        Their ids, rising. Elsewhere in this class `sequence` is a row, not an id.
+    token_id, document_id : (R, B) int32
+        `document_id` is -1 at padding.
+    byte_start, byte_end : (R, B) int32
+        The token's span [start, end) in the bytes of its document.
+    reference_loss, reference_entropy : (R, B) float32
+        Values of the frozen starting model, in nats.
+    predicted : (R, B) bool
+        Which tokens have a prediction.
+    document_hash : (D, 32) uint8
+        SHA-256 of every document of the split, recorded or not.
+    """
+
+    def __init__(self, run: Run, split: str) -> None:
+        self.run = run
+        self.split = split
+        entry = run.manifest["tokens"][split]
+        arrays = read_tensors(
+            run.path / schema.tokens_file(split),
+            entry,
+            entry["tensors"],
+            identity=schema.tokens_identity(split),
+        )
+        rows: Array = arrays["recorded_sequence_id"]
+        if len(rows) == len(arrays["token_id"]):
+            recorded = arrays  # All of them: no copies.
+        else:
+            recorded = {name: arrays[name][rows] for name in _BY_SEQUENCE}
+        self.sequence_id: npt.NDArray[np.int32] = rows
+        self.token_id: npt.NDArray[np.int32] = recorded["token_id"]
+        self.document_id: npt.NDArray[np.int32] = recorded["document_id"]
+        self.byte_start: npt.NDArray[np.int32] = recorded["byte_start"]
+        self.byte_end: npt.NDArray[np.int32] = recorded["byte_end"]
+        self.reference_loss: Floats = recorded["reference_loss"]
+        self.reference_entropy: Floats = recorded["reference_entropy"]
+        self.predicted: Bools = schema.predicted_mask(self.document_id)
+        self.document_hash: npt.NDArray[np.uint8] = arrays["document_hash"]
+        self._text: npt.NDArray[np.uint8] = arrays["text"]
+        self._text_offset: npt.NDArray[np.int64] = arrays["text_offset"]
+
+    def __repr__(self) -> str:
+        n_sequences, block_size = self.token_id.shape
+        return f"Records({self.split}: {n_sequences} sequences of {block_size} tokens)"
+
+    # Values, read from disk at every call. ------------------------------------------------------
+
+    def loss(self, epoch: int) -> Floats:
+        """Return the clean loss -log p of each token after `epoch`: (R, B) float32, nats.
+
+        NaN where nothing is predicted. Stored as float16 by default.
+
+        Raises
+        ------
+        InputError
+            If there is no such epoch.
+        DamagedRecordError
+            If its records are damaged; names the epochs that are still good.
+        """
+        return self._values(epoch, "loss").astype(np.float32)
+
+    def entropy(self, epoch: int) -> Floats:
+        """Return the entropy of each token's clean predictive distribution, as `loss` does."""
+        return self._values(epoch, "entropy").astype(np.float32)
+
+    def correct(self, epoch: int) -> Bools:
+        """Return which tokens were the most probable ones: (R, B) bool. Raises as `loss` does."""
+        return schema.unpack_bits(self._values(epoch, "correct"), self.token_id.shape[1])
+
+    def dropped(self, epoch: int) -> Bools:
+        """Return what the regulariser dropped while training `epoch`: (R, B) bool.
+
+        All false where the run had no regulariser that drops tokens.
+
+        Raises
+        ------
+        InputError
+            For epoch 0, for other splits than "train", and if there is no such epoch.
+        DamagedRecordError
+            As for `loss`.
+        """
+        if self.split != "train":
+            raise InputError(
+                f"Nothing is ever dropped from {self.split!r}: ask the records of 'train'"
+            )
+        if operator.index(epoch) == 0:
+            raise InputError("Epoch 0 is before training, so nothing was dropped: ask from epoch 1")
+        bits = self._values(epoch, "dropped", optional=True)
+        if bits is None:
+            return np.zeros(self.token_id.shape, dtype=bool)
+        return schema.unpack_bits(bits, self.token_id.shape[1])
+
+    def _values(self, epoch: SupportsIndex, name: str, *, optional: bool = False) -> Any:
+        """Read one tensor of one epoch, in the order of `sequence_id`; None if absent."""
+        epoch = operator.index(epoch)
+        run = self.run
+        if epoch not in run.epochs:
+            raise InputError(
+                f"{run.path} has no complete epoch {epoch}: it has {numbers(run.epochs)}"
+            )
+        try:
+            manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
+            folder = run.path / schema.epoch_folder(epoch)
+            rows = self.sequence_id
+            return read_epoch(folder, manifest, self.split, name, rows, optional=optional)
+        except DamagedRecordError as error:
+            raise DamagedRecordError(
+                f"Epoch {epoch} of {run.path} is damaged: {error}. Still good, by the same cheap "
+                f"checks: {numbers(good_epochs(run))}. 'dynamics check {run.path}' checks all"
+            ) from error
+
+    # Text. --------------------------------------------------------------------------------------
+
+    @property
+    def n_documents(self) -> int:
+        """The number of documents of the split, recorded or not."""
+        return len(self._text_offset) - 1
+
+    def document_text(self, document: int) -> str:
+        """Return the whole text of a document of the split.
+
+        Raises
+        ------
+        InputError
+            If there is no such document.
+        """
+        document = _row(document, self.n_documents, "document")
+        return self._decode(document, 0, None)
+
+    def text(self, sequence: int) -> str:
+        """Return the text of a sequence, the row in these records, its documents joined as they are.
+
+        A character that the sequence's edge cuts comes out as U+FFFD.
+
+        Raises
+        ------
+        InputError
+            If there is no such row.
+        """
+        sequence = _row(sequence, len(self.token_id), "sequence")
+        document_id = self.document_id[sequence]
+        parts = []
+        for document in dict.fromkeys(document_id[document_id >= 0].tolist()):
+            here = document_id == document
+            start = int(self.byte_start[sequence][here].min())
+            end = int(self.byte_end[sequence][here].max())
+            parts.append(self._decode(document, start, end))
+        return "".join(parts)
+
+    def token_text(self, sequence: int, position: int) -> str:
+        """Return the text of one token: "" at padding and for the end-of-text token.
+
+        Where one character is split over several tokens, each part comes out as U+FFFD.
+
+        Raises
+        ------
+        InputError
+            If there is no such row or position.
+        """
+        sequence = _row(sequence, len(self.token_id), "sequence")
+        position = _row(position, self.token_id.shape[1], "position")
+        document = int(self.document_id[sequence, position])
+        if document < 0:
+            return ""
+        start = int(self.byte_start[sequence, position])
+        return self._decode(document, start, int(self.byte_end[sequence, position]))
+
+    def _decode(self, document: int, start: int, end: int | None) -> str:
+        first, last = self._text_offset[document : document + 2].tolist()
+        stop = last if end is None else first + end
+        return self._text[first + start : stop].tobytes().decode("utf-8", errors="replace")
+
+
+def complete_epochs(run_dir: Path) -> list[int]:
+    """Return the epochs of a run that are whole: those whose folder has a manifest."""
+    folders = (run_dir / schema.EPOCHS_FOLDER).glob("epoch-*")
+    found = [schema.parse_epoch(f.name) for f in folders if (f / schema.MANIFEST_FILE).is_file()]
+    return sorted(epoch for epoch in found if epoch is not None)
+
+
+def read_epoch_manifest(run_dir: Path, epoch: int, config_hash: str | None) -> dict[str, Any]:
+    """Read the manifest of an epoch, and see that it is this epoch's and this run's.
+
+    Parameters
+    ----------
+    config_hash
+        That of the run; None to leave the comparison out.
+
+    Raises
+    ------
+    DamagedRecordError
+        If it is damaged, or belongs elsewhere.
+    """
+    path = run_dir / schema.epoch_folder(epoch) / schema.MANIFEST_FILE
+    manifest = schema.read_manifest(path)
+    expected: dict[str, Any] = {"format_version": schema.FORMAT_VERSION, "epoch": epoch}
+    if config_hash is not None:
+        expected["config_hash"] = config_hash
+    for key, value in expected.items():
+        if manifest.get(key) != value:
+            raise DamagedRecordError(
+                f"{path} belongs elsewhere: its {key} is {manifest.get(key)!r}, not {value!r}"
+            )
+    return manifest
+
+
+def read_epoch(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    split: str,
+    name: str,
+    sequence_id: Array,
+    *,
+    optional: bool = False,
+) -> Array | None:
+    """Read one tensor of one epoch from all its shards, rows in the order of `sequence_id`.
+
+    Returns None when `optional` and no shard has it.
+
+    Raises
+    ------
+    DamagedRecordError
+        If a shard is damaged, or the shards do not hold each of the sequences once.
+    """
+    epoch, world = manifest["epoch"], manifest["world"]
+    ids, values = [], []
+    for rank in range(world):
+        file = schema.shard_file(split, rank, world)
+        if file not in manifest["files"]:
+            raise DamagedRecordError(f"{folder / schema.MANIFEST_FILE} does not list {file}")
+        entry = manifest["files"][file]
+        absent = optional and name not in entry["tensors"]
+        tensors = read_tensors(
+            folder / file,
+            entry,
+            ["sequence_id"] if absent else ["sequence_id", name],
+            identity=schema.shard_identity(epoch, split, rank, world),
+        )
+        ids.append(tensors["sequence_id"])
+        values.append(tensors.get(name))
+    present = [value for value in values if value is not None]
+    if not present:
+        return None
+    if len(present) < len(values):
+        raise DamagedRecordError(f"{folder}: only some of the {split} shards hold {name!r}")
+    merged = np.concatenate(ids)
+    order = np.argsort(merged, kind="stable")
+    if not np.array_equal(merged[order], sequence_id):
+        difference = schema.difference_of_sequences(merged, sequence_id)
+        raise DamagedRecordError(f"{folder}, {split}: {difference}")
+    joined: Array = np.concatenate(present)[order]
+    return joined
+
+
+def good_epochs(run: Run) -> list[int]:
+    """Return the epochs that pass the cheap checks: manifest, and sizes of all files."""
+    good = []
+    for epoch in run.epochs:
+        folder = run.path / schema.epoch_folder(epoch)
+        try:
+            manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
+            sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+        except (DamagedRecordError, OSError):
+            continue
+        if all(size == manifest["files"][name]["bytes"] for name, size in sizes.items()):
+            good.append(epoch)
+    return good
+
+
+def _row(index: SupportsIndex, length: int, what: str) -> int:
+    row = operator.index(index)
+    if not 0 <= row < length:
+        raise InputError(f"There is no {what} {row}: the records have {what}s 0 to {length - 1}")
+    return row
+
+
+def numbers(values: list[int]) -> str:
+    """List numbers for a message; "none" when there are none."""
+    return ", ".join(str(value) for value in values) or "none"

@@ -1,0 +1,1 @@
+"""EntroDrop, its controls and its baselines: one method a file."""

@@ -1,0 +1,86 @@
+"""Dropout on the residual branches, also for models that have none (Srivastava et al. 2014).
+
+Current decoders (Llama, Qwen, Mistral, Gemma, OLMo) ship without hidden dropout; GPT-2 had it at the end of each
+attention and each feed-forward branch, just before the branch is added to the residual stream (`resid_pdrop`).
+Hooks put it in the same place. They have no parameters, so the state dict keeps its names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from dynamics.errors import InputError
+from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.settings import HiddenDropoutSettings
+from dynamics.validation import validated
+
+_ATTENTION = ("self_attn", "attention", "attn")
+_FEED_FORWARD = ("mlp", "feed_forward")
+
+
+class HiddenDropout(Regularizer):
+    """Zero each element of a branch's output with probability `rate`, in training only.
+
+    Parameters
+    ----------
+    **settings
+        Fields of `HiddenDropoutSettings`: rate.
+    """
+
+    acts_on: ClassVar[tuple[ActsOn, ...]] = ("hidden states",)
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: HiddenDropoutSettings = validated(HiddenDropoutSettings, settings, where="HiddenDropout")
+
+    def attach(self, model: PreTrainedModel) -> Sequence[RemovableHandle]:
+        """Hook the end of every residual branch.
+
+        Raises
+        ------
+        InputError
+            No decoder layers with an attention and a feed-forward branch are found.
+        """
+        branches = list(residual_branches(model))
+        if not branches:
+            raise InputError(
+                f"hidden_dropout: no decoder layers with an attention and a feed-forward branch were found in "
+                f"{type(model).__name__}; leave it out for this model"
+            )
+        return [branch.register_forward_hook(self._drop) for branch in branches]
+
+    def _drop(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not module.training:
+            return None
+        if isinstance(output, tuple):  # attention returns (hidden states, attention weights)
+            return (self._dropout(output[0]), *output[1:])
+        return self._dropout(output)
+
+    def _dropout(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.dropout(hidden, self.settings.rate, training=True)
+
+
+def residual_branches(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """Yield the modules whose outputs are added to the residual stream, two a decoder layer."""
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None) or getattr(decoder, "h", None)
+    if not isinstance(layers, nn.ModuleList):
+        return
+    for layer in layers:
+        if hasattr(layer, "post_feedforward_layernorm"):
+            # Gemma 2 and later, OLMo 2: a norm ends each branch.
+            yield layer.post_attention_layernorm
+            yield layer.post_feedforward_layernorm
+            continue
+        ends = [
+            next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+            for names in (_ATTENTION, _FEED_FORWARD)
+        ]
+        if None not in ends:
+            yield from ends  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""Training with recording. The only package that knows the Trainer."""

@@ -1,0 +1,28 @@
+"""Keeping what is beside training from changing training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Restore every global generator (Python, numpy, torch, each CUDA device) on leaving.
+
+    Recording must not change the weights. It draws nothing itself, but a model's own code may, and a data
+    loader advances torch's generator when it starts.
+    """
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

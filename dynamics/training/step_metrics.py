@@ -1,0 +1,73 @@
+"""The scalars of each optimiser step, without making a GPU wait for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynamics.records.writer import append_metrics
+
+
+class StepMetrics:
+    """Collect a row per optimiser step on the device, and write rows to metrics.jsonl in bunches.
+
+    Parameters
+    ----------
+    path : Path, optional
+        metrics.jsonl; None keeps nothing.
+    every : int
+        Steps between writes. `tokens_per_second` is the mean over each bunch.
+    """
+
+    def __init__(self, path: Path | None, *, every: int = 50) -> None:
+        self._path = path
+        self._every = every
+        self._rows: list[tuple[dict[str, Any], torch.Tensor]] = []
+        self._sums: torch.Tensor | None = None
+        self._losses: list[float] = []
+        self._started = time.perf_counter()
+
+    def add_batch(self, *, loss_sum: torch.Tensor, dropped: torch.Tensor | None, predicted: torch.Tensor) -> None:
+        """Add one micro-batch: its share of the step's loss, its dropped tokens, its predicted tokens."""
+        n_dropped = predicted.new_zeros((), dtype=torch.float64) if dropped is None else dropped.sum(dtype=torch.float64)
+        sums = torch.stack([loss_sum.detach().double(), n_dropped, predicted.sum(dtype=torch.float64)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def end_step(self, row: Mapping[str, Any]) -> None:
+        """Finish the row of an optimiser step."""
+        assert self._sums is not None, "a step without a batch"
+        self._rows.append((dict(row), self._sums))
+        self._sums = None
+        if len(self._rows) >= self._every:
+            self.flush()
+
+    def end_epoch(self) -> float | None:
+        """Write what is left; return the mean training loss of the epoch's steps, or None if there were none."""
+        self.flush()
+        losses, self._losses = self._losses, []
+        return sum(losses) / len(losses) if losses else None
+
+    def flush(self) -> None:
+        """Write what has been collected."""
+        if not self._rows:
+            return
+        sums = torch.stack([row_sums for _, row_sums in self._rows]).cpu()
+        now = time.perf_counter()
+        rate = float(sums[:, 2].sum()) / max(now - self._started, 1e-9)
+        self._started = now
+        rows = []
+        for (row, _), (loss, n_dropped, n_predicted) in zip(self._rows, sums.tolist(), strict=True):
+            share = n_dropped / n_predicted if n_predicted else 0.0
+            rows.append({**row, "training_loss": loss, "dropped_share": share, "tokens_per_second": round(rate, 1)})
+        self._rows = []
+        if self._path is not None:
+            append_metrics(self._path, rows)
+        self._losses += [row["training_loss"] for row in rows]
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last flush (recording, saving) out of the next throughput."""
+        self._started = time.perf_counter()

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from dynamics.analysis.buckets import Buckets
+from dynamics.analysis.curves import (
+    DocumentSums,
+    average_sums,
+    best_epoch,
+    document_sums,
+    gap,
+    mean_curve,
+    rebound,
+)
+from dynamics.errors import InputError
+
+NAN = np.nan
+
+
+class HandRecords:
+    """Two sequences of five tokens; documents 4, 7 and 9; the last two tokens are padding."""
+
+    run = SimpleNamespace(epochs=[0, 2])
+    document_id = np.array([[4, 4, 4, 7, 7], [7, 7, 9, -1, -1]], dtype=np.int32)
+    predicted = np.array([[0, 1, 1, 0, 1], [0, 1, 0, 0, 0]], dtype=bool)
+    reference_entropy = np.array([[NAN, 0.5, 3.0, NAN, 0.25], [NAN, 2.0, NAN, NAN, NAN]])
+    losses: ClassVar[dict[int, np.ndarray[Any, Any]]] = {
+        0: np.array([[NAN, 4.0, 6.0, NAN, 1.0], [NAN, 3.0, NAN, NAN, NAN]], dtype=np.float16),
+        2: np.array([[NAN, 2.0, 7.0, NAN, 0.5], [NAN, 1.0, NAN, NAN, NAN]], dtype=np.float16),
+    }
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def loss(self, epoch: int) -> np.ndarray[Any, Any]:
+        self.read.append(epoch)
+        return self.losses[epoch]
+
+    def entropy(self, epoch: int) -> np.ndarray[Any, Any]:
+        return self.losses[epoch] * 0.5
+
+    def correct(self, epoch: int) -> np.ndarray[Any, Any]:
+        return self.losses[epoch] < 2.5  # NaN < 2.5 is false, as it is in records
+
+
+TWO = Buckets(np.array([1.0]), ("low", "high"))
+
+
+def test_sums_of_one_bucket() -> None:
+    ds = document_sums(HandRecords())  # all the run's epochs
+    # Document 9 has no predicted token and is no document here.
+    assert ds.documents.tolist() == [4, 7]
+    assert ds.counts.tolist() == [[2], [2]]
+    assert ds.sums[:, :, 0].tolist() == [[10.0, 4.0], [9.0, 1.5]]
+    assert ds.epochs.tolist() == [0, 2]
+    assert ds.labels == ("all",)
+    assert mean_curve(ds).tolist() == [[3.5], [2.625]]
+
+
+def test_sums_by_bucket() -> None:
+    ds = document_sums(HandRecords(), epochs=[0, 2], buckets=TWO)
+    assert ds.counts.tolist() == [[1, 1], [1, 1]]
+    assert ds.sums.tolist() == [[[4, 6], [1, 3]], [[2, 7], [0.5, 1]]]
+    # A ratio of sums: (4 + 1) / 2 and (6 + 3) / 2 at epoch 0.
+    assert mean_curve(ds).tolist() == [[2.5, 4.5], [1.25, 4.0]]
+    assert ds.n_documents == 2
+
+
+def test_other_values() -> None:
+    entropy = document_sums(HandRecords(), epochs=[0], value="entropy")
+    assert mean_curve(entropy).tolist() == [[1.75]]
+    correct = document_sums(HandRecords(), epochs=[0, 2], value="correct")
+    assert mean_curve(correct).tolist() == [[0.25], [0.75]]
+
+
+def test_one_epoch_is_read_at_a_time_and_only_those_asked_for() -> None:
+    records = HandRecords()
+    document_sums(records, epochs=[2])
+    assert records.read == [2]
+
+
+def test_half_precision_is_added_in_double() -> None:
+    # 10,000 tokens of loss 1.0: a float16 sum would stop at 2,048.
+    records = HandRecords()
+    records.document_id = np.zeros((1, 10_001), dtype=np.int32)
+    records.predicted = np.arange(10_001)[None] > 0
+    records.losses = {0: np.ones((1, 10_001), dtype=np.float16)}
+    ds = document_sums(records, epochs=[0])
+    assert ds.sums.item() == 10_000.0
+    assert ds.sums.dtype == np.float64
+
+
+def test_a_token_that_diverged_shows_in_its_epoch_and_bucket_alone() -> None:
+    records = HandRecords()
+    broken = records.losses[2].copy()
+    broken[0, 1] = NAN
+    records.losses = {0: records.losses[0], 2: broken}
+    curve = mean_curve(document_sums(records, epochs=[0, 2], buckets=TWO))
+    np.testing.assert_array_equal(curve, [[2.5, 4.5], [NAN, 4.0]])
+
+
+def test_a_bucket_without_tokens_is_nan() -> None:
+    empty = Buckets(np.array([100.0]), ("low", "high"))
+    curve = mean_curve(document_sums(HandRecords(), epochs=[0], buckets=empty))
+    np.testing.assert_array_equal(curve, [[3.5, NAN]])
+
+
+def test_bad_requests_are_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown value 'los'.*did you mean 'loss'"):
+        document_sums(HandRecords(), epochs=[0], value="los")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no complete epoch"):
+        document_sums(HandRecords(), epochs=[])
+    nothing = HandRecords()
+    nothing.predicted = np.zeros((2, 5), dtype=bool)
+    with pytest.raises(InputError, match="no predicted token"):
+        document_sums(nothing, epochs=[0])
+
+
+def test_seeds_are_averaged_document_by_document() -> None:
+    first = document_sums(HandRecords(), epochs=[0, 2])
+    second = dataclasses.replace(first, sums=first.sums * 3)
+    mean = average_sums([first, second])
+    assert mean.sums[:, :, 0].tolist() == [[20.0, 8.0], [18.0, 3.0]]
+    assert mean.counts.tolist() == first.counts.tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": np.array([[2.0], [3.0]])},
+        {"documents": np.array([4, 8])},
+        {"epochs": np.array([0, 1])},
+        {"labels": ("low",)},
+    ],
+)
+def test_runs_with_other_tokens_are_not_averaged(change: dict[str, Any]) -> None:
+    first = document_sums(HandRecords(), epochs=[0, 2])
+    with pytest.raises(InputError, match="cannot be averaged"):
+        average_sums([first, dataclasses.replace(first, **change)])
+
+
+def test_rebound_best_epoch_and_gap() -> None:
+    curve = np.array([4.0, 3.5, 3.25, 3.75])
+    assert rebound(curve) == 0.5
+    assert best_epoch(curve, [0, 1, 2, 3]) == 2
+    assert best_epoch(curve, [0, 5, 10, 15]) == 10
+    assert best_epoch(np.array([2.0, 1.0, 1.0]), [0, 1, 2]) == 1
+    assert best_epoch(np.array([NAN, 2.0]), [0, 1]) == 1
+    assert best_epoch(np.array([NAN]), [0]) == -1
+    assert np.isnan(rebound(np.array([1.0, NAN])))
+    assert rebound(np.array([1.0])) == 0.0
+    assert rebound(np.stack([curve, curve[::-1]]), axis=1).tolist() == [0.5, 0.75]
+    assert gap(np.array([1.0]), np.array([3.0])).tolist() == [2.0]
+
+
+def test_a_falling_curve_has_no_rebound() -> None:
+    assert rebound(np.array([[3.0], [2.0], [1.0]])).tolist() == [0.0]
+
+
+def test_document_sums_do_not_change() -> None:
+    ds = document_sums(HandRecords(), epochs=[0])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ds.labels = ("x",)  # type: ignore[misc]
+    assert isinstance(ds, DocumentSums)

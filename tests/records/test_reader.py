@@ -1,0 +1,449 @@
+"""Opening runs and studies, and their arrays and texts, against an example worked by hand."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+from support.synthetic import SyntheticSplit, make_run
+
+from dynamics.errors import DamagedRecordError, InputError
+from dynamics.records import schema, writer
+from dynamics.records.reader import Run, Study, open_any, open_run, open_study
+from dynamics.records.writer import SplitValues
+
+NAN = np.nan
+
+# Two documents. "é" is 2 bytes, one token each; the last token of a document is its end (empty).
+#   "abc é."  a | bc | " " + first byte of é | second byte of é | . | end
+#   "xyz"     xyz | end
+TEXTS = ["abc é.", "xyz"]
+
+
+def hand_split() -> SyntheticSplit:
+    text = "".join(TEXTS).encode()
+    assert len(text) == 7 + 3
+    return SyntheticSplit(
+        token_id=np.array([[11, 12, 13, 14], [15, 0, 16, 0], [1, 1, 1, 1]], dtype=np.int32),
+        document_id=np.array([[0, 0, 0, 0], [0, 0, 1, 1], [-1, -1, -1, -1]], dtype=np.int32),
+        byte_start=np.array([[0, 1, 3, 5], [6, 7, 0, 3], [0, 0, 0, 0]], dtype=np.int32),
+        byte_end=np.array([[1, 3, 5, 6], [7, 7, 3, 3], [0, 0, 0, 0]], dtype=np.int32),
+        text=np.frombuffer(text, dtype=np.uint8),
+        text_offset=np.array([0, 7, 10]),
+        document_hash=np.arange(64, dtype=np.uint8).reshape(2, 32),
+    )
+
+
+def hand_values(sequence_id: list[int], scale: float) -> SplitValues:
+    predicted = schema.predicted_mask(hand_split().document_id)[sequence_id]
+    loss = np.array([[NAN, 1, 2, 3], [NAN, 4, NAN, 5], [NAN] * 4])[sequence_id] * scale
+    return SplitValues(
+        sequence_id=np.array(sequence_id),
+        loss=loss,
+        entropy=loss / 2,
+        correct=predicted & (loss < 3),
+        dropped=predicted & (loss > 3),
+    )
+
+
+@pytest.fixture
+def hand_run(tmp_path: Path) -> Path:
+    """Epochs 0 and 2; sequences 0 and 1 of three recorded; epoch 2 by two processes."""
+    path = tmp_path / "hand"
+    reference = np.array([[NAN, 1, 2, 3], [NAN, 4, NAN, 5], [NAN] * 4])
+    entry = writer.write_tokens(
+        path,
+        "train",
+        hand_split(),
+        reference_loss=reference,
+        reference_entropy=reference + 10,
+        recorded_sequence_id=np.array([0, 1]),
+    )
+    writer.write_epoch(path, 0, {"train": hand_values([0, 1], 1)}, config_hash="c")
+    writer.write_shard(path, 2, {"train": hand_values([1], 0.5)}, rank=0, world=2)
+    writer.write_shard(path, 2, {"train": hand_values([0], 0.5)}, rank=1, world=2)
+    writer.seal_epoch(path, 2, splits=["train"], world=2, config_hash="c")
+    manifest = {"format_version": 1, "status": "running", "config_hash": "c"}
+    schema.write_manifest(path / "manifest.json", {**manifest, "tokens": {"train": entry}})
+    return path
+
+
+# Values and texts. --------------------------------------------------------------------------------
+
+
+def test_the_hand_example(hand_run: Path) -> None:
+    run = open_run(hand_run)
+    assert (run.epochs, run.splits, run.name, run.complete) == ([0, 2], ["train"], "hand", False)
+    records = run.records("train")
+    assert records.sequence_id.tolist() == [0, 1]
+    assert records.token_id.tolist() == [[11, 12, 13, 14], [15, 0, 16, 0]]
+    assert records.predicted.tolist() == [[False, True, True, True], [False, True, False, True]]
+    expected = [[NAN, 1, 2, 3], [NAN, 4, NAN, 5]]
+    np.testing.assert_array_equal(records.reference_loss, expected)
+    np.testing.assert_array_equal(records.reference_entropy, np.array(expected) + 10)
+    np.testing.assert_array_equal(records.loss(0), expected)
+    np.testing.assert_array_equal(records.loss(2), np.array(expected) / 2)
+    np.testing.assert_array_equal(records.entropy(2), np.array(expected) / 4)
+    assert records.correct(0).tolist() == [[False, True, True, False], [False] * 4]
+    assert records.correct(2).tolist() == [[False, True, True, True], [False, True, False, True]]
+    assert records.dropped(2).tolist() == [[False] * 4, [False] * 4]
+    assert records.n_documents == 2
+    assert records.document_hash[1, 0] == 32
+
+
+def test_types(hand_run: Path) -> None:
+    records = open_run(hand_run).records("train")
+    assert records.loss(0).dtype == records.entropy(0).dtype == np.float32
+    assert records.reference_loss.dtype == records.reference_entropy.dtype == np.float32
+    assert records.correct(0).dtype == records.predicted.dtype == bool
+    assert records.token_id.dtype == records.document_id.dtype == np.int32
+
+
+def test_the_text_without_a_tokenizer(hand_run: Path) -> None:
+    records = open_run(hand_run).records("train")
+    assert [records.document_text(d) for d in range(2)] == TEXTS
+    tokens = [[records.token_text(s, p) for p in range(4)] for s in range(2)]
+    assert tokens == [["a", "bc", " \ufffd", "\ufffd"], [".", "", "xyz", ""]]
+    assert records.text(0) == "abc é"
+    assert records.text(1) == ".xyz"
+
+
+def test_padding_has_no_text(whole_run: Path) -> None:
+    records = open_run(whole_run).records("train")
+    last = len(records.token_id) - 1
+    padding = np.flatnonzero(records.document_id[last] < 0)
+    assert len(padding)
+    assert [records.token_text(last, int(p)) for p in padding] == [""] * len(padding)
+    assert records.text(last)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_texts_of_a_document_are_its_tokens(whole_run: Path, split: str) -> None:
+    records = open_run(whole_run).records(split)
+    for document in range(records.n_documents):
+        spans = [
+            (int(records.byte_start[s, p]), int(records.byte_end[s, p]))
+            for s, p in np.argwhere(records.document_id == document)
+        ]
+        assert spans[0][0] == 0
+        assert spans[-1] == (spans[-2][1],) * 2  # the end-of-text token
+        raw = records.document_text(document).encode()
+        assert b"".join(raw[start:end] for start, end in spans) == raw
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r.text(2), "no sequence 2: the records have sequences 0 to 1"),
+        (lambda r: r.text(-1), "no sequence -1"),
+        (lambda r: r.token_text(0, 4), "no position 4: the records have positions 0 to 3"),
+        (lambda r: r.document_text(2), "no document 2"),
+        (lambda r: r.loss(1), "no complete epoch 1: it has 0, 2"),
+        (lambda r: r.loss(-1), "no complete epoch -1"),
+        (lambda r: r.dropped(0), "before training"),
+    ],
+)
+def test_what_is_not_there_is_named(hand_run: Path, call: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(open_run(hand_run).records("train"))  # type: ignore[operator]
+
+
+def test_numpy_integers_name_epochs(hand_run: Path) -> None:
+    records = open_run(hand_run).records("train")
+    np.testing.assert_array_equal(records.loss(np.int64(2)), records.loss(2))
+    with pytest.raises(TypeError):
+        records.loss(2.0)  # type: ignore[arg-type]
+
+
+def test_dropped_in_training_only(tmp_path: Path) -> None:
+    run = open_run(
+        make_run(tmp_path / "run", n_documents=4, epochs=2, regularizers=[{"ratio": 0.5}])
+    )
+    records = run.records("train")
+    share = [records.dropped(e)[records.predicted].mean() for e in (1, 2)]
+    assert share == pytest.approx([0.25, 0.5], abs=0.08)
+    assert not (records.dropped(2) & ~records.predicted).any()
+    with pytest.raises(InputError, match="'validation'.*'train'"):
+        run.records("validation").dropped(1)
+
+
+def test_nothing_was_dropped_without_a_regulariser(tmp_path: Path) -> None:
+    records = open_run(make_run(tmp_path / "run", n_documents=2, epochs=1)).records("train")
+    dropped = records.dropped(1)
+    assert dropped.shape == records.token_id.shape
+    assert not dropped.any()
+
+
+def test_some_recorded_sequences(tmp_path: Path) -> None:
+    every = open_run(make_run(tmp_path / "a", n_documents=4, epochs=1)).records("train")
+    chosen = [1, 4, 6]
+    some_run = make_run(tmp_path / "b", n_documents=4, epochs=1, recorded={"train": [4, 1, 6]})
+    some = open_run(some_run).records("train")
+    assert some.sequence_id.tolist() == chosen
+    for name in ("token_id", "document_id", "byte_start", "byte_end", "reference_loss"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[chosen])
+    np.testing.assert_array_equal(some.loss(1), every.loss(1)[chosen])
+    assert some.text(2) == every.text(6)
+    assert some.document_text(0) == every.document_text(0)
+
+
+# Runs. --------------------------------------------------------------------------------------------
+
+
+def test_a_run(whole_run: Path) -> None:
+    run = open_run(whole_run)
+    assert run.epochs == [0, 1, 2]
+    assert run.splits == ["train", "validation"]
+    assert run.name == "synthetic"
+    assert run.complete
+    assert run.config["training"]["num_train_epochs"] == 2
+    assert run.manifest["tokens"]["train"]["n_documents"] == 4
+    assert run.metrics()[0]["step"] == 0
+    assert "3 epochs of train, validation" in repr(run)
+
+
+def test_opening_reads_the_manifest_alone(run_path: Path) -> None:
+    for path in [*run_path.rglob("*.safetensors"), *run_path.rglob("epoch-*/manifest.json")]:
+        path.write_bytes(b"")
+    (run_path / "config.yaml").unlink()
+    (run_path / "metrics.jsonl").unlink()
+    assert open_run(run_path).epochs == [0, 1, 2]
+
+
+def test_what_is_no_complete_epoch_is_not_listed(run_path: Path) -> None:
+    epochs = run_path / "epochs"
+    (epochs / "epoch-0001" / "manifest.json").unlink()
+    (epochs / "epoch-0002").rename(epochs / "epoch-0002.partial")
+    (epochs / "epoch-0007").write_text("")
+    (epochs / "epoch-9").mkdir()
+    assert open_run(run_path).epochs == [0]
+
+
+def test_a_run_that_has_just_begun(run_path: Path) -> None:
+    shutil.rmtree(run_path / "epochs")
+    (run_path / "metrics.jsonl").unlink()
+    run = open_run(run_path)
+    assert run.epochs == []
+    assert run.metrics() == []
+    with pytest.raises(InputError, match="it has none"):
+        run.records("train").loss(0)
+
+
+def test_an_unknown_split_is_named_with_the_nearest(whole_run: Path) -> None:
+    with pytest.raises(InputError, match=r"train, validation; did you mean 'validation'\?"):
+        open_run(whole_run).records("valid")
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        open_run(tmp_path)
+    with pytest.raises(InputError, match="holds no run"):
+        open_run(tmp_path / "absent")
+
+
+def test_a_later_format_is_refused(run_path: Path) -> None:
+    manifest = schema.read_manifest(run_path / "manifest.json")
+    schema.write_manifest(run_path / "manifest.json", {**manifest, "format_version": 2})
+    with pytest.raises(InputError, match="format 2"):
+        open_run(run_path)
+
+
+def test_a_damaged_manifest_is_not_read(run_path: Path) -> None:
+    path = run_path / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"complete", b"c0mplete"))
+    with pytest.raises(DamagedRecordError, match=r"manifest\.json was changed"):
+        open_run(run_path)
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1\n", b"\xff\xfe\xff"])
+def test_a_recipe_that_cannot_be_read(run_path: Path, content: bytes) -> None:
+    (run_path / "config.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        _ = open_run(run_path).config
+
+
+# Cheap checks before values are used. -------------------------------------------------------------
+
+SHARD = "epochs/epoch-0001/train-00000-of-00001.safetensors"
+
+
+def damage_message(run_path: Path) -> str:
+    with pytest.raises(DamagedRecordError) as raised:
+        open_run(run_path).records("train").loss(1)
+    message = str(raised.value)
+    assert "Epoch 1 of" in message
+    return message
+
+
+def test_a_truncated_file_is_not_read(run_path: Path) -> None:
+    path = run_path / SHARD
+    path.write_bytes(path.read_bytes()[:-1])
+    message = damage_message(run_path)
+    assert "train-00000-of-00001.safetensors has " in message
+    assert "Still good, by the same cheap checks: 0, 2." in message
+    # The other epochs are read as ever.
+    assert open_run(run_path).records("train").loss(2).shape
+
+
+def test_a_missing_file_is_named(run_path: Path) -> None:
+    (run_path / SHARD).unlink()
+    message = damage_message(run_path)
+    assert "is missing" in message
+    assert "checks: 0, 2." in message
+
+
+def test_files_of_two_epochs_swapped_are_not_read_as_values(run_path: Path) -> None:
+    # Same size, same shapes: the header tells them apart.
+    one, two = run_path / SHARD, run_path / SHARD.replace("0001/", "0002/")
+    assert one.stat().st_size == two.stat().st_size
+    one.rename(one.with_suffix(".x"))
+    two.rename(one)
+    one.with_suffix(".x").rename(two)
+    assert "epoch is 2" in damage_message(run_path)
+
+
+def test_whole_epochs_swapped_are_not_read_as_values(run_path: Path) -> None:
+    epochs = run_path / "epochs"
+    (epochs / "epoch-0001").rename(epochs / "x")
+    (epochs / "epoch-0002").rename(epochs / "epoch-0001")
+    (epochs / "x").rename(epochs / "epoch-0002")
+    message = damage_message(run_path)
+    assert "its epoch is 2, not 1" in message
+    assert "checks: 0." in message
+
+
+def test_files_of_two_splits_swapped_are_not_read_as_values(run_path: Path) -> None:
+    shutil.copy(run_path / SHARD.replace("train", "validation"), run_path / SHARD)
+    damage_message(run_path)
+
+
+def test_an_epoch_of_another_run_is_not_read(run_path: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", n_documents=4, epochs=2, seed=9)
+    shutil.rmtree(run_path / "epochs" / "epoch-0001")
+    shutil.copytree(other / "epochs" / "epoch-0001", run_path / "epochs" / "epoch-0001")
+    assert "belongs elsewhere: its config_hash" in damage_message(run_path)
+
+
+def test_a_damaged_header_is_not_read(run_path: Path) -> None:
+    path = run_path / SHARD
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b'"F16"', b'"I16"', 1))
+    assert "other tensors" in damage_message(run_path)
+    path.write_bytes(b"\xff" * len(raw))
+    assert "cannot be read" in damage_message(run_path)
+
+
+def test_a_file_of_the_same_size_with_other_shapes_is_not_read(run_path: Path) -> None:
+    path = run_path / SHARD
+    arrays = load_file(path)
+    rows, columns = arrays["loss"].shape
+    raw = path.read_bytes()
+    old = f'"shape":[{rows},{columns}]'.encode()
+    assert raw.count(old) == 2  # loss and entropy
+    swapped = raw.replace(old, f'"shape":[{columns},{rows}]'.encode())
+    path.write_bytes(swapped)
+    assert "other tensors" in damage_message(run_path)
+
+
+def test_a_damaged_epoch_manifest_is_named(run_path: Path) -> None:
+    path = run_path / "epochs" / "epoch-0001" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"world": 1', b'"world": 2'))
+    assert "manifest.json was changed" in damage_message(run_path)
+
+
+def test_shards_that_do_not_hold_each_sequence_once(hand_run: Path) -> None:
+    folder = hand_run / "epochs" / "epoch-0002"
+    manifest = schema.read_manifest(folder / "manifest.json")
+    # Process 0 recorded sequence 0 as process 1 did, and no manifest of a file betrays it.
+    name = "train-00000-of-00002.safetensors"
+    shutil.rmtree(folder)
+    writer.write_shard(hand_run, 2, {"train": hand_values([0], 0.5)}, rank=0, world=2)
+    writer.write_shard(hand_run, 2, {"train": hand_values([0], 0.5)}, rank=1, world=2)
+    (hand_run / "epochs" / "epoch-0002.partial").rename(folder)
+    manifest["files"][name] |= schema.file_entry(folder / name)
+    schema.write_manifest(folder / "manifest.json", manifest)
+    with pytest.raises(DamagedRecordError, match=r"recorded twice \(0\).*missing \(1\)"):
+        open_run(hand_run).records("train").loss(2)
+
+
+def test_damaged_tokens_are_not_read(run_path: Path) -> None:
+    path = run_path / "tokens" / "train.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(DamagedRecordError, match=r"train\.safetensors has .* bytes"):
+        open_run(run_path).records("train")
+    assert open_run(run_path).records("validation").loss(1).shape
+
+
+# Studies. -----------------------------------------------------------------------------------------
+
+
+def test_a_study(study_path: Path) -> None:
+    study = open_study(study_path)
+    assert study.arms == ["baseline", "entrodrop"]
+    assert study.seeds == [3, 1]
+    assert list(study.runs) == [("baseline", 3), ("baseline", 1), ("entrodrop", 3)]
+    run = study.run("entrodrop", 3)
+    assert run.path == study_path / "runs" / "entrodrop" / "seed-3"
+    assert run is study.runs["entrodrop", 3]
+    assert "2 arms, 2 seeds" in repr(study)
+
+
+@pytest.mark.parametrize(
+    ("arm", "seed", "message"),
+    [
+        ("entropdrop", 3, r"no arm 'entropdrop'.*did you mean 'entrodrop'\?"),
+        ("baseline", 2, "no seed 2: it has 3, 1"),
+        ("entrodrop", 1, "arm 'entrodrop' with seed 1 has not been run yet"),
+    ],
+)
+def test_a_run_that_the_study_has_not(study_path: Path, arm: str, seed: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_study(study_path).run(arm, seed)
+
+
+def test_runs_with_other_tokens_are_not_compared(study_path: Path) -> None:
+    shutil.rmtree(study_path / "runs" / "baseline" / "seed-1")
+    make_run(study_path / "runs" / "baseline" / "seed-1", n_documents=4, epochs=1, corpus_seed=9)
+    with pytest.raises(InputError, match=r"baseline/seed-3 and .*baseline/seed-1 have different"):
+        _ = open_study(study_path).runs
+
+
+def test_opening_a_study_reads_no_run(study_path: Path) -> None:
+    for path in study_path.rglob("manifest.json"):
+        path.write_bytes(b"")
+    assert open_study(study_path).arms == ["baseline", "entrodrop"]
+
+
+@pytest.mark.parametrize("recipe", [{"arms": ["a"], "seeds": [0]}, {"arms": {"a": {}}}, {}])
+def test_a_recipe_that_is_no_study(tmp_path: Path, recipe: dict[str, object]) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match="no study recipe"):
+        open_study(tmp_path)
+
+
+def test_no_study(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no study"):
+        open_study(tmp_path)
+
+
+def test_open_any(study_path: Path, whole_run: Path, tmp_path: Path) -> None:
+    assert isinstance(open_any(study_path), Study)
+    assert isinstance(open_any(str(whole_run)), Run)
+    with pytest.raises(InputError, match="neither a study .* nor a run"):
+        open_any(tmp_path)
+
+
+def test_reading_needs_no_torch(whole_run: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import dynamics; run = dynamics.open_any(sys.argv[1])\n"
+        "run.records('train').loss(1); run.metrics(); run.config\n"
+        "assert dynamics.check_path(sys.argv[1])[0].ok\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(whole_run)], check=True)

@@ -1,0 +1,169 @@
+"""The public names: all there, loaded on first use, cheap to import, and clear without torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dynamics
+
+ROOT = Path(dynamics.__file__).parents[1]
+
+NAMES = {
+    "open_run": "dynamics.records.reader",
+    "open_study": "dynamics.records.reader",
+    "open_any": "dynamics.records.reader",
+    "check_path": "dynamics.records.check",
+    "InputError": "dynamics.errors",
+    "DamagedRecordError": "dynamics.errors",
+    "load_recipe": "dynamics.config",
+    "EntroDrop": "dynamics.regularizers.token_dropout",
+    "InverseEntroDrop": "dynamics.regularizers.token_dropout",
+    "RandomTokenDropout": "dynamics.regularizers.token_dropout",
+    "WeightDecay": "dynamics.regularizers.weight_decay",
+    "HiddenDropout": "dynamics.regularizers.hidden_dropout",
+    "LabelSmoothing": "dynamics.regularizers.label_smoothing",
+    "NEFTune": "dynamics.regularizers.neftune",
+    "DynamicsTrainer": "dynamics.training.trainer",
+    "TokenRecorder": "dynamics.training.recorder",
+    "load_documents": "dynamics.corpus.sources",
+}
+WITHOUT_TORCH = [
+    "open_run",
+    "open_study",
+    "open_any",
+    "check_path",
+    "InputError",
+    "DamagedRecordError",
+    "load_recipe",
+    "load_documents",
+]
+WITH_TORCH = ["EntroDrop", "HiddenDropout", "DynamicsTrainer", "TokenRecorder"]
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter, from the root of the project, and return what it prints."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_all_names_every_public_name() -> None:
+    assert set(dynamics.__all__) == set(NAMES)
+    assert dynamics.__all__ == sorted(NAMES)
+    assert set(NAMES) <= set(dir(dynamics))
+    assert dynamics.__version__ == "0.1.0"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_what_its_module_defines(name: str) -> None:
+    module = NAMES[name]
+    if name not in WITHOUT_TORCH:
+        pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+    value = getattr(dynamics, name)
+    assert value is getattr(importlib.import_module(module), name)
+    assert value.__module__ == module
+    assert vars(dynamics)[name] is value  # kept: the second use costs nothing
+
+
+def test_type_checkers_are_told_the_same_names() -> None:
+    source = ast.parse(Path(dynamics.__file__).read_text(encoding="utf-8"))
+    told = {
+        alias.name: node.module
+        for block in source.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == NAMES == dynamics._MODULES
+
+
+def test_importing_loads_nothing_else() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import dynamics; "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    assert python(code) in ("['dynamics']", "['__future__', 'dynamics']")
+
+
+def test_importing_is_quick() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import dynamics; "
+        "print(time.perf_counter() - start)"
+    )
+    assert min(float(python(code)) for _ in range(3)) < 0.15
+
+
+def test_reading_loads_no_torch() -> None:
+    code = (
+        "import sys, dynamics; dynamics.open_run, dynamics.check_path; "
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'seaborn', 'matplotlib'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert python(code) == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error_with_the_nearest() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'open_runs'; did you mean 'open_run'"):
+        _ = dynamics.open_runs
+    with pytest.raises(AttributeError, match="no attribute 'zzz'$"):
+        _ = dynamics.zzz
+    with pytest.raises(ImportError, match="cannot import name 'EntropyDrop'"):
+        from dynamics import EntropyDrop  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_submodules_are_importable_in_every_way() -> None:
+    code = "from dynamics import errors; import dynamics.records.schema as s; print(s.__name__)"
+    assert python(code) == "dynamics.records.schema"
+
+
+def test_the_light_names_load_where_torch_is_missing() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from dynamics import open_run, check_path, InputError, open_study, open_any\n"
+        "print(open_run.__name__)"
+    )
+    assert python(code) == "open_run"
+
+
+@pytest.mark.parametrize("name", WITH_TORCH)
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_a_name_that_needs_torch_says_so(
+    name: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def import_module(module: str) -> None:
+        raise ModuleNotFoundError(f"No module named '{missing}.nn'", name=f"{missing}.nn")
+
+    monkeypatch.delitem(vars(dynamics), name, raising=False)
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(ImportError, match=rf"dynamics\.{name} needs torch and transformers"):
+        getattr(dynamics, name)
+
+
+def test_any_other_missing_module_is_not_blamed_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(module: str) -> None:
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    monkeypatch.delitem(vars(dynamics), "open_run", raising=False)
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'numpy'"):
+        _ = dynamics.open_run
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_a_real_torch_name_where_torch_is_missing() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import dynamics\n"
+        "try: dynamics.EntroDrop\n"
+        "except ImportError as error: print(error)"
+    )
+    assert "dynamics.EntroDrop needs torch" in python(code)

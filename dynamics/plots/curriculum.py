@@ -17,8 +17,8 @@ from dynamics.analysis.arms import Arm, Source, collect_arms
 from dynamics.analysis.curves import Floats
 from dynamics.analysis.summary import ArmSummary, arm_summary, dropped_share_by_epoch
 from dynamics.errors import InputError
-from dynamics.plots.labels import epoch_ticks, legend_above
-from dynamics.plots.style import INK, ArmStyle, Style, arm_styles, load_style
+from dynamics.plots.labels import epoch_axis, legend_above, wrap_name
+from dynamics.plots.style import INK, NOTE_SIZE, ArmStyle, Style, arm_styles, load_style
 from dynamics.records.reader import Run, Study
 from dynamics.regularizers.schedules import strength
 from dynamics.regularizers.settings import ScheduleSettings, TokenDropoutSettings
@@ -30,7 +30,7 @@ _SHARED = "#8F8F8F"
 
 Quantity = Literal["final", "rebound"]
 
-_TITLES: dict[Quantity, str] = {"final": "Final validation loss", "rebound": "Rebound"}
+_TITLES: dict[Quantity, str] = {"final": "Final", "rebound": "Rebound"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def plot_outcomes(
     if ax is None:
         style = load_style()
         with style.context():
-            height = 0.8 + 0.22 * len(summaries)
+            height = 0.95 + 0.22 * len(summaries)
             ax = style.figure(column="half", height=height).add_subplot()
             return _draw_outcomes(summaries, ax, quantity)
     return _draw_outcomes(summaries, ax, quantity)
@@ -126,6 +126,8 @@ def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> l
     found = []
     for arm in collect_arms(items):
         run = arm.runs[0]
+        if not run.manifest["total_steps"]:
+            continue
         for settings in run.config.get("regularizers") or []:
             if "schedule" in settings or settings.get("name") in _TOKEN_DROPOUT:
                 found.append(_curriculum(arm, run, settings))
@@ -142,14 +144,14 @@ def as_summaries(
     return arm_summary(items, n_resamples=n_resamples)
 
 
-def curriculum_axes(style: Style, n_arms: int) -> list[Axes]:
-    """Return the panels of a new figure: strength above, final loss and rebound below."""
-    upper, lower = 1.85, 0.62 + 0.2 * n_arms
+def curriculum_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
+    """Return a new figure and its panels: strength above, final loss and rebound below."""
+    upper, lower = 1.85, 0.8 + 0.2 * n_arms
     figure: Figure = style.figure(column="half", height=upper + lower)
     # Two subfigures, so that long names of arms below do not narrow the panel above.
     halves: Any = figure.subfigures(2, 1, height_ratios=[upper, lower])
     above, below = halves
-    return [above.subplots(), *below.subplots(1, 2, sharey=True)]
+    return figure, [above.subplots(), *below.subplots(1, 2, sharey=True)]
 
 
 def draw_curriculum(
@@ -260,6 +262,7 @@ def _draw_strength(
     for group in groups.values():
         shared = len(group) > 1
         first = group[0]
+        line: Any
         color, line = (
             (_SHARED, "solid") if shared else (styles[first.arm].color, styles[first.arm].linestyle)
         )
@@ -290,15 +293,13 @@ def _draw_strength(
                     label=f"{each.arm}: {each.schedule}",
                 )
             )
-    ax.set_xlabel("Training (epochs)")
     ax.set_ylabel("Tokens dropped (%)")
     top = max(float(np.max(np.append(each.measured, each.ratio))) for each in curricula)
     # A little below zero too, so that markers at zero are whole.
     ax.set_ylim(-0.03 * top, 1.08 * top)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
-    ax.margins(x=0.03)
-    ax.xaxis.set_major_locator(epoch_ticks())
+    epoch_axis(ax, max(each.epochs[-1] for each in curricula))
     legend_above(ax, handles if name_arms else handles[:2])
     return ax
 
@@ -307,6 +308,11 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
     styles = arm_styles([summary.arm for summary in summaries])
     for y, arm in enumerate(summaries):
         style = styles[arm.arm]
+        if np.isnan(getattr(arm, quantity)):
+            # A run that diverged: an empty row would look like a fault of the figure.
+            place = ax.get_yaxis_transform()
+            ax.text(0.97, y, "NaN", transform=place, va="center", ha="right", fontsize=NOTE_SIZE)
+            continue
         if quantity == "final":
             value, low, high, seeds = arm.final, arm.final_low, arm.final_high, arm.final_by_seed
         else:
@@ -342,11 +348,11 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
             )
     if quantity == "rebound":
         ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
-    ax.set_yticks(range(len(summaries)), [arm.arm for arm in summaries])
+    ax.set_yticks(range(len(summaries)), [wrap_name(arm.arm, 18) for arm in summaries])
     ax.set_ylim(len(summaries) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.set_title(_TITLES[quantity])
-    ax.set_xlabel("nats per token")
+    ax.set_xlabel("Validation loss\n(nats per token)")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     ax.xaxis.grid(True, linewidth=0.4, color="0.88")
     ax.set_axisbelow(True)

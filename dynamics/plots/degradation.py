@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from dynamics.analysis.arms import Arm, Source
 from dynamics.analysis.curves import best_epoch, rebound
 from dynamics.analysis.summary import ArmCurve, arm_curves
-from dynamics.plots.labels import EndLabel, epoch_ticks, label_line_ends, legend_above
+from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, legend_above
 from dynamics.plots.style import FAINT, NOTE_SIZE, arm_styles, load_style
 from dynamics.records.reader import Run, Study
 
@@ -139,14 +139,10 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
             )
             text = f"{curve.arm} +{rise:.2f}"
         ends.append(EndLabel(float(curve.epochs[-1]), float(curve.loss[-1]), text, style.color))
-    ax.set_xlabel("Training (epochs)")
     ax.set_ylabel("Validation loss (nats per token)")
-    ax.margins(x=0.03)
-    ax.xaxis.set_major_locator(epoch_ticks())
+    epoch_axis(ax, max(curve.epochs[-1] for curve in curves))
     focus(
-        ax,
-        [np.concatenate([curve.loss, curve.low, curve.high]) for curve in curves],
-        [np.concatenate([c[1:] for c in (curve.loss, curve.low, curve.high)]) for curve in curves],
+        ax, [(curve.epochs, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves]
     )
     note = "marker: best epoch; + rebound since"
     if labels and label_line_ends(ax, ends, fontsize=7.0):
@@ -161,33 +157,3 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
 def _marked(curve: ArmCurve) -> list[int]:
     best = best_epoch(curve.loss, curve.epochs)
     return [] if best < 0 else [curve.epochs.tolist().index(best)]
-
-
-def focus(ax: Axes, everything: Sequence[np.ndarray], trained: Sequence[np.ndarray]) -> None:
-    """Set the y limits, leaving the loss before training out where it would flatten all the rest.
-
-    Parameters
-    ----------
-    everything, trained : sequence of ndarray
-        All values drawn, and those from epoch 1 on.
-    """
-    values = np.concatenate(everything)
-    after = np.concatenate(trained) if trained else values
-    values, after = values[np.isfinite(values)], after[np.isfinite(after)]
-    if not len(values):
-        return
-    low, high = values.min(), values.max()
-    if len(after) and high - low > 4 * (after.max() - after.min()) > 0:
-        low, high = after.min(), after.max()
-        ax.annotate(
-            "epoch 0 above",
-            (0.0, 1.0),
-            xycoords="axes fraction",
-            xytext=(3, -1),
-            textcoords="offset points",
-            va="top",
-            fontsize=NOTE_SIZE,
-            color=FAINT,
-        )
-    margin = 0.06 * (high - low) or 0.1
-    ax.set_ylim(low - margin, high + margin)

@@ -23,6 +23,7 @@ from dynamics.plots.curriculum import (
     draw_curriculum,
 )
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
+from dynamics.plots.labels import legend_columns
 from dynamics.plots.style import Style, load_style
 from dynamics.plots.token_dynamics import (
     as_dynamics,
@@ -65,22 +66,28 @@ class FigureBuilder:
 def _degradation(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curves = as_curves(arms)
     figure = style.figure(column="half", height=2.35)
-    plot_degradation(curves, ax=figure.add_subplot())
+    ax = plot_degradation(curves, ax=figure.add_subplot())
+    legend = ax.get_legend()
+    if legend is not None:
+        # The legend stands above: the panel keeps its height.
+        texts = [text.get_text() for text in legend.get_texts()]
+        rows = -(-len(texts) // legend_columns(texts))
+        figure.set_figheight(figure.get_figheight() + 0.15 * rows)
     return figure, degradation_rows(curves)
 
 
 def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     dynamics = as_dynamics(arms)
-    axes = token_dynamics_axes(style, len(dynamics))
+    figure, axes = token_dynamics_axes(style, len(dynamics))
     plot_token_dynamics(dynamics, axes=axes)
-    return _figure_of(axes[0]), token_dynamics_rows(dynamics)
+    return figure, token_dynamics_rows(dynamics)
 
 
 def _curriculum(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curricula, summaries = as_curricula(arms), as_summaries(arms)
-    axes = curriculum_axes(style, len(summaries))
+    figure, axes = curriculum_axes(style, len(summaries))
     draw_curriculum(curricula, summaries, axes)
-    return _figure_of(axes[0]), curriculum_rows(curricula, summaries)
+    return figure, curriculum_rows(curricula, summaries)
 
 
 def _no_schedule(arms: list[Arm]) -> str | None:
@@ -104,7 +111,7 @@ def save_figures(
     output: Path,
     only: str | Sequence[str] | None = None,
     venue: str | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: str | Sequence[str] = FORMATS,
     on_skip: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Make the figures of a study or a run, or of several side by side.
@@ -122,7 +129,7 @@ def save_figures(
         Names of figures; default: all for which the records hold what they need.
     venue : str, optional
         Sizes and fonts of a conference, such as ``icml2024``.
-    formats : sequence of str
+    formats : str or sequence of str
         Of ``pdf``, ``svg`` and ``png``.
     on_skip : callable, optional
         Told of every figure that is left out, and why. Default: a UserWarning.
@@ -138,8 +145,8 @@ def save_figures(
         For an unknown figure, venue or format; if a figure of `only` cannot be made from these
         records; if no epoch is complete, or tokens differ.
     """
-    names = _known([only] if isinstance(only, str) else only, FIGURES, "figure")
-    formats = _known(formats, FORMATS, "format")
+    names = _known(only, FIGURES, "figure")
+    kinds = _known(formats, FORMATS, "format")
     style = load_style(venue)
     arms = collect_arms(opened)
     wanted = []
@@ -156,7 +163,7 @@ def save_figures(
     with style.context():
         for name in wanted:
             figure, rows = FIGURES[name].build(arms, style)
-            for kind in formats:
+            for kind in kinds:
                 files[output / f"{name}.{kind}"] = _render(figure, kind)
             files[output / f"{name}.csv"] = _table(rows)
     output.mkdir(parents=True, exist_ok=True)
@@ -166,10 +173,11 @@ def save_figures(
 
 
 def _known(
-    names: Sequence[str] | None, there_are: Sequence[str] | dict[str, Any], what: str
+    names: str | Sequence[str] | None, there_are: Sequence[str] | dict[str, Any], what: str
 ) -> list[str]:
     if names is None:
         return list(there_are)
+    names = [names] if isinstance(names, str) else names
     if not names:
         raise InputError(f"no {what} asked for; there are {', '.join(there_are)}")
     for name in names:
@@ -209,9 +217,3 @@ def _cell(value: Any) -> Any:
         # is empty.
         return "" if math.isnan(value) else format(value, ".10g")
     return value
-
-
-def _figure_of(ax: Any) -> Figure:
-    figure = ax.get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return figure

@@ -1,7 +1,8 @@
-"""Words in figures: labels at the ends of lines where they fit, legends above, epoch ticks."""
+"""Words in figures: labels at the ends of lines where they fit, legends, epoch axes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from dynamics.plots.style import FAINT, NOTE_SIZE
 
@@ -95,12 +97,11 @@ def spread(values: np.ndarray, distance: float) -> np.ndarray:
 
 def legend_above(ax: Axes, handles: Sequence[Any], *, title: str | None = None) -> None:
     """Put a legend above the axes, where it can hide nothing."""
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     legend = ax.legend(
         handles=handles,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=2 if longest < 26 and len(handles) > 1 else 1,
+        ncols=legend_columns([str(handle.get_label()) for handle in handles]),
         title=title,
         alignment="left",
         handlelength=2.6,
@@ -111,6 +112,60 @@ def legend_above(ax: Axes, handles: Sequence[Any], *, title: str | None = None) 
     legend.get_title().set_color(FAINT)
 
 
-def epoch_ticks() -> MaxNLocator:
-    """Return ticks at whole epochs."""
-    return MaxNLocator(nbins=6, integer=True, steps=[1, 2, 4, 5, 6, 8, 10])
+def legend_columns(texts: Sequence[str]) -> int:
+    """Return the number of columns of a legend above a narrow panel: 2 where the texts fit."""
+    return 2 if len(texts) > 1 and max(len(text) for text in texts) < 26 else 1
+
+
+def epoch_axis(ax: Axes, last: float, *, label: bool = True) -> None:
+    """Make the x axis one of epochs up to `last`, with ticks at whole ones."""
+    ax.margins(x=0.03)
+    steps = [1, 2, 4, 5, 6, 8, 10]
+    ticks = MaxNLocator(nbins=6, integer=True, steps=steps, min_n_ticks=1)
+    ax.xaxis.set_major_locator(ticks)
+    if last <= 0:
+        # One epoch alone: without limits its tick would be a fraction of it.
+        ax.set_xlim(-0.5, 0.5)
+    if label:
+        ax.set_xlabel("Training (epochs)")
+
+
+def wrap_name(name: str, width: int) -> str:
+    """Break a name after ``-``, ``_``, ``/`` or ``+`` into lines of at most `width` characters."""
+    lines = [""]
+    for part in re.findall(r"[^-_/+ ]+[-_/+ ]*|[-_/+ ]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def focus(ax: Axes, drawn: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """Set the y limits, without epoch 0 where it would flatten all the rest.
+
+    Parameters
+    ----------
+    ax : Axes
+    drawn : sequence of (epochs, values)
+        Epochs of shape (E,) and all that is drawn at them, shape (E, n).
+    """
+    values = np.concatenate([part.ravel() for _, part in drawn])
+    after = np.concatenate([part[epochs > 0].ravel() for epochs, part in drawn])
+    values, after = values[np.isfinite(values)], after[np.isfinite(after)]
+    if not len(values):
+        return
+    low, high = values.min(), values.max()
+    if len(after) and high - low > 4 * (after.max() - after.min()) > 0:
+        start, low, high = high, after.min(), after.max()
+        ax.annotate(
+            f"epoch 0: up to {start:.2f}",
+            (1.0, 1.0),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(0, -1),
+            textcoords="offset points",
+            va="top",
+            fontsize=NOTE_SIZE,
+            color=FAINT,
+        )
+    margin = 0.06 * (high - low) or 0.1
+    ax.set_ylim(low - margin, high + margin)

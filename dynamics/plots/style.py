@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import matplotlib
@@ -207,6 +207,9 @@ def arm_styles(names: Sequence[str]) -> dict[str, ArmStyle]:
         styles[name] = ArmStyle(
             _COLORS[i % len(_COLORS)], _LINES[i % len(_LINES)], _MARKERS[i % len(_MARKERS)]
         )
+    if len(names) == 1:
+        # Nothing to tell apart.
+        styles[names[0]] = replace(styles[names[0]], linestyle="solid")
     return {name: styles[name] for name in names}
 
 

@@ -15,8 +15,7 @@ from dynamics.analysis.bootstrap import Interval
 from dynamics.analysis.buckets import Buckets
 from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
 from dynamics.errors import InputError
-from dynamics.plots.degradation import focus
-from dynamics.plots.labels import epoch_ticks
+from dynamics.plots.labels import epoch_axis, focus, wrap_name
 from dynamics.plots.style import INK, Style, bucket_colors, load_style
 from dynamics.records.reader import Run, Study
 
@@ -67,7 +66,7 @@ def plot_token_dynamics(
     if axes is None:
         style = load_style()
         with style.context():
-            return _draw(dynamics, token_dynamics_axes(style, len(dynamics)))
+            return _draw(dynamics, token_dynamics_axes(style, len(dynamics))[1])
     return _draw(dynamics, list(np.ravel(np.asarray(axes, dtype=object))))
 
 
@@ -83,8 +82,8 @@ def as_dynamics(
     return bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
 
 
-def token_dynamics_axes(style: Style, n_arms: int) -> list[Axes]:
-    """Return the panels of a new figure: rows of up to four, fewer where the page is narrow."""
+def token_dynamics_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
+    """Return a new figure and its panels: rows of up to four, fewer where the page is narrow."""
     across = min(n_arms, max(2, int(style.full // 1.6)), 4)
     if n_arms > across:
         # Rows of one length where that is possible: 6 as 3 + 3, not as 4 + 2.
@@ -96,7 +95,7 @@ def token_dynamics_axes(style: Style, n_arms: int) -> list[Axes]:
     grid = figure.subplots(down, across, sharex=False, sharey=True, squeeze=False)
     for spare in grid.flat[n_arms:]:
         spare.remove()
-    return list(grid.flat[:n_arms])
+    return figure, list(grid.flat[:n_arms])
 
 
 def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
@@ -131,18 +130,19 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
         for k, color in enumerate(colors):
             _line(ax, arm.epochs, arm.train, k, color, train=True)
             _line(ax, arm.epochs, arm.validation, k, color, train=False)
-        ax.set_title(arm.arm)
-        ax.margins(x=0.04)
-        ax.xaxis.set_major_locator(epoch_ticks())
-        _label(ax)
-    drawn = [(i.estimate, i.low, i.high) for arm in dynamics for i in (arm.train, arm.validation)]
+        ax.set_title(wrap_name(arm.arm, 24))
+        epoch_axis(ax, arm.epochs[-1], label=_is_last(ax))
+        place = ax.get_subplotspec()
+        if place is None or place.is_first_col():
+            ax.set_ylabel("Loss (nats per token)")
+    # The limits of all arms together: panels are there to be compared.
+    drawn = [
+        (arm.epochs, np.concatenate([split.estimate, split.low, split.high], axis=1))
+        for arm in dynamics
+        for split in (arm.train, arm.validation)
+    ]
     for ax in axes:
-        # The limits of all arms together: panels are there to be compared.
-        focus(
-            ax,
-            [np.concatenate(values).ravel() for values in drawn],
-            [np.concatenate([value[1:] for value in values]).ravel() for values in drawn],
-        )
+        focus(ax, drawn)
     _legend(axes[0], dynamics[0].labels, colors, several=len(axes) > 1)
     return list(axes)
 
@@ -173,19 +173,11 @@ def _line(
         ax.errorbar(epochs, estimate, [estimate - low, high - estimate], color=color, linewidth=0.9)
 
 
-def _label(ax: Axes) -> None:
-    """Label the outer panels alone, where the figure is a grid."""
-    place = ax.get_subplotspec()
-    if place is None or place.is_first_col():
-        ax.set_ylabel("Loss (nats per token)")
-    if place is None or place.is_last_row() or _nothing_below(ax):
-        ax.set_xlabel("Training (epochs)")
-
-
-def _nothing_below(ax: Axes) -> bool:
+def _is_last(ax: Axes) -> bool:
+    """Whether no panel of the same grid lies below, so that the x axis is labelled here."""
     here = ax.get_subplotspec()
     others = [other.get_subplotspec() for other in ax.figure.axes]
-    return here is not None and not any(
+    return here is None or not any(
         other is not None
         and other.get_gridspec() is here.get_gridspec()
         and other.colspan.start == here.colspan.start

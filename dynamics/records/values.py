@@ -91,7 +91,7 @@ class Records:
 
     # Values, read from disk at every call. ------------------------------------------------------
 
-    def loss(self, epoch: int) -> Floats:
+    def loss(self, epoch: SupportsIndex) -> Floats:
         """Return the clean loss -log p of each token after `epoch`: (R, B) float32, nats.
 
         NaN where nothing is predicted. Stored as float16 by default.
@@ -103,17 +103,19 @@ class Records:
         DamagedRecordError
             If its records are damaged; names the epochs that are still good.
         """
-        return self._values(epoch, "loss").astype(np.float32)
+        values: Floats = self._values(epoch, "loss").astype(np.float32)
+        return values
 
-    def entropy(self, epoch: int) -> Floats:
+    def entropy(self, epoch: SupportsIndex) -> Floats:
         """Return the entropy of each token's clean predictive distribution, as `loss` does."""
-        return self._values(epoch, "entropy").astype(np.float32)
+        values: Floats = self._values(epoch, "entropy").astype(np.float32)
+        return values
 
-    def correct(self, epoch: int) -> Bools:
+    def correct(self, epoch: SupportsIndex) -> Bools:
         """Return which tokens were the most probable ones: (R, B) bool. Raises as `loss` does."""
         return schema.unpack_bits(self._values(epoch, "correct"), self.token_id.shape[1])
 
-    def dropped(self, epoch: int) -> Bools:
+    def dropped(self, epoch: SupportsIndex) -> Bools:
         """Return what the regulariser dropped while training `epoch`: (R, B) bool.
 
         All false where the run had no regulariser that drops tokens.
@@ -162,7 +164,7 @@ class Records:
         """The number of documents of the split, recorded or not."""
         return len(self._text_offset) - 1
 
-    def document_text(self, document: int) -> str:
+    def document_text(self, document: SupportsIndex) -> str:
         """Return the whole text of a document of the split.
 
         Raises
@@ -170,10 +172,9 @@ class Records:
         InputError
             If there is no such document.
         """
-        document = _row(document, self.n_documents, "document")
-        return self._decode(document, 0, None)
+        return self._decode(_row(document, self.n_documents, "document"), 0, None)
 
-    def text(self, sequence: int) -> str:
+    def text(self, sequence: SupportsIndex) -> str:
         """Return the text of a sequence, the row in these records, its documents joined as they are.
 
         A character that the sequence's edge cuts comes out as U+FFFD.
@@ -183,17 +184,17 @@ class Records:
         InputError
             If there is no such row.
         """
-        sequence = _row(sequence, len(self.token_id), "sequence")
-        document_id = self.document_id[sequence]
+        row = _row(sequence, len(self.token_id), "sequence")
+        document_id = self.document_id[row]
         parts = []
         for document in dict.fromkeys(document_id[document_id >= 0].tolist()):
             here = document_id == document
-            start = int(self.byte_start[sequence][here].min())
-            end = int(self.byte_end[sequence][here].max())
+            start = int(self.byte_start[row][here].min())
+            end = int(self.byte_end[row][here].max())
             parts.append(self._decode(document, start, end))
         return "".join(parts)
 
-    def token_text(self, sequence: int, position: int) -> str:
+    def token_text(self, sequence: SupportsIndex, position: SupportsIndex) -> str:
         """Return the text of one token: "" at padding and for the end-of-text token.
 
         Where one character is split over several tokens, each part comes out as U+FFFD.
@@ -203,13 +204,14 @@ class Records:
         InputError
             If there is no such row or position.
         """
-        sequence = _row(sequence, len(self.token_id), "sequence")
-        position = _row(position, self.token_id.shape[1], "position")
-        document = int(self.document_id[sequence, position])
+        at = (
+            _row(sequence, len(self.token_id), "sequence"),
+            _row(position, self.token_id.shape[1], "position"),
+        )
+        document = int(self.document_id[at])
         if document < 0:
             return ""
-        start = int(self.byte_start[sequence, position])
-        return self._decode(document, start, int(self.byte_end[sequence, position]))
+        return self._decode(document, int(self.byte_start[at]), int(self.byte_end[at]))
 
     def _decode(self, document: int, start: int, end: int | None) -> str:
         first, last = self._text_offset[document : document + 2].tolist()

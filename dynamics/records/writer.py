@@ -163,12 +163,18 @@ def write_epoch(
 ) -> Path:
     """Write one epoch's records from a single process: one shard, then sealed.
 
-    Returns the folder of the epoch. What an interrupted attempt left is removed first. See
-    `write_shard` and `seal_epoch` for the parameters and errors.
+    Returns the folder of the epoch. What an interrupted attempt left is replaced or removed. See
+    `write_shard` and `seal_epoch` for errors.
+
+    Parameters
+    ----------
+    splits
+        The values by split; each split's tokens were written before.
+    config_hash
+        That of the run's manifest.
+    dtype
+        "float16" or "float32", the type of loss and entropy on disk.
     """
-    partial = _partial_folder(run_dir, epoch)
-    if partial.exists():
-        shutil.rmtree(partial)
     write_shard(run_dir, epoch, splits, rank=0, world=1, dtype=dtype)
     return seal_epoch(run_dir, epoch, splits=list(splits), world=1, config_hash=config_hash)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynamics.records.writer import append_metrics
+from dynamics.records.metrics import append_metrics
 
 
 class StepMetrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ class DynamicsTrainer(Trainer):
         Called as ``on_epoch(trainer, epoch, dropped, training_loss)`` before training (epoch 0, unless the run
         resumes later) and after each epoch. `dropped` is a bool array (n_sequences, n_positions), or None
         where no regulariser drops tokens; `training_loss` is the mean of the epoch's steps, in nats.
+    on_batch : callable, optional
+        Called with the number of sequences of each micro-batch, for progress bars.
 
     Raises
     ------
@@ -53,6 +56,7 @@ class DynamicsTrainer(Trainer):
         regularizers: Sequence[Regularizer] = (),
         metrics: StepMetrics | None = None,
         on_epoch: Callable[[DynamicsTrainer, int, np.ndarray | None, float | None], None] | None = None,
+        on_batch: Callable[[int], None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -68,6 +72,7 @@ class DynamicsTrainer(Trainer):
         self.regularizers = tuple(regularizers)
         self.step_metrics = metrics if metrics is not None else StepMetrics(None)
         self._on_epoch = on_epoch
+        self._on_batch = on_batch
         self._dropped: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._handles: list[RemovableHandle] = []
         self.add_callback(_TrainingCallback(self))
@@ -80,6 +85,12 @@ class DynamicsTrainer(Trainer):
             for handle in self._handles:
                 handle.remove()
             self._handles = []
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one pass over the data."""
+        batches = math.ceil(len(self.train_dataset) / self.args.train_batch_size)  # type: ignore[arg-type]
+        return math.ceil(batches / self.args.gradient_accumulation_steps)
 
     def compute_loss(
         self,
@@ -106,19 +117,20 @@ class DynamicsTrainer(Trainer):
         loss = total / n_items
         dropped = self._note_dropped(batch)
         self.step_metrics.add_batch(loss_sum=loss, dropped=dropped, predicted=batch.predicted)
+        if self._on_batch is not None:
+            self._on_batch(len(sequence_id))
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Gradients are averaged over processes, and n_items counts the tokens of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _batch(self, sequence_id: torch.Tensor, labels: torch.Tensor) -> Batch:
-        step, steps = self.state.global_step, self.state.max_steps
-        epochs = round(self.args.num_train_epochs)
+        step = self.state.global_step
         return Batch(
             sequence_id=sequence_id,
             predicted=labels != IGNORE_INDEX,
-            epoch=step // max(1, steps // epochs) + 1,
-            progress=step / steps,
+            epoch=step // self.steps_per_epoch + 1,
+            progress=step / self.state.max_steps,
         )
 
     @contextmanager

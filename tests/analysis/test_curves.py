@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ class HandRecords:
     document_id = np.array([[4, 4, 4, 7, 7], [7, 7, 9, -1, -1]], dtype=np.int32)
     predicted = np.array([[0, 1, 1, 0, 1], [0, 1, 0, 0, 0]], dtype=bool)
     reference_entropy = np.array([[NAN, 0.5, 3.0, NAN, 0.25], [NAN, 2.0, NAN, NAN, NAN]])
-    losses: ClassVar[dict[int, np.ndarray[Any, Any]]] = {
+    losses: dict[int, np.ndarray[Any, Any]] = {  # noqa: RUF012
         0: np.array([[NAN, 4.0, 6.0, NAN, 1.0], [NAN, 3.0, NAN, NAN, NAN]], dtype=np.float16),
         2: np.array([[NAN, 2.0, 7.0, NAN, 0.5], [NAN, 1.0, NAN, NAN, NAN]], dtype=np.float16),
     }
@@ -108,6 +108,15 @@ def test_a_bucket_without_tokens_is_nan() -> None:
     empty = Buckets(np.array([100.0]), ("low", "high"))
     curve = mean_curve(document_sums(HandRecords(), epochs=[0], buckets=empty))
     np.testing.assert_array_equal(curve, [[3.5, NAN]])
+
+
+def test_a_token_without_a_reference_value_is_in_no_bucket() -> None:
+    records = HandRecords()
+    records.reference_entropy = records.reference_entropy.copy()
+    records.reference_entropy[0, 2] = NAN  # document 4's one token of the high bucket
+    ds = document_sums(records, epochs=[0], buckets=TWO)
+    assert ds.counts.tolist() == [[1, 0], [1, 1]]
+    assert ds.sums[0].tolist() == [[4.0, 0.0], [1.0, 3.0]]
 
 
 def test_bad_requests_are_refused() -> None:

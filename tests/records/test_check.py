@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,13 +208,13 @@ def test_epochs_are_checked_though_the_manifest_of_the_run_is_damaged(run_path: 
 # What intact files may hold. ----------------------------------------------------------------------
 
 
-def rewrite_epoch_1(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+def rewrite_epoch_1(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Let the real writer record wrong values, so that every hash is right."""
     run = open_run(path)
     splits = {}
     for split in run.splits:
         records = run.records(split)
-        values = {
+        values: dict[str, Any] = {
             "loss": records.loss(1).copy(),
             "entropy": records.entropy(1).copy(),
             "correct": records.correct(1),
@@ -243,7 +244,7 @@ def rewrite_epoch_1(path: Path, change: Callable[[dict[str, np.ndarray]], None])
 def test_values_where_they_should_not_be(
     run_path: Path, key: str, position: int, value: float, message: str
 ) -> None:
-    def change(values: dict[str, np.ndarray]) -> None:
+    def change(values: dict[str, Any]) -> None:
         values[key][0, position] = value
 
     rewrite_epoch_1(run_path, change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -149,6 +150,18 @@ def test_values_as_float32_on_request(begun: Path, packed: SyntheticSplit) -> No
     assert open_run(begun).records("train").loss(0)[0, 1] == np.float32(1 + 2**-20)
 
 
+def test_the_layout_in_memory_does_not_matter(begun: Path, packed: SyntheticSplit) -> None:
+    values = some_values(packed, [0, 2, 3, 5])
+    expected = values.loss.astype(np.float16)
+    column_wise = some_values(packed, [0, 2, 3, 5], loss=np.asfortranarray(values.loss))
+    writer.write_epoch(begun, 0, {"train": column_wise}, config_hash="c")
+    other = dataclasses.replace(packed, token_id=np.asfortranarray(packed.token_id))
+    write_some_tokens(begun, other)
+    records = open_run(begun).records("train")
+    np.testing.assert_array_equal(records.loss(0), expected)
+    np.testing.assert_array_equal(records.token_id, packed.token_id[[0, 2, 3, 5]])
+
+
 def test_an_unknown_type_writes_no_epoch(begun: Path, packed: SyntheticSplit) -> None:
     values = {"train": some_values(packed, [0, 2, 3, 5])}
     with pytest.raises(InputError, match="bfloat16"):
@@ -254,23 +267,23 @@ def test_everything_is_flushed_before_the_epoch_appears(
     begun: Path, packed: SyntheticSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    real_fsync, real_rename, real_replace = (
-        schema.os.fsync,
-        writer.os.rename,
-        schema.os.replace,
-    )
-    monkeypatch.setattr(schema.os, "fsync", lambda d: (done.append("fsync"), real_fsync(d)))
+    real_fsync, real_rename, real_replace = os.fsync, os.rename, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append("fsync")
+        real_fsync(descriptor)
 
     def replace(source: Path, target: Path) -> None:
-        done.append(Path(target).name)
+        done.append(target.name)
         real_replace(source, target)
 
     def rename(source: Path, target: Path) -> None:
-        done.append(Path(target).name)
+        done.append(target.name)
         real_rename(source, target)
 
-    monkeypatch.setattr(schema.os, "replace", replace)
-    monkeypatch.setattr(writer.os, "rename", rename)
+    monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr("os.replace", replace)
+    monkeypatch.setattr("os.rename", rename)
     values = {"train": some_values(packed, [0, 2, 3, 5])}
     writer.write_epoch(begun, 1, values, config_hash="c")
     assert done == [

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LIGHT := .venv-light
+
+.PHONY: demo test install acceptance lint clean
+
+# The main job: three arms on real text, figures at the end.
+demo: install
+	$(BIN)/dynamics study quickstart --output runs/quickstart
+
+test: install $(LIGHT)/.installed
+	$(BIN)/ruff check dynamics tests
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 DYNAMICS_LIGHT_PYTHON=$(abspath $(LIGHT))/bin/python $(BIN)/python -m pytest -n 2
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Records, analysis and plots work where torch is not installed: this is such a place.
+$(LIGHT)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/python -m pip install -q -c constraints.txt numpy scipy matplotlib seaborn tueplots pydantic pyyaml typer rich safetensors filelock platformdirs pytest
+	$(LIGHT)/bin/python -m pip install -q -c constraints.txt --no-deps -e .
+	touch $@
+
+lint: install
+	$(BIN)/ruff check dynamics tests
+	$(BIN)/lint-imports
+	$(BIN)/mypy dynamics
+
+clean:
+	rm -rf $(VENV) $(LIGHT) build dist *.egg-info

@@ -1,0 +1,127 @@
+"""Studies: arms by seeds, each an ordinary run; run again, a study goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+from dynamics.config import StudyRecipe, dump_yaml, load_recipe, resolved
+from dynamics.errors import InputError
+from dynamics.records import schema
+from dynamics.records.reader import study_run_path
+from dynamics.reporting import Reporter
+
+
+class StudyFailure(RuntimeError):
+    """Some runs of a study failed; the others are complete."""
+
+
+def write_plan(recipe: StudyRecipe, output: Path) -> list[Path]:
+    """Write study.yaml and the config.yaml of every run, and return the run directories in order.
+
+    Raises
+    ------
+    InputError
+        `output` holds another study, or something else.
+    """
+    content = dump_yaml(recipe)
+    file = output / schema.STUDY_FILE
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output: {output} is a file; name a new directory")
+    if file.exists():
+        if yaml.safe_load(file.read_text()) != resolved(recipe):
+            raise InputError(f"--output: {output} holds another study; name a new directory, or give its recipe")
+    elif output.exists() and any(output.iterdir()):
+        raise InputError(f"--output: {output} holds something else than this study; name a new directory")
+    output.mkdir(parents=True, exist_ok=True)
+    schema.atomic_write_bytes(file, content.encode())
+    folders = []
+    for arm, seed, run in recipe.plan():
+        folder = study_run_path(output, arm, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / schema.CONFIG_FILE).exists():
+            schema.atomic_write_bytes(folder / schema.CONFIG_FILE, dump_yaml(run).encode())
+        folders.append(folder)
+    return folders
+
+
+def run_command(folder: Path) -> list[str]:
+    """Return the command that runs, or goes on with, the run in `folder`."""
+    return ["dynamics", "train", str(folder / schema.CONFIG_FILE), "--output", str(folder), "--resume"]
+
+
+def list_runs(recipe: StudyRecipe, output: Path) -> list[str]:
+    """Write the plan and return one command a run, for any scheduler."""
+    return [shlex.join(run_command(folder.absolute())) for folder in write_plan(recipe, output)]
+
+
+def run_index(recipe: StudyRecipe, output: Path, index: int, *, reporter: Reporter) -> None:
+    """Run one run of the study, by its place in `list_runs`, from 0."""
+    folders = write_plan(recipe, output)
+    if not 0 <= index < len(folders):
+        raise InputError(f"--index: {index} is no run of this study; it has 0 to {len(folders) - 1}")
+    _run_here([folders[index]], reporter)
+
+
+def run_study(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Reporter) -> None:
+    """Run every run of the study that is not finished.
+
+    Parameters
+    ----------
+    recipe : StudyRecipe
+    output : Path
+    jobs : int
+        Runs at a time; above 1 each has a process and a share of the cores of its own.
+    reporter : Reporter
+
+    Raises
+    ------
+    InputError
+        Bad input, found before training.
+    StudyFailure
+        Some runs failed.
+    """
+    # Everything that a recipe can get wrong shows before the first file is written.
+    from dynamics.training.prepare import prepare
+
+    prepare(recipe.plan()[0].recipe, reporter)
+    folders = write_plan(recipe, output)
+    if jobs == 1:
+        _run_here(folders, reporter)
+    else:
+        _run_apart(folders, jobs, reporter)
+
+
+def _run_here(folders: Sequence[Path], reporter: Reporter) -> None:
+    from dynamics.training.run import train
+
+    for number, folder in enumerate(folders, start=1):
+        reporter.stage(f"run {number} of {len(folders)}: {folder}")
+        recipe = load_recipe(folder / schema.CONFIG_FILE)
+        train(recipe, folder, resume=True, reporter=reporter)
+
+
+def _run_apart(folders: Sequence[Path], jobs: int, reporter: Reporter) -> None:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+    def one(folder: Path) -> tuple[Path, int, str]:
+        command = [sys.executable, "-m", *run_command(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return folder, done.returncode, (done.stderr.strip() or done.stdout.strip())
+
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for folder, code, said in pool.map(one, folders):
+            reporter.line(f"{folder}: {'complete' if code == 0 else f'failed with exit code {code}'}")
+            if code != 0:
+                failed.append(f"{folder}: {said.splitlines()[-1] if said else code}")
+    if failed:
+        raise StudyFailure(f"{len(failed)} of {len(folders)} runs failed: {'; '.join(failed)}")

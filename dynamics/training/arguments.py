@@ -1,0 +1,119 @@
+"""transformers' TrainingArguments, checked before anything is built: their annotations check nothing themselves."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from transformers import TrainingArguments
+
+from dynamics.errors import InputError, nearest
+
+# What transformers leaves unchecked: (lowest, lowest itself allowed, highest).
+_RANGES: dict[str, tuple[float, bool, float]] = {
+    "learning_rate": (0.0, False, 1e3),
+    "num_train_epochs": (1, True, 1e6),
+    "per_device_train_batch_size": (1, True, 1e6),
+    "per_device_eval_batch_size": (1, True, 1e6),
+    "gradient_accumulation_steps": (1, True, 1e6),
+    "weight_decay": (0.0, True, 1e3),
+    "adam_beta1": (0.0, True, 1.0),
+    "adam_beta2": (0.0, True, 1.0),
+    "adam_epsilon": (0.0, False, 1.0),
+    "max_grad_norm": (0.0, True, 1e9),
+    "label_smoothing_factor": (0.0, True, 1.0),
+    "neftune_noise_alpha": (0.0, True, 1e6),
+    "warmup_steps": (0.0, True, 1e12),
+    "dataloader_num_workers": (0, True, 1024),
+}
+
+
+def check_training(training: Mapping[str, Any], *, where: str = "training") -> None:
+    """Check names, types and ranges of TrainingArguments fields.
+
+    Parameters
+    ----------
+    training : mapping
+        As in a recipe.
+    where : str
+        The recipe's key, for messages.
+
+    Raises
+    ------
+    InputError
+        Naming the first field that TrainingArguments does not have, or whose value has the wrong type or range.
+    """
+    hints = _hints()
+    for key, value in training.items():
+        if key not in hints:
+            raise InputError(f"{where}.{key}: TrainingArguments has no such field{nearest(key, hints)}")
+        hint = hints[key]
+        wrong = isinstance(value, bool) and bool not in _members(hint)
+        if not wrong:
+            try:
+                TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+            except ValidationError:
+                # Enumerations are given by their value, as text.
+                wrong = not (isinstance(value, str) and str in _members(hint))
+        if wrong:
+            raise InputError(f"{where}.{key}: {value!r} is no {_name(hint)}; TrainingArguments wants {_name(hint)}")
+        if key in _RANGES and isinstance(value, int | float):
+            low, closed, high = _RANGES[key]
+            if not (low <= value <= high) or (value == low and not closed):
+                bound = "at least" if closed else "above"
+                raise InputError(f"{where}.{key}: {value!r} is out of range; give {bound} {low:g} and at most {high:g}")
+
+
+def training_arguments(
+    training: Mapping[str, Any], *, output_dir: Path, seed: int, where: str = "training"
+) -> TrainingArguments:
+    """Return the TrainingArguments of a run: the recipe's fields over the project's.
+
+    On a CUDA device that can, training is in bf16 unless the recipe chooses a precision itself.
+    """
+    check_training(training, where=where)
+    fields: dict[str, Any] = {
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+        "logging_strategy": "no" if training.get("report_to", "none") == "none" else "steps",
+        "per_device_eval_batch_size": training.get("per_device_train_batch_size", 8),
+        "bf16": "fp16" not in training and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        **training,
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    try:
+        return TrainingArguments(**fields)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def forward_dtype(args: TrainingArguments) -> torch.dtype:
+    """Return the autocast type of `args`."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    hints = typing.get_type_hints(TrainingArguments)
+    return {name: hints[name] for name in TrainingArguments.__dataclass_fields__ if name in hints}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)
+
+
+def _name(hint: Any) -> str:
+    names = [getattr(member, "__name__", str(member)) for member in _members(hint) if member is not type(None)]
+    return " or ".join(names)

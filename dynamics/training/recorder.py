@@ -1,0 +1,115 @@
+"""Recording: the clean values of every chosen token after every epoch, as one immutable unit on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynamics.corpus.packing import PackedSplit
+from dynamics.records.writer import SplitValues, write_epoch
+from dynamics.training.evaluation import evaluate_tokens
+
+
+class TokenRecorder:
+    """Measures the chosen sequences of each split and writes them as an epoch of a run.
+
+    Parameters
+    ----------
+    run_dir : Path
+        A run whose tokens are written.
+    splits : mapping of str to PackedSplit
+    recorded : mapping of str to ndarray of int
+        The sequences to record of each split, by id, ascending.
+    config_hash : str
+        Of the resolved recipe; binds the epoch to its run.
+    batch_size : int
+        Sequences per forward pass.
+    value_dtype : str
+        ``float16`` or ``float32``, on disk.
+    forward_dtype : torch.dtype
+        The autocast type of training, or float32.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        splits: Mapping[str, PackedSplit],
+        recorded: Mapping[str, np.ndarray],
+        config_hash: str,
+        batch_size: int,
+        value_dtype: str = "float16",
+        forward_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._run_dir = run_dir
+        self._splits = dict(splits)
+        self._recorded = dict(recorded)
+        self._labels = {split: packed.labels()[recorded[split]] for split, packed in splits.items()}
+        self._config_hash = config_hash
+        self._batch_size = batch_size
+        self._value_dtype = value_dtype
+        self._forward_dtype = forward_dtype
+
+    def record(
+        self,
+        model: torch.nn.Module,
+        epoch: int,
+        *,
+        dropped: np.ndarray | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> dict[str, float]:
+        """Measure and write one epoch.
+
+        Parameters
+        ----------
+        model : Module
+            Left in the mode that it was in.
+        epoch : int
+            Passes over the data so far; 0 is before training.
+        dropped : ndarray of bool, shape (n_sequences, n_positions), optional
+            What regularisers dropped of the training set in this epoch.
+        on_batch : callable, optional
+            Called with the number of sequences done in each batch.
+
+        Returns
+        -------
+        dict
+            Mean loss of each split, in nats.
+        """
+        values, means = {}, {}
+        for split, packed in self._splits.items():
+            rows = self._recorded[split]
+            measured = evaluate_tokens(
+                model,
+                packed.token_id[rows],
+                self._labels[split],
+                batch_size=self._batch_size,
+                dtype=self._forward_dtype,
+                on_batch=on_batch,
+            )
+            values[split] = SplitValues(
+                sequence_id=rows,
+                loss=measured.loss,
+                entropy=measured.entropy,
+                correct=measured.correct,
+                dropped=dropped[rows] if split == "train" and dropped is not None else None,
+            )
+            means[split] = measured.mean_loss
+        write_epoch(
+            self._run_dir, epoch, values, config_hash=self._config_hash, dtype=self._value_dtype
+        )
+        return means
+
+
+def choose_sequences(n_sequences: int, wanted: int | str, *, split: str) -> np.ndarray:
+    """Return the ids of the sequences to record, ascending: all, or `wanted` of them at random.
+
+    The choice depends on the numbers alone, so every run of a study records the same sequences.
+    """
+    if wanted == "all" or int(wanted) >= n_sequences:
+        return np.arange(n_sequences)
+    generator = np.random.default_rng([n_sequences, int(wanted), len(split)])
+    return np.sort(generator.permutation(n_sequences)[: int(wanted)])

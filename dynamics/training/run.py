@@ -1,0 +1,254 @@
+"""One run, from a recipe to records: claim the output, prepare, train and record, finish."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dynamics.config import Recipe, dump_yaml, resolved
+from dynamics.errors import InputError
+from dynamics.records import schema
+from dynamics.records.metrics import append_metrics
+from dynamics.records.reader import open_run
+from dynamics.records.writer import finished_files, write_tokens
+from dynamics.regularizers.base import Regularizer, TrainingData
+from dynamics.regularizers.registry import build_regularizers
+from dynamics.regularizers.schedules import strengths
+from dynamics.reporting import Reporter
+from dynamics.training.arguments import forward_dtype, training_arguments
+from dynamics.training.dataset import SequenceDataset
+from dynamics.training.environment import hardware, versions
+from dynamics.training.evaluation import evaluate_tokens
+from dynamics.training.prepare import Prepared, prepare
+from dynamics.training.recorder import TokenRecorder, choose_sequences
+from dynamics.training.step_metrics import StepMetrics
+from dynamics.training.trainer import DynamicsTrainer
+
+
+def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Reporter) -> None:
+    """Run `recipe` into the directory `output`.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    output : Path
+        New or empty, unless `resume`.
+    resume : bool
+        Start a run that is not there, leave a finished one as it is, and start one that was interrupted
+        again from the beginning, as long as its recipe is the same.
+    reporter : Reporter
+
+    Raises
+    ------
+    InputError
+        For bad input, before anything is written; or if `output` holds another run.
+    """
+    started = time.time()
+    if _finished(recipe, output, resume=resume, reporter=reporter):
+        return
+    prepared = prepare(recipe, reporter)
+    methods = build_regularizers(recipe.regularizers)
+    args = training_arguments(
+        _merged_training(recipe, methods), output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed
+    )
+    for method in methods:
+        method.prepare(_training_data(prepared, recipe.seed))
+    model = prepared.load_model()
+
+    output.mkdir(parents=True, exist_ok=True)
+    _discard(output)
+    config = resolved(recipe)
+    schema.atomic_write_bytes(output / schema.CONFIG_FILE, dump_yaml(recipe).encode())
+    recorded = {
+        split: choose_sequences(
+            len(prepared.splits[split].token_id), getattr(recipe.recording, f"{split}_sequences"), split=split
+        )
+        for split in ("train", "validation")
+    }
+    tokens = {
+        split: write_tokens(
+            output,
+            split,
+            prepared.splits[split],
+            reference_loss=prepared.reference[split].loss,
+            reference_entropy=prepared.reference[split].entropy,
+            recorded_sequence_id=rows,
+        )
+        for split, rows in recorded.items()
+    }
+    recorder = TokenRecorder(
+        output,
+        splits={split: prepared.splits[split] for split in recorded},
+        recorded=recorded,
+        config_hash=schema.config_hash(config),
+        batch_size=args.per_device_eval_batch_size,
+        value_dtype=recipe.recording.dtype,
+        forward_dtype=forward_dtype(args),
+    )
+    train_split = prepared.splits["train"]
+    n_sequences = len(train_split.token_id)
+    epochs = round(args.num_train_epochs)
+    with reporter.progress(n_sequences * epochs, "training") as progress:
+        trainer = DynamicsTrainer(
+            model=model,
+            args=args,
+            train_dataset=SequenceDataset(train_split.token_id, train_split.labels()),
+            regularizers=methods,
+            metrics=StepMetrics(output / schema.METRICS_FILE),
+            on_epoch=_epoch_recorder(recorder, prepared, output, epochs, reporter),
+            on_batch=progress.update,
+        )
+        steps = trainer.steps_per_epoch
+        manifest: dict[str, Any] = {
+            "format_version": schema.FORMAT_VERSION,
+            "status": "running",
+            "name": recipe.name,
+            "config_hash": schema.config_hash(config),
+            "config_sha256": schema.sha256_file(output / schema.CONFIG_FILE),
+            "versions": versions(),
+            "hardware": hardware(),
+            "seeds": {"seed": recipe.seed, "base": recipe.base.seed if recipe.base else None},
+            **prepared.facts,
+            "precision": str(forward_dtype(args)).removeprefix("torch."),
+            "tokens": tokens,
+            "curriculum": _curriculum(methods, steps * epochs),
+            "steps_per_epoch": steps,
+            "total_steps": steps * epochs,
+            "timing": {"started": started},
+        }
+        schema.write_manifest(output / schema.MANIFEST_FILE, manifest)
+        trainer.train()
+    _save_model(trainer, prepared, output)
+    shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
+    schema.write_manifest(
+        output / schema.MANIFEST_FILE,
+        {
+            **manifest,
+            "status": "complete",
+            **finished_files(output),
+            "timing": {"started": started, "seconds": round(time.time() - started, 3)},
+        },
+    )
+
+
+def _finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:
+    """Whether there is nothing left to do; refuse an output that this run may not have."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output: {output} is a file; name a new directory")
+    if not output.exists() or not any(output.iterdir()):
+        return False
+    if not resume:
+        raise InputError(
+            f"--output: {output} is not empty; give --resume to go on with the run in it, or name a new directory"
+        )
+    config_file = output / schema.CONFIG_FILE
+    if not config_file.exists():
+        raise InputError(f"--output: {output} holds something else than a run; name a new directory")
+    differing = _differing_keys(yaml.safe_load(config_file.read_text()), resolved(recipe))
+    if differing:
+        raise InputError(
+            f"--output: {output} holds a run of another recipe, which differs in {', '.join(differing)}; name a new "
+            "directory, or give the recipe of that run"
+        )
+    if not (output / schema.MANIFEST_FILE).exists():
+        return False
+    if open_run(output).complete:
+        reporter.line(f"{output}: the run is finished already; nothing to do")
+        return True
+    reporter.line(f"{output}: the run was interrupted; it starts again from its first epoch")
+    return False
+
+
+def _differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """The dotted keys at which two resolved recipes differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other}, key=str)
+        return [
+            found for key in keys for found in _differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")
+        ]
+    return [] if one == other else [prefix.lstrip(".")]
+
+
+def _discard(output: Path) -> None:
+    """Remove what an interrupted attempt at this run left: only names that a run writes."""
+    for name in (schema.MANIFEST_FILE, schema.METRICS_FILE):
+        (output / name).unlink(missing_ok=True)
+    for name in (schema.TOKENS_FOLDER, schema.EPOCHS_FOLDER, schema.MODEL_FOLDER, schema.CHECKPOINTS_FOLDER):
+        shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, Any]:
+    merged = dict(recipe.training)
+    for method in methods:
+        for key, value in method.training_arguments().items():
+            if key in recipe.training:
+                raise InputError(f"training.{key} and {type(method).__name__} both set {key}; keep one of them")
+            merged[key] = value
+    return merged
+
+
+def _training_data(prepared: Prepared, seed: int) -> TrainingData:
+    return TrainingData(
+        predicted=prepared.splits["train"].predicted,
+        reference_loss=prepared.reference["train"].loss,
+        reference_entropy=prepared.reference["train"].entropy,
+        tokenizer=prepared.tokenizer,
+        seed=seed,
+    )
+
+
+def _curriculum(methods: list[Regularizer], total_steps: int) -> list[dict[str, Any]]:
+    """What each token dropout asks for, and its mean over training: what arms are matched on."""
+    found = []
+    for method in methods:
+        if method.ratio(0.0) is None:
+            continue
+        settings = method.settings.model_dump(mode="json")
+        mean = float(strengths(method.settings.schedule, total_steps).mean())  # type: ignore[attr-defined]
+        found.append({**settings, "mean_ratio": settings["ratio"] * mean})
+    return found
+
+
+def _epoch_recorder(
+    recorder: TokenRecorder, prepared: Prepared, output: Path, epochs: int, reporter: Reporter
+) -> Any:
+    tuning = prepared.splits.get("tuning")
+
+    def on_epoch(
+        trainer: DynamicsTrainer, epoch: int, dropped: np.ndarray | None, training_loss: float | None
+    ) -> None:
+        model = trainer.model_wrapped
+        means = recorder.record(model, epoch, dropped=dropped)
+        if tuning is not None:
+            values = evaluate_tokens(
+                model,
+                tuning.token_id,
+                tuning.labels(),
+                batch_size=trainer.args.per_device_eval_batch_size,
+                dtype=forward_dtype(trainer.args),
+            )
+            append_metrics(
+                output / schema.METRICS_FILE,
+                [{"step": trainer.state.global_step, "epoch": float(epoch), "tuning_loss": values.mean_loss}],
+            )
+        reporter.line(
+            f"epoch {epoch:>{len(str(epochs))}}/{epochs}  train {means['train']:.4f}  "
+            f"validation {means['validation']:.4f}"
+            + ("" if training_loss is None else f"  (training loss {training_loss:.4f})")
+        )
+
+    return on_epoch
+
+
+def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
+    staged = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX)
+    shutil.rmtree(staged, ignore_errors=True)
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged)
+    prepared.tokenizer.save_pretrained(staged)
+    os.rename(staged, output / schema.MODEL_FOLDER)

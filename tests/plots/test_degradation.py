@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from dynamics.analysis.summary import ArmCurve
+from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
+from dynamics.plots.style import arm_styles
+from dynamics.records.reader import Run, Study
+
+
+def curve(name: str, loss: list[float], *, width: float = 0.1) -> ArmCurve:
+    values = np.array(loss)
+    return ArmCurve(name, 2, np.arange(len(loss)), values, values - width, values + width)
+
+
+def test_a_study_is_drawn_into_the_given_axes(study: Study, losses: dict[str, list[float]]) -> None:
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert plot_degradation(study, ax=right, n_resamples=20) is right
+    assert not left.lines
+    drawn: dict[Any, Any] = {line.get_label(): line for line in right.lines}
+    assert set(losses) <= set(drawn)
+    for arm, loss in losses.items():
+        np.testing.assert_allclose(drawn[arm].get_ydata(), loss)
+        np.testing.assert_array_equal(drawn[arm].get_xdata(), [0, 1, 2, 3])
+        assert drawn[arm].get_color() == arm_styles(list(losses))[arm].color
+        # The marker stands at the best epoch alone.
+        assert drawn[arm].get_markevery() == [int(np.argmin(loss))]
+    assert right.get_xlabel() == "Training (epochs)"
+    assert right.get_ylabel() == "Validation loss (nats per token)"
+
+
+def test_bands_are_the_given_intervals() -> None:
+    ax = plot_degradation([curve("a", [3.0, 2.0, 2.5])])
+    (band,) = ax.collections
+    corners = np.asarray(band.get_paths()[0].vertices)
+    assert {(0.0, 2.9), (1.0, 1.9), (2.0, 2.4), (0.0, 3.1), (1.0, 2.1), (2.0, 2.6)} <= {
+        (float(x), round(float(y), 9)) for x, y in corners
+    }
+
+
+def test_labels_give_the_rebound_and_fall_back_to_a_legend() -> None:
+    apart = [curve("up", [3.0, 2.0, 2.5]), curve("down", [3.0, 2.5, 1.0])]
+    ax = plot_degradation(apart)
+    assert [text.get_text() for text in ax.texts] == ["up +0.50", "down"]
+    assert ax.get_legend() is None
+    crowd = [curve(f"arm{i}", [3.0, 2.0, 2.5]) for i in range(9)]
+    legend = plot_degradation(crowd).get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [f"arm{i} +0.50" for i in range(9)]
+    assert plot_degradation(apart, labels=False).get_legend() is not None
+
+
+def test_the_level_of_the_best_epoch_reaches_to_the_last() -> None:
+    ax = plot_degradation([curve("a", [3.0, 2.0, 2.5, 2.75])])
+    level = ax.lines[1]
+    np.testing.assert_array_equal(level.get_xdata(), [1, 3])
+    np.testing.assert_array_equal(level.get_ydata(), [2.0, 2.0])
+
+
+def test_a_users_own_lines_stay() -> None:
+    ax = Figure().add_subplot()
+    ax.plot([0, 1], [2, 2], label="mine")
+    plot_degradation([curve(f"arm{i}", [3.0, 2.0, 2.5]) for i in range(9)], ax=ax)
+    assert ax.lines[0].get_label() == "mine"
+
+
+def test_plain_arrays() -> None:
+    ax = plot_degradation({"baseline": [3.0, 2.0, 2.5], "other": np.array([3.0, 2.5, 2.0])})
+    assert not ax.collections  # no intervals, no bands
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [3.0, 2.0, 2.5])
+
+
+def test_one_epoch_and_one_run(started_run: Run) -> None:
+    ax = plot_degradation(started_run, n_resamples=20)
+    assert np.size(ax.lines[0].get_xdata()) == 1
+    assert len(ax.containers) == 1  # an error bar in place of the band
+
+
+def test_a_curve_of_nan_is_drawn_without_a_marker() -> None:
+    ax = plot_degradation([curve("a", [3.0, 2.0]), curve("b", [np.nan, np.nan])])
+    assert ax.lines[-1].get_markevery() == []
+    rows = degradation_rows([curve("b", [np.nan, np.nan])])
+    assert [row["best"] for row in rows] == [0, 0]
+
+
+def test_rows_are_the_drawn_numbers(study: Study) -> None:
+    rows = degradation_rows(as_curves(study, n_resamples=20))
+    assert len(rows) == 16
+    row = rows[3]
+    assert (row["arm"], row["seeds"], row["epoch"], row["best"]) == ("baseline", 2, 3, 0)
+    assert row["validation_loss"] == 3.75
+    assert row["above_best"] == 0.75
+    assert row["low"] == row["high"] == pytest.approx(3.75)
+    assert [r["epoch"] for r in rows if r["best"]] == [1, 2, 2, 3]

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import csv
+import struct
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from support.synthetic import make_run, make_study
+
+from dynamics.errors import InputError
+from dynamics.plots.figures import FIGURES, save_figures
+from dynamics.records.reader import Run, Study, open_run, open_study
+
+
+@pytest.fixture(scope="module")
+def saved(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("figures") / "new" / "folder"
+    before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
+    paths = save_figures([study], output=output)
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.get_backend() == backend
+    assert pyplot.get_fignums() == []
+    expected = [f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "svg", "png", "csv")]
+    assert [path.name for path in paths] == expected
+    assert sorted(path.name for path in output.iterdir()) == sorted(expected)
+    return output
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_degradation_table_holds_the_planted_numbers(
+    saved: Path, losses: dict[str, list[float]]
+) -> None:
+    rows = table(saved / "degradation.csv")
+    for arm, planted in losses.items():
+        assert [float(r["validation_loss"]) for r in rows if r["arm"] == arm] == planted
+    best = {row["arm"]: row["epoch"] for row in rows if row["best"] == "1"}
+    assert best == {"baseline": "1", "entrodrop": "2", "random": "2", "inverse": "3"}
+
+
+def test_the_token_dynamics_table_by_hand(saved: Path, losses: dict[str, list[float]]) -> None:
+    rows = table(saved / "token_dynamics.csv")
+    assert len(rows) == 64
+    for row in rows:
+        expected = losses[row["arm"]][int(row["epoch"])] - (row["split"] == "train")
+        assert float(row["loss"]) == pytest.approx(expected)
+        assert float(row["low"]) == pytest.approx(expected)
+
+
+def test_the_curriculum_table_by_hand(saved: Path, losses: dict[str, list[float]]) -> None:
+    rows = table(saved / "curriculum.csv")
+    final = {r["arm"]: float(r["value"]) for r in rows if r["quantity"] == "final_loss"}
+    assert final == {arm: loss[-1] for arm, loss in losses.items()}
+    ratio = [r for r in rows if r["quantity"] == "ratio" and r["arm"] == "random"]
+    assert (float(ratio[-1]["epoch"]), float(ratio[-1]["value"])) == (3.0, 0.2)
+
+
+def test_the_same_bytes_again(saved: Path, study: Study, tmp_path: Path) -> None:
+    with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20, "svg.hashsalt": "other"}):
+        save_figures([open_study(study.path)], output=tmp_path)
+    for path in saved.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_files_hold_no_dates_and_true_type_fonts(saved: Path) -> None:
+    for name in FIGURES:
+        pdf = (saved / f"{name}.pdf").read_bytes()
+        assert b"CreationDate" not in pdf
+        assert b"/Type42" not in pdf  # the name of the PostScript kind
+        assert b"/FontFile2" in pdf  # an embedded TrueType font
+        assert b"/Type3" not in pdf
+        assert b"<dc:date>" not in (saved / f"{name}.svg").read_bytes()
+        assert b"Software" not in (saved / f"{name}.png").read_bytes()
+
+
+def test_only_formats_and_venue(study: Study, tmp_path: Path) -> None:
+    paths = save_figures(
+        [study], output=tmp_path, only="degradation", venue="icml2024", formats=["png"]
+    )
+    assert [path.name for path in paths] == ["degradation.png", "degradation.csv"]
+    width, _ = struct.unpack(">II", paths[0].read_bytes()[16:24])
+    assert width == int(3.25 * 300)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"only": ["degradaton"]}, "unknown figure 'degradaton'; did you mean 'degradation'"),
+        ({"only": []}, "no figure asked for"),
+        ({"formats": ["pdf", "pgn"]}, "unknown format 'pgn'; did you mean 'png'"),
+        ({"venue": "nips2024"}, "unknown venue 'nips2024'; did you mean 'neurips2024'"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_written(
+    study: Study, tmp_path: Path, wrong: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        save_figures([study], output=tmp_path / "out", **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_figure_that_the_data_do_not_give(plain_run: Run, tmp_path: Path) -> None:
+    reasons: list[str] = []
+    paths = save_figures([plain_run], output=tmp_path, formats=["svg"], on_skip=reasons.append)
+    assert {path.stem for path in paths} == {"degradation", "token_dynamics"}
+    assert reasons == ["figure 'curriculum' is left out: no arm drops tokens on a schedule"]
+    with pytest.warns(UserWarning, match="'curriculum' is left out"):
+        save_figures([plain_run], output=tmp_path, formats=["svg"])
+    with pytest.raises(InputError, match="figure 'curriculum' cannot be made: no arm drops"):
+        save_figures([plain_run], output=tmp_path / "none", only=["curriculum", "degradation"])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_study_of_one_arm(tmp_path: Path) -> None:
+    regularizers = [{"name": "entrodrop", "ratio": 0.1, "schedule": "sigmoid"}]
+    path = make_study(
+        tmp_path / "study",
+        arms={"entrodrop": {"regularizers": regularizers}},
+        seeds=[0],
+        n_documents=100,
+        epochs=2,
+    )
+    paths = save_figures([open_study(path)], output=tmp_path / "out", formats=["png"])
+    assert len(paths) == 6
+
+
+def test_one_epoch_only(started_run: Run, tmp_path: Path) -> None:
+    paths = save_figures([started_run], output=tmp_path, formats=["png"])
+    assert len(paths) == 6
+    (row,) = table(tmp_path / "degradation.csv")
+    assert (row["epoch"], row["best"], row["above_best"]) == ("0", "1", "0")
+
+
+def test_runs_side_by_side(study: Study, plain_run: Run, tmp_path: Path) -> None:
+    runs = [study.run("baseline", 0), plain_run]
+    save_figures(runs, output=tmp_path, only="degradation", formats=["svg"])
+    assert {row["arm"] for row in table(tmp_path / "degradation.csv")} == {
+        "baseline-0",
+        "quickstart",
+    }
+    other = open_run(make_run(tmp_path / "other", n_documents=100, epochs=1, corpus_seed=9))
+    with pytest.raises(InputError, match="different tokens"):
+        save_figures([plain_run, other], output=tmp_path / "none")
+
+
+def test_a_diverged_run_leaves_empty_cells(tmp_path: Path) -> None:
+    run = open_run(
+        make_run(
+            tmp_path / "run",
+            n_documents=100,
+            epochs=1,
+            loss_fn=lambda epoch, split, entropy, rng: np.full(
+                entropy.shape, np.nan if epoch else 3.0
+            ),
+        )
+    )
+    save_figures([run], output=tmp_path, formats=["svg"], on_skip=print)
+    rows = table(tmp_path / "degradation.csv")
+    assert [row["validation_loss"] for row in rows] == ["3", ""]
+
+
+def test_a_write_that_fails_leaves_no_part(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: str, target: str) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figures([study], output=tmp_path, only="degradation", formats=["png"])
+    assert list(tmp_path.iterdir()) == []

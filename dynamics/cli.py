@@ -21,7 +21,8 @@ app = typer.Typer(
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="K=V", help="Override a key of the recipe; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Override a key of the recipe; may be repeated."),
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")]
 
@@ -197,6 +198,15 @@ def _summary(paths: list[Path], reporter: object) -> None:
                     f"{arm.dropped_share:.4f}",
                 )
             )
-    header = ("arm", "best", "epoch", "final", "95 % interval", "rebound", "cross-fitted", "dropped")
+    header = (
+        "arm",
+        "best",
+        "epoch",
+        "final",
+        "95 % interval",
+        "rebound",
+        "cross-fitted",
+        "dropped",
+    )
     reporter.line("validation loss, nats per token")  # type: ignore[attr-defined]
     reporter.table(header, rows)  # type: ignore[attr-defined]

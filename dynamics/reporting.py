@@ -6,21 +6,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 
 class Counter:
     """Takes the steps of one piece of work."""
 
-    def __init__(self, progress: Progress | None = None, task: int = 0) -> None:
+    def __init__(self, progress: Progress | None = None, task: TaskID = TaskID(0)) -> None:
         self._progress = progress
         self._task = task
 
     def update(self, n: int) -> None:
         """Note that `n` more units are done."""
         if self._progress is not None:
-            self._progress.advance(self._task, n)  # type: ignore[arg-type]
+            self._progress.advance(self._task, n)
 
 
 class Reporter:
@@ -33,15 +41,15 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console if console is not None else Console(highlight=False, soft_wrap=True)
+        self._console = Console() if console is None else console
 
     def line(self, text: str) -> None:
-        """Write one line."""
-        self._console.print(text, markup=False)
+        """Write one line, as it is: nothing in it is markup, and it is not wrapped."""
+        self._print(Text(text))
 
     def stage(self, text: str) -> None:
         """Write what begins now."""
-        self._console.print(text, markup=False, style="bold")
+        self._print(Text(text, style="bold"))
 
     @contextmanager
     def progress(self, total: int, description: str) -> Iterator[Counter]:
@@ -50,7 +58,12 @@ class Reporter:
             self.line(description)
             yield Counter()
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield Counter(progress, progress.add_task(description, total=total))
 
@@ -59,12 +72,16 @@ class Reporter:
         if self._console.is_terminal:
             table = Table()
             for at, name in enumerate(header):
-                table.add_column(name, justify="left" if at == 0 else "right")
+                table.add_column(Text(name), justify="left" if at == 0 else "right")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*(Text(cell) for cell in row))
             self._console.print(table)
             return
         widths = [max(len(row[at]) for row in [header, *rows]) for at in range(len(header))]
         for row in [header, *rows]:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-            self.line("  ".join(cells).rstrip())
+            numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            self.line("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
+
+    def _print(self, text: Text) -> None:
+        # Text objects are printed as they are: a path or a number in brackets is no markup.
+        self._console.print(text, soft_wrap=True)

@@ -54,7 +54,14 @@ def write_plan(recipe: StudyRecipe, output: Path) -> list[Path]:
 
 def run_command(folder: Path) -> list[str]:
     """Return the command that runs, or goes on with, the run in `folder`."""
-    return ["dynamics", "train", str(folder / schema.CONFIG_FILE), "--output", str(folder), "--resume"]
+    return [
+        "dynamics",
+        "train",
+        str(folder / schema.CONFIG_FILE),
+        "--output",
+        str(folder),
+        "--resume",
+    ]
 
 
 def list_runs(recipe: StudyRecipe, output: Path) -> list[str]:

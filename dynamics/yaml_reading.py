@@ -1,36 +1,63 @@
-"""YAML as recipes want it: safe, 1e-3 is a number, and a key that stands twice is an error."""
+"""YAML as recipes want it: safe, 1e-3 is a number, a key that stands twice is an error."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from dynamics.errors import InputError
+from dynamics.validation import shown
+
+_MERGE = "tag:yaml.org,2002:merge"
+# YAML 1.1, which PyYAML follows, takes 1e-3 for text: it wants a point in a float. YAML 1.2 does
+# not. The writer must know it too, or the text "1e-3" would be written without its quotes.
+_FLOAT = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$|[-+]?\.[0-9]+[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
 
 
 class _Loader(yaml.SafeLoader):
     pass
 
 
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue
         key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is no text", problem_mark=key_node.start_mark)
-        if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+        problem = (
+            f"the key {shown(key)} is no text; put it in quotes"
+            if not isinstance(key, str)
+            else f"the key {key!r} stands twice; keep one"
+            if key in seen
+            else None
+        )
+        if problem is not None:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
+def _sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
+    # Deep, so that a list that holds itself is an error of the loader.
+    return loader.construct_sequence(node, deep=True)
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# YAML 1.1, which PyYAML follows, takes 1e-3 for text: it wants a point in a float. YAML 1.2 does not.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SEQUENCE_TAG, _sequence)
+_Loader.add_implicit_resolver(*_FLOAT)
+_Dumper.add_implicit_resolver(*_FLOAT)
 
 
 def load_yaml(text: str, where: str) -> dict[str, Any]:
@@ -47,9 +74,61 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def parse_value(text: str, where: str) -> Any:
-    """Return the value that `text` writes in YAML."""
-    return _load(text, where)
+def dump(data: dict[str, Any]) -> str:
+    """Return plain values as YAML that `load_yaml`, and any reader of YAML 1.1, reads back."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `data` with keys set; the mapping that was given stays as it is.
+
+    Parameters
+    ----------
+    data : dict
+        Mappings, lists and single values.
+    overrides : sequence of str
+        ``a.b=c``, in this order, the value in YAML. Mappings that are missing on the way are made;
+        a number names an element of a list that is there.
+
+    Raises
+    ------
+    InputError
+        Naming the override, and what it does not fit.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        keys = key.strip().split(".")
+        if not equals or not all(keys):
+            raise InputError(f"--set {override}: is not of the form KEY=VALUE, such as seed=1 or model.name=nano")
+        data = _with(data, keys, _load(text, f"--set {override}"), override=override, above="")
+    return data
+
+
+def _with(here: Any, keys: list[str], value: Any, *, override: str, above: str) -> Any:
+    """Return a copy of `here` with one key set, copying only what is on the way.
+
+    What is not on the way may stand in several places (a YAML alias), so nothing is set in place.
+    """
+    if not keys:
+        return value
+    key, rest = keys[0], keys[1:]
+    below = f"{above}.{key}" if above else key
+    if isinstance(here, list):
+        if not (key.isascii() and key.isdecimal()) or int(key) >= len(here):
+            raise InputError(
+                f"--set {override}: {above} is a list of {len(here)}, and {key!r} is no index of "
+                f"it; count from 0, or set the whole list: {above}=[...]"
+            )
+        changed = list(here)
+        changed[int(key)] = _with(here[int(key)], rest, value, override=override, above=below)
+        return changed
+    if here is None:
+        here = {}
+    if not isinstance(here, dict):
+        raise InputError(
+            f"--set {override}: {above} is the single value {shown(here)}, which has no keys; set it whole: {above}=..."
+        )
+    return {**here, key: _with(here.get(key), rest, value, override=override, above=below)}
 
 
 def _load(text: str, where: str) -> Any:
@@ -59,5 +138,7 @@ def _load(text: str, where: str) -> Any:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise InputError(f"{where}{place}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"{where}: is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from None

@@ -87,18 +87,12 @@ def test_type_checkers_are_told_the_same_names() -> None:
 
 
 def test_importing_loads_nothing_else() -> None:
-    code = (
-        "import sys; before = set(sys.modules); import dynamics; "
-        "print(sorted(set(sys.modules) - before))"
-    )
+    code = "import sys; before = set(sys.modules); import dynamics; print(sorted(set(sys.modules) - before))"
     assert python(code) in ("['dynamics']", "['__future__', 'dynamics']")
 
 
 def test_importing_is_quick() -> None:
-    code = (
-        "import time; start = time.perf_counter(); import dynamics; "
-        "print(time.perf_counter() - start)"
-    )
+    code = "import time; start = time.perf_counter(); import dynamics; print(time.perf_counter() - start)"
     assert min(float(python(code)) for _ in range(3)) < 0.15
 
 
@@ -136,9 +130,7 @@ def test_the_light_names_load_where_torch_is_missing() -> None:
 
 @pytest.mark.parametrize("name", WITH_TORCH)
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
-def test_a_name_that_needs_torch_says_so(
-    name: str, missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_needs_torch_says_so(name: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def import_module(module: str) -> None:
         raise ModuleNotFoundError(f"No module named '{missing}.nn'", name=f"{missing}.nn")
 

@@ -37,8 +37,7 @@ class Arm:
         common = sorted(set(self.runs[0].epochs).intersection(*(run.epochs for run in self.runs)))
         if not common:
             raise InputError(
-                f"arm {self.name!r} has no epoch that is complete in all its {len(self.runs)} "
-                "runs; finish them first"
+                f"arm {self.name!r} has no epoch that is complete in all its {len(self.runs)} runs; finish them first"
             )
         if any(set(run.epochs) != set(common) for run in self.runs):
             warnings.warn(
@@ -49,9 +48,7 @@ class Arm:
             )
         return common
 
-    def seed_sums(
-        self, split: str, *, buckets: Buckets | None = None, value: Value = "loss"
-    ) -> list[DocumentSums]:
+    def seed_sums(self, split: str, *, buckets: Buckets | None = None, value: Value = "loss") -> list[DocumentSums]:
         """Return the sums per document of every run, at the epochs that all runs have.
 
         Parameters
@@ -70,14 +67,11 @@ class Arm:
         if key not in self._sums:
             epochs = self.epochs
             self._sums[key] = [
-                document_sums(run.records(split), epochs=epochs, buckets=buckets, value=value)
-                for run in self.runs
+                document_sums(run.records(split), epochs=epochs, buckets=buckets, value=value) for run in self.runs
             ]
         return self._sums[key]
 
-    def sums(
-        self, split: str, *, buckets: Buckets | None = None, value: Value = "loss"
-    ) -> DocumentSums:
+    def sums(self, split: str, *, buckets: Buckets | None = None, value: Value = "loss") -> DocumentSums:
         """Return the sums per document averaged over the runs; parameters as for `seed_sums`."""
         return average_sums(self.seed_sums(split, buckets=buckets, value=value))
 
@@ -106,12 +100,8 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
     for source in sources:
         if isinstance(source, Study):
             for arm in source.arms:
-                runs = [
-                    source.runs[arm, seed] for seed in source.seeds if (arm, seed) in source.runs
-                ]
-                named.append(
-                    (arm, f"{source.path.name}/{arm}", [run for run in runs if run.epochs])
-                )
+                runs = [source.runs[arm, seed] for seed in source.seeds if (arm, seed) in source.runs]
+                named.append((arm, f"{source.path.name}/{arm}", [run for run in runs if run.epochs]))
         elif isinstance(source, Run):
             place = f"{source.path.parent.name}/{source.path.name}"
             named.append((source.name, place, [source] if source.epochs else []))

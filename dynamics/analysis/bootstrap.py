@@ -72,9 +72,7 @@ def resampled_curves(ds: DocumentSums, weights: NDArray[np.floating]) -> Floats:
     both = np.concatenate([by_document, ds.counts], axis=1)
     # In blocks, since the product needs the weights as float64.
     n_blocks = -(-weights.size // _BLOCK)
-    products = [
-        block @ both for block in np.array_split(weights.astype(np.float32), max(1, n_blocks))
-    ]
+    products = [block @ both for block in np.array_split(weights.astype(np.float32), max(1, n_blocks))]
     product = np.concatenate(products)
     sums = product[:, : n_epochs * n_buckets].reshape(-1, n_epochs, n_buckets)
     return ratio(sums, product[:, None, n_epochs * n_buckets :])
@@ -111,9 +109,7 @@ def bootstrap_curve(
     UserWarning
         With fewer than 50 documents.
     """
-    return bootstrap_statistic(
-        ds, _identity, n_resamples=n_resamples, level=level, seed=seed, weights=weights
-    )
+    return bootstrap_statistic(ds, _identity, n_resamples=n_resamples, level=level, seed=seed, weights=weights)
 
 
 def bootstrap_statistic(
@@ -181,27 +177,16 @@ def bootstrap_difference(
         If epochs or buckets differ, or if documents differ with ``paired=True``.
     """
     if minuend.labels != subtrahend.labels or not np.array_equal(minuend.epochs, subtrahend.epochs):
-        raise InputError(
-            "only curves with the same epochs and buckets can be subtracted; cut both to "
-            "common epochs"
-        )
+        raise InputError("only curves with the same epochs and buckets can be subtracted; cut both to common epochs")
     if paired and not (
-        np.array_equal(minuend.documents, subtrahend.documents)
-        and np.array_equal(minuend.counts, subtrahend.counts)
+        np.array_equal(minuend.documents, subtrahend.documents) and np.array_equal(minuend.counts, subtrahend.counts)
     ):
-        raise InputError(
-            "a paired difference needs the same tokens on both sides; these runs have "
-            "different ones"
-        )
+        raise InputError("a paired difference needs the same tokens on both sides; these runs have different ones")
     _warn_few(min(minuend.n_documents, subtrahend.n_documents))
     first = document_weights(minuend.n_documents, n_resamples, seed)
     # Another stream for the other documents, so that the two resamples are independent.
-    second = (
-        first if paired else document_weights(subtrahend.n_documents, n_resamples, seed + 2**32)
-    )
-    low, high = _percentiles(
-        resampled_curves(minuend, first) - resampled_curves(subtrahend, second), level
-    )
+    second = first if paired else document_weights(subtrahend.n_documents, n_resamples, seed + 2**32)
+    low, high = _percentiles(resampled_curves(minuend, first) - resampled_curves(subtrahend, second), level)
     return Interval(low, high, mean_curve(minuend) - mean_curve(subtrahend))
 
 

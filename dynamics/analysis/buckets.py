@@ -69,9 +69,7 @@ def quantile_edges(values: NDArray[Any], n: int) -> NDArray[np.float64]:
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if finite.size == 0:
-        raise InputError(
-            "no finite value to take quantiles of; the reference values hold no predicted token"
-        )
+        raise InputError("no finite value to take quantiles of; the reference values hold no predicted token")
     return np.quantile(finite, np.arange(1, n) / n)
 
 

@@ -133,9 +133,7 @@ def document_sums(
         weights = np.asarray(read(int(epoch)))[chosen].astype(np.float64)
         sums[i] = np.bincount(cell, weights=weights, minlength=n_cells).reshape(shape)
     counts = np.bincount(cell, minlength=n_cells).reshape(shape).astype(np.float64)
-    return DocumentSums(
-        sums, counts, np.asarray(epochs, dtype=np.int64), labels, documents.astype(np.int64)
-    )
+    return DocumentSums(sums, counts, np.asarray(epochs, dtype=np.int64), labels, documents.astype(np.int64))
 
 
 def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:
@@ -159,8 +157,7 @@ def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:
         )
         if not same:
             raise InputError(
-                "runs with different tokens, buckets or epochs cannot be averaged; average the "
-                "seeds of one study"
+                "runs with different tokens, buckets or epochs cannot be averaged; average the seeds of one study"
             )
     mean = np.mean([part.sums for part in parts], axis=0)
     return DocumentSums(mean, first.counts, first.epochs, first.labels, first.documents)

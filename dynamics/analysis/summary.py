@@ -198,9 +198,7 @@ def arm_summary(
         curve = mean_curve(sums)[:, 0]
         by_seed = [mean_curve(part)[:, 0] for part in arm.seed_sums("validation")]
         band = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
-        rise = bootstrap_statistic(
-            sums, _rebound_of_curves, n_resamples=n_resamples, level=level, seed=seed
-        )
+        rise = bootstrap_statistic(sums, _rebound_of_curves, n_resamples=n_resamples, level=level, seed=seed)
         share, asked = dropout_means(arm)
         rows.append(
             ArmSummary(
@@ -309,10 +307,7 @@ def step_log(run: Run) -> Floats:
 
     A run without token dropout logs null or nothing for the last two; that is a share of 0.
     """
-    rows = [
-        (row["step"], row.get("dropped_share") or 0.0, row.get("ratio") or 0.0)
-        for row in run.metrics()
-    ]
+    rows = [(row["step"], row.get("dropped_share") or 0.0, row.get("ratio") or 0.0) for row in run.metrics()]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 

@@ -20,9 +20,7 @@ IGNORED_LABEL = -100
 Int32 = npt.NDArray[np.int32]
 
 
-def split_documents(
-    docs: Sequence[Document], *, fraction: float, tuning: float = 0.0
-) -> dict[str, list[Document]]:
+def split_documents(docs: Sequence[Document], *, fraction: float, tuning: float = 0.0) -> dict[str, list[Document]]:
     """Split documents into parts, each by the hash of its own text.
 
     Equal texts therefore fall on the same side, and a document keeps its side whatever else is
@@ -159,13 +157,9 @@ def pack_documents(
     """
     assert len(encoded) == len(texts), (len(encoded), len(texts))
     if block_size < 2:
-        raise InputError(
-            f"block_size: {block_size} is too small; a token needs one before it, so 2"
-        )
+        raise InputError(f"block_size: {block_size} is too small; a token needs one before it, so 2")
     if not encoded:
-        raise InputError(
-            "there are no documents to pack; every part of a corpus needs at least one"
-        )
+        raise InputError("there are no documents to pack; every part of a corpus needs at least one")
     n_tokens = sum(len(document.token_id) for document in encoded)
     n_sequences = -(-n_tokens // block_size)
 

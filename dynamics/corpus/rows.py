@@ -83,9 +83,7 @@ def row_text(field: str, template: str | None) -> RowText:
         raise InputError(f"template {template!r} is malformed ({error}); {remedy}") from error
     parts: list[tuple[str, str | None]] = []
     for literal, name, specification, conversion in parsed:
-        if name is not None and (
-            not name or name.isdecimal() or set(name) & set(".[]") or specification or conversion
-        ):
+        if name is not None and (not name or name.isdecimal() or set(name) & set(".[]") or specification or conversion):
             shown = name + (f"!{conversion}" if conversion else "")
             shown += f":{specification}" if specification else ""
             raise InputError(

@@ -107,9 +107,7 @@ def corpus_hash(docs: Sequence[Document]) -> str:
     return whole.hexdigest()
 
 
-def _read(
-    source: str, text_of: RowText, *, split: str, subset: str | None
-) -> Iterator[TextAndOrigin]:
+def _read(source: str, text_of: RowText, *, split: str, subset: str | None) -> Iterator[TextAndOrigin]:
     scheme, _, name = source.partition(":")
     if scheme == "builtin":
         return builtin_texts(name)
@@ -139,10 +137,7 @@ def _missing(source: str, path: str) -> str:
     siblings = os.listdir(folder) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []
     known = [f"builtin:{builtin}" for builtin in BUILTIN_NAMES]
     hint = nearest(name, siblings) or nearest(source, known)
-    return (
-        f"corpus {source!r} does not exist (looked for {os.path.abspath(path)!r}){hint}; "
-        f"give {_SOURCES}"
-    )
+    return f"corpus {source!r} does not exist (looked for {os.path.abspath(path)!r}){hint}; give {_SOURCES}"
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -153,14 +148,11 @@ def _files_below(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+            Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
         ]
     if not found:
         raise InputError(
-            f"folder {folder} holds no file that can be read; looked, at any depth, for "
-            f"{', '.join(EXTENSIONS)}"
+            f"folder {folder} holds no file that can be read; looked, at any depth, for {', '.join(EXTENSIONS)}"
         )
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
@@ -238,9 +230,7 @@ def _read_parquet(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
         raise InputError(f"{path}: cannot be read as parquet ({error})") from error
 
 
-def _read_hub(
-    name: str, text_of: RowText, *, split: str, subset: str | None
-) -> Iterator[TextAndOrigin]:
+def _read_hub(name: str, text_of: RowText, *, split: str, subset: str | None) -> Iterator[TextAndOrigin]:
     if not name:
         raise InputError("'hub:' needs the name of a data set, as hub:owner/name")
     import datasets  # type: ignore[import-untyped]

@@ -88,9 +88,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
     )
     backend.train_from_iterator(texts, trainer=trainer)
     wrap: Any = PreTrainedTokenizerFast  # untyped in transformers
-    tokenizer: PreTrainedTokenizerFast = wrap(
-        tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PADDING
-    )
+    tokenizer: PreTrainedTokenizerFast = wrap(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PADDING)
     return tokenizer
 
 
@@ -138,9 +136,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> EncodedDocument:
     return encode_documents(tokenizer, [text])[0]
 
 
-def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-) -> list[EncodedDocument]:
+def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[EncodedDocument]:
     """Encode documents, each followed by the end-of-text token and by no other special token.
 
     Special tokens that occur inside a text are encoded as ordinary text. Nothing is truncated.

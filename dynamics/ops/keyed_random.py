@@ -25,9 +25,7 @@ STREAM_REPLACEMENT = 2
 STREAM_ORDER = 3
 
 
-def keyed_uniform(
-    *, seed: int, stream: int, epoch: int, sequence_id: torch.Tensor, n_positions: int
-) -> torch.Tensor:
+def keyed_uniform(*, seed: int, stream: int, epoch: int, sequence_id: torch.Tensor, n_positions: int) -> torch.Tensor:
     """Return one uniform number per (sequence, position).
 
     Parameters

@@ -87,12 +87,8 @@ def weighted_loss(
     """
     z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if token_weight is None:
-        return F.cross_entropy(
-            z, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
-        )
-    loss = F.cross_entropy(
-        z, targets, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing
-    )
+        return F.cross_entropy(z, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing)
+    loss = F.cross_entropy(z, targets, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing)
     return (loss * token_weight.to(loss.dtype)).sum()
 
 

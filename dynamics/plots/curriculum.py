@@ -57,9 +57,7 @@ class ArmCurriculum:
     measured: Floats
 
 
-def plot_curriculum(
-    data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax: Axes | None = None
-) -> Axes:
+def plot_curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax: Axes | None = None) -> Axes:
     """Draw the strength of token dropout over training: asked for (lines) and measured (markers).
 
     Arms that ask for the same (controls matched to EntroDrop) share one grey line.
@@ -154,22 +152,16 @@ def curriculum_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
     return figure, [above.subplots(), *below.subplots(1, 2, sharey=True)]
 
 
-def draw_curriculum(
-    curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary], axes: Sequence[Axes]
-) -> None:
+def draw_curriculum(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary], axes: Sequence[Axes]) -> None:
     """Draw all three panels."""
     # The rows below name the arms by colour and marker: no second legend.
-    _draw_strength(
-        curricula, axes[0], arm_styles([summary.arm for summary in summaries]), name_arms=False
-    )
+    _draw_strength(curricula, axes[0], arm_styles([summary.arm for summary in summaries]), name_arms=False)
     _draw_outcomes(summaries, axes[1], "final")
     _draw_outcomes(summaries, axes[2], "rebound")
     axes[2].tick_params(labelleft=False)
 
 
-def curriculum_rows(
-    curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary]
-) -> list[dict[str, Any]]:
+def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary]) -> list[dict[str, Any]]:
     """Return the drawn numbers; `quantity` tells what a row is."""
 
     def row(
@@ -197,19 +189,14 @@ def curriculum_rows(
         measured = zip(each.measured_epochs, each.measured, strict=True)
         rows += [row(each.arm, "dropped_share", x, y) for x, y in measured]
     for arm in summaries:
-        rows.append(
-            row(arm.arm, "final_loss", arm.final_epoch, arm.final, arm.final_low, arm.final_high)
-        )
-        rows.append(
-            row(arm.arm, "rebound", arm.final_epoch, arm.rebound, arm.rebound_low, arm.rebound_high)
-        )
+        rows.append(row(arm.arm, "final_loss", arm.final_epoch, arm.final, arm.final_low, arm.final_high))
+        rows.append(row(arm.arm, "rebound", arm.final_epoch, arm.rebound, arm.rebound_low, arm.rebound_high))
         for quantity, values in (
             ("final_loss", arm.final_by_seed),
             ("rebound", arm.rebound_by_seed),
         ):
             rows += [
-                row(arm.arm, f"{quantity}_of_seed", arm.final_epoch, value, seed=i)
-                for i, value in enumerate(values)
+                row(arm.arm, f"{quantity}_of_seed", arm.final_epoch, value, seed=i) for i, value in enumerate(values)
             ]
     return rows
 
@@ -219,16 +206,12 @@ def _curriculum(arm: Arm, run: Run, settings: dict[str, Any]) -> ArmCurriculum:
     try:
         schedule = ScheduleSettings(**({"name": written} if isinstance(written, str) else written))
     except (ValidationError, TypeError) as error:
-        raise InputError(
-            f"{run.path}/config.yaml: schedule {written!r} is not one: {error}"
-        ) from error
+        raise InputError(f"{run.path}/config.yaml: schedule {written!r} is not one: {error}") from error
     total = run.manifest["total_steps"] / run.manifest["steps_per_epoch"]
     progress = np.linspace(0.0, 1.0, 201)
     if schedule.name == "step":
         # Both sides of the jump, at one place.
-        progress = np.sort(
-            np.append(progress, [np.nextafter(schedule.at, 0), schedule.at]).clip(0, 1)
-        )
+        progress = np.sort(np.append(progress, [np.nextafter(schedule.at, 0), schedule.at]).clip(0, 1))
     ratio = float(settings.get("ratio", TokenDropoutSettings.model_fields["ratio"].default))
     measured = dropped_share_by_epoch(arm)
     return ArmCurriculum(
@@ -255,17 +238,13 @@ def _draw_strength(
         groups.setdefault((each.epochs.tobytes(), each.ratio.tobytes()), []).append(each)
     handles = [
         Line2D([], [], color=_SHARED, linewidth=1.3, label="asked for"),
-        Line2D(
-            [], [], color=_SHARED, marker="o", markersize=3.4, linestyle="none", label="measured"
-        ),
+        Line2D([], [], color=_SHARED, marker="o", markersize=3.4, linestyle="none", label="measured"),
     ]
     for group in groups.values():
         shared = len(group) > 1
         first = group[0]
         line: Any
-        color, line = (
-            (_SHARED, "solid") if shared else (styles[first.arm].color, styles[first.arm].linestyle)
-        )
+        color, line = (_SHARED, "solid") if shared else (styles[first.arm].color, styles[first.arm].linestyle)
         ax.plot(first.epochs, first.ratio, color=color, linestyle=line, linewidth=1.3, zorder=2)
         for i, each in enumerate(group):
             style = styles[each.arm]
@@ -322,9 +301,7 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
                 arm.rebound_high,
                 arm.rebound_by_seed,
             )
-        ax.plot(
-            [low, high], [y, y], color=style.color, linewidth=1.4, zorder=2, solid_capstyle="butt"
-        )
+        ax.plot([low, high], [y, y], color=style.color, linewidth=1.4, zorder=2, solid_capstyle="butt")
         ax.plot(
             value,
             y,

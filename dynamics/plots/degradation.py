@@ -72,9 +72,7 @@ def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:
     rows = []
     for curve in curves:
         best = best_epoch(curve.loss, curve.epochs)
-        for epoch, loss, low, high in zip(
-            curve.epochs, curve.loss, curve.low, curve.high, strict=True
-        ):
+        for epoch, loss, low, high in zip(curve.epochs, curve.loss, curve.low, curve.high, strict=True):
             rows.append(
                 {
                     "arm": curve.arm,
@@ -103,9 +101,7 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
         style = styles[curve.arm]
         band = np.isfinite(curve.low)
         if band.any():
-            ax.fill_between(
-                curve.epochs, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0
-            )
+            ax.fill_between(curve.epochs, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0)
         lines += ax.plot(
             curve.epochs,
             curve.loss,
@@ -141,9 +137,7 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
         ends.append(EndLabel(float(curve.epochs[-1]), float(curve.loss[-1]), text, style.color))
     ax.set_ylabel("Validation loss (nats per token)")
     epoch_axis(ax, max(curve.epochs[-1] for curve in curves))
-    focus(
-        ax, [(curve.epochs, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves]
-    )
+    focus(ax, [(curve.epochs, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves])
     note = "marker: best epoch; + rebound since"
     if labels and label_line_ends(ax, ends, fontsize=7.0):
         ax.set_title(note, loc="left", fontsize=NOTE_SIZE, color=FAINT)

@@ -172,9 +172,7 @@ def save_figures(
     return list(files)
 
 
-def _known(
-    names: str | Sequence[str] | None, there_are: Sequence[str] | dict[str, Any], what: str
-) -> list[str]:
+def _known(names: str | Sequence[str] | None, there_are: Sequence[str] | dict[str, Any], what: str) -> list[str]:
     if names is None:
         return list(there_are)
     names = [names] if isinstance(names, str) else names
@@ -182,10 +180,7 @@ def _known(
         raise InputError(f"no {what} asked for; there are {', '.join(there_are)}")
     for name in names:
         if name not in there_are:
-            raise InputError(
-                f"unknown {what} {name!r}{nearest(name, there_are)}; there are "
-                f"{', '.join(there_are)}"
-            )
+            raise InputError(f"unknown {what} {name!r}{nearest(name, there_are)}; there are {', '.join(there_are)}")
     return list(dict.fromkeys(names))
 
 

@@ -25,9 +25,7 @@ class EndLabel:
     color: str
 
 
-def label_line_ends(
-    ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, shift: float = 1.3
-) -> bool:
+def label_line_ends(ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, shift: float = 1.3) -> bool:
     """Write labels to the right of line ends, moved apart where they would overlap.
 
     Parameters

@@ -143,10 +143,7 @@ def load_style(venue: str | None = None) -> Style:
         return Style()
     bundles = _bundles()
     if venue not in bundles:
-        raise InputError(
-            f"unknown venue {venue!r}{nearest(venue, bundles)}; there are "
-            f"{', '.join(sorted(bundles))}"
-        )
+        raise InputError(f"unknown venue {venue!r}{nearest(venue, bundles)}; there are {', '.join(sorted(bundles))}")
     bundle = bundles[venue]
     options = inspect.signature(bundle).parameters
     plain = {"usetex": False} if "usetex" in options else {}
@@ -158,9 +155,7 @@ def load_style(venue: str | None = None) -> Style:
         # A page of one column: a small figure has the width that a column would have, text beside
         # it.
         half = min(full, max(3.25, 0.6 * full))
-    kept = {
-        key: value for key, value in rc.items() if key.endswith("size") and key != "figure.figsize"
-    }
+    kept = {key: value for key, value in rc.items() if key.endswith("size") and key != "figure.figsize"}
     # No LaTeX: venues that have a LaTeX bundle alone keep its family. Times is not everywhere, its
     # double STIX comes with matplotlib.
     family = "serif" if rc.get("font.family") == "serif" else "sans-serif"
@@ -204,9 +199,7 @@ def arm_styles(names: Sequence[str]) -> dict[str, ArmStyle]:
     for i, name in enumerate(others):
         # 6 colours, 5 line styles and 7 markers have no common factor: 210 arms before looks
         # repeat.
-        styles[name] = ArmStyle(
-            _COLORS[i % len(_COLORS)], _LINES[i % len(_LINES)], _MARKERS[i % len(_MARKERS)]
-        )
+        styles[name] = ArmStyle(_COLORS[i % len(_COLORS)], _LINES[i % len(_LINES)], _MARKERS[i % len(_MARKERS)])
     if len(names) == 1:
         # Nothing to tell apart.
         styles[names[0]] = replace(styles[names[0]], linestyle="solid")

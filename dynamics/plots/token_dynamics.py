@@ -70,9 +70,7 @@ def plot_token_dynamics(
     return _draw(dynamics, list(np.ravel(np.asarray(axes, dtype=object))))
 
 
-def as_dynamics(
-    data: Dynamics, *, buckets: Buckets | int = 2, n_resamples: int = 1000
-) -> list[BucketDynamics]:
+def as_dynamics(data: Dynamics, *, buckets: Buckets | int = 2, n_resamples: int = 1000) -> list[BucketDynamics]:
     """Return the numbers of the token-dynamics figure."""
     if isinstance(data, BucketDynamics):
         return [data]
@@ -122,9 +120,7 @@ def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, An
 
 def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
     if len(axes) != len(dynamics):
-        raise InputError(
-            f"{len(dynamics)} arms need {len(dynamics)} axes, and {len(axes)} were given"
-        )
+        raise InputError(f"{len(dynamics)} arms need {len(dynamics)} axes, and {len(axes)} were given")
     colors = bucket_colors(len(dynamics[0].labels))
     for ax, arm in zip(axes, dynamics, strict=True):
         for k, color in enumerate(colors):
@@ -147,9 +143,7 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
     return list(axes)
 
 
-def _line(
-    ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *, train: bool
-) -> None:
+def _line(ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *, train: bool) -> None:
     low, high, estimate = values.low[:, k], values.high[:, k], values.estimate[:, k]
     alone = len(epochs) == 1
     if np.isfinite(low).any():

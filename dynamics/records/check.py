@@ -182,9 +182,7 @@ def _has_begun(path: Path) -> bool:
     return any((path / name).exists() for name in begun)
 
 
-def _hash(
-    report: CheckReport, name: str, entry: Mapping[str, Any], epoch: int | None = None
-) -> bool:
+def _hash(report: CheckReport, name: str, entry: Mapping[str, Any], epoch: int | None = None) -> bool:
     """Compare one file with its entry in a manifest, and say whether it is whole."""
     path = report.path / name
     message = None
@@ -203,9 +201,7 @@ def _hash(
     return message is None
 
 
-def _unexpected(
-    report: CheckReport, folder: str, expected: Iterable[str], epoch: int | None = None
-) -> None:
+def _unexpected(report: CheckReport, folder: str, expected: Iterable[str], epoch: int | None = None) -> None:
     """Report the files below a folder that no manifest names."""
     known = set(expected)
     for path in sorted((report.path / folder).rglob("*")):
@@ -272,9 +268,7 @@ def _check_metrics(report: CheckReport, manifest: Mapping[str, Any]) -> None:
         report.problems.append(Problem(schema.METRICS_FILE, None, str(error)))
 
 
-def _check_epochs(
-    report: CheckReport, manifest: Mapping[str, Any] | None, tokens: Mapping[str, _Tokens]
-) -> None:
+def _check_epochs(report: CheckReport, manifest: Mapping[str, Any] | None, tokens: Mapping[str, _Tokens]) -> None:
     manifest = manifest or {}
     found = []
     root = report.path / schema.EPOCHS_FOLDER
@@ -309,9 +303,7 @@ def _check_epochs(
             report.notes.append("the manifest does not say which epochs there should be")
 
 
-def _check_epoch(
-    report: CheckReport, epoch: int, config_hash: str | None, tokens: Mapping[str, _Tokens]
-) -> str | None:
+def _check_epoch(report: CheckReport, epoch: int, config_hash: str | None, tokens: Mapping[str, _Tokens]) -> str | None:
     """Check one epoch, and return the self-hash of its manifest; None if that is damaged."""
     name = schema.epoch_folder(epoch)
     folder = report.path / name
@@ -335,9 +327,7 @@ def _check_epoch(
     return self_hash
 
 
-def _wrong_values(
-    folder: Path, manifest: Mapping[str, Any], split: str, tokens: _Tokens
-) -> list[str]:
+def _wrong_values(folder: Path, manifest: Mapping[str, Any], split: str, tokens: _Tokens) -> list[str]:
     """Say which values of an epoch are not where they should be: intact files, wrong content."""
     messages = []
     predicted = tokens.predicted

@@ -78,9 +78,7 @@ def read_metrics(path: str | os.PathLike[str], *, running: bool) -> list[dict[st
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise DamagedRecordError(f"{path}, line {number}: no object with an integer 'step'")
         if rows and row["step"] < rows[-1]["step"]:
-            raise DamagedRecordError(
-                f"{path}, line {number}: step {row['step']} after step {rows[-1]['step']}"
-            )
+            raise DamagedRecordError(f"{path}, line {number}: step {row['step']} after step {rows[-1]['step']}")
         rows.append({key: _from_json(value) for key, value in row.items()})
     return rows
 

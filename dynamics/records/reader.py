@@ -171,16 +171,8 @@ class Study:
         DamagedRecordError
             If the manifest of one is damaged.
         """
-        folders = {
-            (arm, seed): study_run_path(self.path, arm, seed)
-            for arm in self.arms
-            for seed in self.seeds
-        }
-        runs = {
-            key: open_run(folder)
-            for key, folder in folders.items()
-            if (folder / schema.MANIFEST_FILE).is_file()
-        }
+        folders = {(arm, seed): study_run_path(self.path, arm, seed) for arm in self.arms for seed in self.seeds}
+        runs = {key: open_run(folder) for key, folder in folders.items() if (folder / schema.MANIFEST_FILE).is_file()}
         require_same_tokens(list(runs.values()))
         return runs
 
@@ -193,10 +185,7 @@ class Study:
             If the study has no such arm or seed, or the run has not begun.
         """
         if arm not in self.arms:
-            raise InputError(
-                f"{self.path} has no arm {arm!r}: it has {', '.join(self.arms)}"
-                + nearest(arm, self.arms)
-            )
+            raise InputError(f"{self.path} has no arm {arm!r}: it has {', '.join(self.arms)}" + nearest(arm, self.arms))
         if seed not in self.seeds:
             raise InputError(f"{self.path} has no seed {seed!r}: it has {numbers(self.seeds)}")
         if (arm, seed) not in self.runs:
@@ -216,9 +205,7 @@ def require_same_tokens(runs: list[Run]) -> None:
     """Raise InputError, naming two runs, unless all runs hold the same tokens in every split."""
     for run in runs[1:]:
         for split in schema.in_split_order({*run.splits, *runs[0].splits}):
-            hashes = [
-                r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (runs[0], run)
-            ]
+            hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (runs[0], run)]
             if hashes[0] != hashes[1]:
                 raise InputError(
                     f"{runs[0].path} and {run.path} have different tokens in {split!r}, so they "

@@ -143,9 +143,7 @@ def difference_of_sequences(found: npt.NDArray[Any], expected: npt.NDArray[Any])
     ):
         if len(which):
             shown = ", ".join(str(i) for i in which[:5])
-            parts.append(
-                f"{len(which)} sequences {what} ({shown}{', ...'[: 5 * (len(which) > 5)]})"
-            )
+            parts.append(f"{len(which)} sequences {what} ({shown}{', ...'[: 5 * (len(which) > 5)]})")
     return "; ".join(parts) or "the sequences are not in order"
 
 

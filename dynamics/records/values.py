@@ -128,9 +128,7 @@ class Records:
             As for `loss`.
         """
         if self.split != "train":
-            raise InputError(
-                f"Nothing is ever dropped from {self.split!r}: ask the records of 'train'"
-            )
+            raise InputError(f"Nothing is ever dropped from {self.split!r}: ask the records of 'train'")
         if operator.index(epoch) == 0:
             raise InputError("Epoch 0 is before training, so nothing was dropped: ask from epoch 1")
         bits = self._values(epoch, "dropped", optional=True)
@@ -143,9 +141,7 @@ class Records:
         epoch = operator.index(epoch)
         run = self.run
         if epoch not in run.epochs:
-            raise InputError(
-                f"{run.path} has no complete epoch {epoch}: it has {numbers(run.epochs)}"
-            )
+            raise InputError(f"{run.path} has no complete epoch {epoch}: it has {numbers(run.epochs)}")
         try:
             manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
             folder = run.path / schema.epoch_folder(epoch)
@@ -246,9 +242,7 @@ def read_epoch_manifest(run_dir: Path, epoch: int, config_hash: str | None) -> d
         expected["config_hash"] = config_hash
     for key, value in expected.items():
         if manifest.get(key) != value:
-            raise DamagedRecordError(
-                f"{path} belongs elsewhere: its {key} is {manifest.get(key)!r}, not {value!r}"
-            )
+            raise DamagedRecordError(f"{path} belongs elsewhere: its {key} is {manifest.get(key)!r}, not {value!r}")
     return manifest
 
 

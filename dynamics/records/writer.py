@@ -249,9 +249,7 @@ def seal_epoch(
     names = [schema.shard_file(split, rank, world) for split in splits for rank in range(world)]
     missing = [name for name in names if not (partial / name).is_file()]
     if missing:
-        raise DamagedRecordError(
-            f"Epoch {epoch} cannot be completed: {', '.join(missing)} not written in {partial}"
-        )
+        raise DamagedRecordError(f"Epoch {epoch} cannot be completed: {', '.join(missing)} not written in {partial}")
     for path in partial.iterdir():
         if path.name not in names:
             path.unlink()
@@ -303,9 +301,7 @@ def _partial_name(run_dir: PathLike, epoch: int) -> Path:
 def _partial_folder(run_dir: PathLike, epoch: int) -> Path:
     final = Path(run_dir) / schema.epoch_folder(epoch)
     if final.exists():
-        raise FileExistsError(
-            f"{final} is there already: an epoch is never overwritten (discard_epochs removes it)"
-        )
+        raise FileExistsError(f"{final} is there already: an epoch is never overwritten (discard_epochs removes it)")
     return _partial_name(run_dir, epoch)
 
 
@@ -321,8 +317,7 @@ def _require_recorded(run_dir: Path, epoch: int, split: str, world: int) -> None
     found = np.sort(np.concatenate(shards))
     if not np.array_equal(found, expected):
         raise DamagedRecordError(
-            f"Epoch {epoch} of {split} cannot be completed: "
-            + schema.difference_of_sequences(found, expected)
+            f"Epoch {epoch} of {split} cannot be completed: " + schema.difference_of_sequences(found, expected)
         )
 
 

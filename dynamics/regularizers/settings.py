@@ -41,10 +41,12 @@ class TokenDropoutSettings(Settings):
         description="what a dropped token loses: its input embedding, its loss, or both",
     )
     replacement: Replacement = Field(
-        default="zero", description="what stands in the input in place of a dropped token's embedding"
+        default="zero",
+        description="what stands in the input in place of a dropped token's embedding",
     )
     replacement_token: int | str | None = Field(
-        default=None, description="for `replacement: token`: a token's id or its text in the vocabulary"
+        default=None,
+        description="for `replacement: token`: a token's id or its text in the vocabulary",
     )
     normalize: Literal["all", "kept"] = Field(
         default="all", description="divide the loss by all predicted tokens, or by those kept"

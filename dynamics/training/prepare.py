@@ -195,9 +195,15 @@ def _tokenizer(recipe: Recipe, docs: Sequence[Document]) -> PreTrainedTokenizerF
         return load_tokenizer(recipe.tokenizer)
     vocab_size = recipe.tokenizer.train.vocab_size
     texts = [doc.text for doc in docs]
-    key = {"texts": corpus_hash(docs), "vocab_size": vocab_size, "tokenizers": versions()["tokenizers"]}
+    key = {
+        "texts": corpus_hash(docs),
+        "vocab_size": vocab_size,
+        "tokenizers": versions()["tokenizers"],
+    }
     folder, _ = cached_folder(
-        "tokenizers", key, lambda path: _save_tokenizer(train_tokenizer(texts, vocab_size=vocab_size), path)
+        "tokenizers",
+        key,
+        lambda path: _save_tokenizer(train_tokenizer(texts, vocab_size=vocab_size), path),
     )
     return load_tokenizer(str(folder))
 
@@ -243,7 +249,14 @@ def _starting_model(
 
     def build(path: Path) -> None:
         model = untrained()
-        loss = _pretrain(model, _pack(base_docs, tokenizer, recipe.block_size), training, base.seed, path, reporter)
+        loss = _pretrain(
+            model,
+            _pack(base_docs, tokenizer, recipe.block_size),
+            training,
+            base.seed,
+            path,
+            reporter,
+        )
         model.save_pretrained(path)
         (path / "facts.json").write_text(json.dumps({"hash": model_hash(model), "training_loss": loss}))
 
@@ -273,7 +286,9 @@ def _pretrain(
     args = training_arguments(training, output_dir=path, seed=seed, where="base.training")
     args.save_strategy = "no"
     losses: list[float] = []
-    with reporter.progress(len(packed.token_id) * int(training["num_train_epochs"]), "pretraining the base") as progress:
+    with reporter.progress(
+        len(packed.token_id) * int(training["num_train_epochs"]), "pretraining the base"
+    ) as progress:
 
         def on_epoch(trainer: DynamicsTrainer, epoch: int, dropped: Any, loss: float | None) -> None:
             if loss is not None:

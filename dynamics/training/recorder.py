@@ -98,9 +98,7 @@ class TokenRecorder:
                 dropped=dropped[rows] if split == "train" and dropped is not None else None,
             )
             means[split] = measured.mean_loss
-        write_epoch(
-            self._run_dir, epoch, values, config_hash=self._config_hash, dtype=self._value_dtype
-        )
+        write_epoch(self._run_dir, epoch, values, config_hash=self._config_hash, dtype=self._value_dtype)
         return means
 
 

@@ -55,7 +55,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     prepared = prepare(recipe, reporter)
     methods = build_regularizers(recipe.regularizers)
     args = training_arguments(
-        _merged_training(recipe, methods), output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed
+        _merged_training(recipe, methods),
+        output_dir=output / schema.CHECKPOINTS_FOLDER,
+        seed=recipe.seed,
     )
     for method in methods:
         method.prepare(_training_data(prepared, recipe.seed))
@@ -67,7 +69,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     schema.atomic_write_bytes(output / schema.CONFIG_FILE, dump_yaml(recipe).encode())
     recorded = {
         split: choose_sequences(
-            len(prepared.splits[split].token_id), getattr(recipe.recording, f"{split}_sequences"), split=split
+            len(prepared.splits[split].token_id),
+            getattr(recipe.recording, f"{split}_sequences"),
+            split=split,
         )
         for split in ("train", "validation")
     }
@@ -169,9 +173,7 @@ def _differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
     """The dotted keys at which two resolved recipes differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted({*one, *other}, key=str)
-        return [
-            found for key in keys for found in _differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")
-        ]
+        return [found for key in keys for found in _differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")]
     return [] if one == other else [prefix.lstrip(".")]
 
 
@@ -179,7 +181,12 @@ def _discard(output: Path) -> None:
     """Remove what an interrupted attempt at this run left: only names that a run writes."""
     for name in (schema.MANIFEST_FILE, schema.METRICS_FILE):
         (output / name).unlink(missing_ok=True)
-    for name in (schema.TOKENS_FOLDER, schema.EPOCHS_FOLDER, schema.MODEL_FOLDER, schema.CHECKPOINTS_FOLDER):
+    for name in (
+        schema.TOKENS_FOLDER,
+        schema.EPOCHS_FOLDER,
+        schema.MODEL_FOLDER,
+        schema.CHECKPOINTS_FOLDER,
+    ):
         shutil.rmtree(output / name, ignore_errors=True)
 
 
@@ -215,13 +222,14 @@ def _curriculum(methods: list[Regularizer], total_steps: int) -> list[dict[str, 
     return found
 
 
-def _epoch_recorder(
-    recorder: TokenRecorder, prepared: Prepared, output: Path, epochs: int, reporter: Reporter
-) -> Any:
+def _epoch_recorder(recorder: TokenRecorder, prepared: Prepared, output: Path, epochs: int, reporter: Reporter) -> Any:
     tuning = prepared.splits.get("tuning")
 
     def on_epoch(
-        trainer: DynamicsTrainer, epoch: int, dropped: np.ndarray | None, training_loss: float | None
+        trainer: DynamicsTrainer,
+        epoch: int,
+        dropped: np.ndarray | None,
+        training_loss: float | None,
     ) -> None:
         model = trainer.model_wrapped
         means = recorder.record(model, epoch, dropped=dropped)
@@ -235,7 +243,13 @@ def _epoch_recorder(
             )
             append_metrics(
                 output / schema.METRICS_FILE,
-                [{"step": trainer.state.global_step, "epoch": float(epoch), "tuning_loss": values.mean_loss}],
+                [
+                    {
+                        "step": trainer.state.global_step,
+                        "epoch": float(epoch),
+                        "tuning_loss": values.mean_loss,
+                    }
+                ],
             )
         reporter.line(
             f"epoch {epoch:>{len(str(epochs))}}/{epochs}  train {means['train']:.4f}  "

@@ -33,7 +33,9 @@ class StepMetrics:
 
     def add_batch(self, *, loss_sum: torch.Tensor, dropped: torch.Tensor | None, predicted: torch.Tensor) -> None:
         """Add one micro-batch: its share of the step's loss, its dropped tokens, its predicted tokens."""
-        n_dropped = predicted.new_zeros((), dtype=torch.float64) if dropped is None else dropped.sum(dtype=torch.float64)
+        n_dropped = (
+            predicted.new_zeros((), dtype=torch.float64) if dropped is None else dropped.sum(dtype=torch.float64)
+        )
         sums = torch.stack([loss_sum.detach().double(), n_dropped, predicted.sum(dtype=torch.float64)])
         self._sums = sums if self._sums is None else self._sums + sums
 
@@ -62,7 +64,14 @@ class StepMetrics:
         rows = []
         for (row, _), (loss, n_dropped, n_predicted) in zip(self._rows, sums.tolist(), strict=True):
             share = n_dropped / n_predicted if n_predicted else 0.0
-            rows.append({**row, "training_loss": loss, "dropped_share": share, "tokens_per_second": round(rate, 1)})
+            rows.append(
+                {
+                    **row,
+                    "training_loss": loss,
+                    "dropped_share": share,
+                    "tokens_per_second": round(rate, 1),
+                }
+            )
         self._rows = []
         if self._path is not None:
             append_metrics(self._path, rows)

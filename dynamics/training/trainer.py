@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from dynamics.errors import InputError
@@ -76,6 +76,8 @@ class DynamicsTrainer(Trainer):
         self._dropped: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._handles: list[RemovableHandle] = []
         self.add_callback(_TrainingCallback(self))
+        # The Trainer's own lines would stand between ours; trackers get the same values.
+        self.remove_callback(PrinterCallback)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers.Trainer does; hooks are off the model afterwards, whatever happened."""
@@ -222,9 +224,7 @@ class _TrainingCallback(TrainerCallback):
         # Before the scheduler moves on: the rate that this step used.
         self._learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         progress = (state.global_step - 1) / state.max_steps
         ratios = [r for method in self._trainer.regularizers if (r := method.ratio(progress)) is not None]
         self._trainer.step_metrics.end_step(

@@ -13,9 +13,7 @@ from dynamics.errors import InputError
 from dynamics.records.reader import open_run, open_study
 
 
-def by_seed(
-    epoch: int, split: str, entropy: np.ndarray[Any, Any], rng: np.random.Generator
-) -> np.ndarray[Any, Any]:
+def by_seed(epoch: int, split: str, entropy: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """A loss that differs between seeds and between tokens."""
     return np.asarray(entropy + rng.random(entropy.shape))
 

@@ -68,9 +68,7 @@ def test_blocks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> 
 def test_interval_of_given_weights_by_hand() -> None:
     ds = noisy_documents(np.random.default_rng(1), np.array([3.0, 2.0]), n_documents=60)
     weights = document_weights(60, 400, seed=9)
-    by_hand = np.array(
-        [[w @ ds.sums[e, :, 0] / (w @ ds.counts[:, 0]) for e in range(2)] for w in weights]
-    )
+    by_hand = np.array([[w @ ds.sums[e, :, 0] / (w @ ds.counts[:, 0]) for e in range(2)] for w in weights])
     interval = bootstrap_curve(ds, weights=weights, level=0.9)
     np.testing.assert_allclose(interval.low[:, 0], np.percentile(by_hand, 5, axis=0), rtol=1e-6)
     np.testing.assert_allclose(interval.high[:, 0], np.percentile(by_hand, 95, axis=0), rtol=1e-6)

@@ -54,9 +54,7 @@ def test_a_float32_value_on_its_own_edge_goes_up() -> None:
     # 0.1 as float32 is above 0.1 as float64: comparing in float32 would hide the difference.
     values = np.array([0.1], dtype=np.float32)
     assert assign_buckets(values, np.array([np.float64(values[0])])).tolist() == [1]
-    assert assign_buckets(values, np.array([np.nextafter(np.float64(values[0]), 1)])).tolist() == [
-        0
-    ]
+    assert assign_buckets(values, np.array([np.nextafter(np.float64(values[0]), 1)])).tolist() == [0]
 
 
 @given(st.lists(st.floats(0, 20, width=32), min_size=1, max_size=200), st.integers(1, 12))

@@ -129,10 +129,7 @@ def test_the_default_halves_are_cut_at_the_median_of_the_training_tokens(study: 
     run = study.run("entrodrop", 0)
     train, records = run.records("train"), run.records("validation")
     low = records.reference_entropy < np.median(train.reference_entropy[train.predicted])
-    by_hand = [
-        study.run("entrodrop", seed).records("validation").loss(2)[low].astype(float).mean()
-        for seed in (0, 1)
-    ]
+    by_hand = [study.run("entrodrop", seed).records("validation").loss(2)[low].astype(float).mean() for seed in (0, 1)]
     assert arm.validation.estimate[2, 0] == pytest.approx(np.mean(by_hand))
 
 
@@ -145,9 +142,7 @@ def test_arm_sums_by_name(study: Study) -> None:
 def test_dropped_share(tmp_path: Path) -> None:
     study = open_study(make_study(tmp_path / "study", n_documents=120, epochs=2))
     for seed, extra in ((0, 0.0), (1, 0.02)):
-        rows = [
-            {"step": s, "dropped_share": 0.01 * s + extra, "ratio": 0.01 * s} for s in range(1, 21)
-        ]
+        rows = [{"step": s, "dropped_share": 0.01 * s + extra, "ratio": 0.01 * s} for s in range(1, 21)]
         rewrite_metrics(study.run("entrodrop", seed), rows)
         nothing = [{"step": s, "dropped_share": None, "ratio": None} for s in range(1, 21)]
         rewrite_metrics(study.run("baseline", seed), nothing)

@@ -25,9 +25,7 @@ from dynamics.errors import InputError
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.sampled_from(["x" * 700, "é" * 900, "y" * 5000, "a", "\n", "\n\n", " b\n", "\r\n"]))
-)
+@given(st.lists(st.sampled_from(["x" * 700, "é" * 900, "y" * 5000, "a", "\n", "\n\n", " b\n", "\r\n"])))
 def test_cutting_loses_nothing_and_keeps_the_limit(parts: list[str]) -> None:
     text = "".join(parts)
     pieces = cut(text, *builtin._CUTS)
@@ -57,9 +55,7 @@ def test_a_topic_inside_a_longer_one_is_used_once() -> None:
     loop = "The loop statement repeats its suite as long as there are items left. [1]"
     wrapped = "The loop statement repeats its suite\nas long as there are items left. [2]"
     own = "A sentence that only the shorter topic has, and that must therefore stay."
-    outer = (
-        f"Compound\n********\n\n{'Introduction. ' * 40}\n\n\nThe loop\n========\n\n{loop}\n\nSo:"
-    )
+    outer = f"Compound\n********\n\n{'Introduction. ' * 40}\n\n\nThe loop\n========\n\n{loop}\n\nSo:"
     topics = {
         "loop": f"The loop\n********\n\n{wrapped}\n",
         "outer": outer,
@@ -137,9 +133,7 @@ def test_library_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tasks.py" in files
 
 
-def test_library_corpora_leave_out_what_is_not_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_library_corpora_leave_out_what_is_not_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference is a module of the library: it would leak validation text to base models."""
     folders = ("site-packages", "dist-packages", "test", "pkg/tests", "pydoc_data", "pkg")
     for number, folder in enumerate(folders):

@@ -24,9 +24,7 @@ def test_a_template_joins_literals_and_scalars() -> None:
 
 
 def test_names_with_spaces_and_dashes_are_plain() -> None:
-    assert (
-        row_text("t", "{problem-id}: {the text}")({"problem-id": 7, "the text": "x"}, "p") == "7: x"
-    )
+    assert row_text("t", "{problem-id}: {the text}")({"problem-id": 7, "the text": "x"}, "p") == "7: x"
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     arms: dict[str, dict[str, Any]] = {
         "baseline": {},
         "entrodrop": {"regularizers": [{"name": "entrodrop", "ratio": 0.2, "schedule": "linear"}]},
-        "random": {
-            "regularizers": [
-                {"name": "random_token_dropout", "ratio": 0.2, "schedule": {"name": "linear"}}
-            ]
-        },
+        "random": {"regularizers": [{"name": "random_token_dropout", "ratio": 0.2, "schedule": {"name": "linear"}}]},
         "inverse": {
             "regularizers": [
                 {

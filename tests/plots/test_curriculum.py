@@ -132,6 +132,4 @@ def test_rows_hold_both_halves(study: Study) -> None:
         "rebound_of_seed": 8,
     }
     assert [row["value"] for row in by_quantity["final_loss"]] == [3.75, 3.125, 3.0625, 3.0]
-    assert [row["value"] for row in by_quantity["rebound"]] == pytest.approx(
-        [0.75, 0.125, 0.0625, 0]
-    )
+    assert [row["value"] for row in by_quantity["rebound"]] == pytest.approx([0.75, 0.125, 0.0625, 0])

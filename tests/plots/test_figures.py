@@ -34,9 +34,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_degradation_table_holds_the_planted_numbers(
-    saved: Path, losses: dict[str, list[float]]
-) -> None:
+def test_the_degradation_table_holds_the_planted_numbers(saved: Path, losses: dict[str, list[float]]) -> None:
     rows = table(saved / "degradation.csv")
     for arm, planted in losses.items():
         assert [float(r["validation_loss"]) for r in rows if r["arm"] == arm] == planted
@@ -80,9 +78,7 @@ def test_files_hold_no_dates_and_true_type_fonts(saved: Path) -> None:
 
 
 def test_only_formats_and_venue(study: Study, tmp_path: Path) -> None:
-    paths = save_figures(
-        [study], output=tmp_path, only="degradation", venue="icml2024", formats=["png"]
-    )
+    paths = save_figures([study], output=tmp_path, only="degradation", venue="icml2024", formats=["png"])
     assert [path.name for path in paths] == ["degradation.png", "degradation.csv"]
     width, _ = struct.unpack(">II", paths[0].read_bytes()[16:24])
     assert width == int(3.25 * 300)
@@ -155,9 +151,7 @@ def test_a_diverged_run_leaves_empty_cells(tmp_path: Path) -> None:
             tmp_path / "run",
             n_documents=100,
             epochs=1,
-            loss_fn=lambda epoch, split, entropy, rng: np.full(
-                entropy.shape, np.nan if epoch else 3.0
-            ),
+            loss_fn=lambda epoch, split, entropy, rng: np.full(entropy.shape, np.nan if epoch else 3.0),
         )
     )
     save_figures([run], output=tmp_path, formats=["svg"], on_skip=print)
@@ -165,9 +159,7 @@ def test_a_diverged_run_leaves_empty_cells(tmp_path: Path) -> None:
     assert [row["validation_loss"] for row in rows] == ["3", ""]
 
 
-def test_a_write_that_fails_leaves_no_part(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_no_part(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(source: str, target: str) -> None:
         raise OSError("disk full")
 

@@ -64,9 +64,7 @@ def test_arms_differ_without_colour() -> None:
 def test_arms_of_the_main_roles_differ_in_greyscale() -> None:
     styles = arm_styles(["baseline", "entrodrop", "random", "inverse"])
     weights = (0.299, 0.587, 0.114)
-    grey = sorted(
-        sum(w * c for w, c in zip(weights, to_rgb(s.color), strict=True)) for s in styles.values()
-    )
+    grey = sorted(sum(w * c for w, c in zip(weights, to_rgb(s.color), strict=True)) for s in styles.values())
     assert min(b - a for a, b in pairwise(grey)) > 0.08
 
 
@@ -118,9 +116,7 @@ def test_every_venue_loads_without_latex(venue: str) -> None:
 
 
 def test_an_unknown_venue_names_the_nearest() -> None:
-    with pytest.raises(
-        InputError, match=r"unknown venue 'icml24'; did you mean 'icml2024'.*neurips"
-    ):
+    with pytest.raises(InputError, match=r"unknown venue 'icml24'; did you mean 'icml2024'.*neurips"):
         load_style("icml24")
 
 

@@ -27,18 +27,13 @@ def hand(arm: str = "a", *, shift: float = 0.0) -> BucketDynamics:
     validation = interval([[1.25, 3.25], [1.0, 3.5 + shift]])
     rise = Interval(np.zeros(2), np.zeros(2), np.zeros(2))
     epochs = np.array([0, 1])
-    return BucketDynamics(
-        arm, 3, epochs, ("low", "high"), train, validation, validation, rise, np.zeros(2)
-    )
+    return BucketDynamics(arm, 3, epochs, ("low", "high"), train, validation, validation, rise, np.zeros(2))
 
 
 def test_train_is_dashed_validation_solid_and_buckets_have_colours() -> None:
     ax = Figure().add_subplot()
     assert plot_token_dynamics(hand(), ax=ax) == [ax]
-    drawn = [
-        (line.get_color(), line.is_dashed(), np.asarray(line.get_ydata()).tolist())
-        for line in ax.lines
-    ]
+    drawn = [(line.get_color(), line.is_dashed(), np.asarray(line.get_ydata()).tolist()) for line in ax.lines]
     assert drawn == [
         (LOW_COLOR, True, [1.0, 0.5]),
         (LOW_COLOR, False, [1.25, 1.0]),
@@ -63,9 +58,7 @@ def test_panels_share_their_limits() -> None:
     assert not axes[1].get_ylabel()
 
 
-@pytest.mark.parametrize(
-    ("n_arms", "shape"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (6, (2, 3)), (8, (2, 4))]
-)
+@pytest.mark.parametrize(("n_arms", "shape"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (6, (2, 3)), (8, (2, 4))])
 def test_grid(n_arms: int, shape: tuple[int, int]) -> None:
     figure, axes = token_dynamics_axes(load_style(), n_arms)
     assert figure.axes == axes

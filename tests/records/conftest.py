@@ -24,6 +24,4 @@ def run_path(whole_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def study_path(tmp_path: Path) -> Path:
-    return make_study(
-        tmp_path / "study", n_documents=4, epochs=1, seeds=(3, 1), skip=[("entrodrop", 1)]
-    )
+    return make_study(tmp_path / "study", n_documents=4, epochs=1, seeds=(3, 1), skip=[("entrodrop", 1)])

@@ -182,9 +182,7 @@ def test_an_intact_epoch_of_another_run_is_found(run_path: Path, tmp_path: Path)
     )
     shutil.rmtree(run_path / "epochs" / "epoch-0001")
     shutil.copytree(other / "epochs" / "epoch-0001", run_path / "epochs" / "epoch-0001")
-    assert messages(check_run(run_path)) == (
-        "epochs/epoch-0001: is not the epoch that the run's manifest names"
-    )
+    assert messages(check_run(run_path)) == ("epochs/epoch-0001: is not the epoch that the run's manifest names")
 
 
 def test_each_damaged_file_is_named_once(run_path: Path) -> None:
@@ -241,9 +239,7 @@ def rewrite_epoch_1(path: Path, change: Callable[[dict[str, Any]], None]) -> Non
         ("dropped", 0, True, "1 tokens without a prediction are dropped"),
     ],
 )
-def test_values_where_they_should_not_be(
-    run_path: Path, key: str, position: int, value: float, message: str
-) -> None:
+def test_values_where_they_should_not_be(run_path: Path, key: str, position: int, value: float, message: str) -> None:
     def change(values: dict[str, Any]) -> None:
         values[key][0, position] = value
 

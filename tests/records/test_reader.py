@@ -162,9 +162,7 @@ def test_numpy_integers_name_epochs(hand_run: Path) -> None:
 
 
 def test_dropped_in_training_only(tmp_path: Path) -> None:
-    run = open_run(
-        make_run(tmp_path / "run", n_documents=4, epochs=2, regularizers=[{"ratio": 0.5}])
-    )
+    run = open_run(make_run(tmp_path / "run", n_documents=4, epochs=2, regularizers=[{"ratio": 0.5}]))
     records = run.records("train")
     share = [records.dropped(e)[records.predicted].mean() for e in (1, 2)]
     assert share == pytest.approx([0.25, 0.5], abs=0.08)

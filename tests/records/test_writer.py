@@ -75,9 +75,7 @@ def some_values(packed: SyntheticSplit, ids: list[int], **changes: Any) -> Split
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
@@ -181,9 +179,7 @@ def test_the_same_values_are_the_same_bytes_in_another_process(tmp_path: Path) -
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
-def test_the_order_of_rows_does_not_change_the_bytes(
-    tmp_path: Path, begun: Path, packed: SyntheticSplit
-) -> None:
+def test_the_order_of_rows_does_not_change_the_bytes(tmp_path: Path, begun: Path, packed: SyntheticSplit) -> None:
     ids = [0, 2, 3, 5]
     first = writer.write_epoch(begun, 1, {"train": some_values(packed, ids)}, config_hash="c")
     before = files_of(first)
@@ -251,9 +247,7 @@ def test_an_interrupted_attempt_is_replaced(begun: Path, packed: SyntheticSplit)
     assert not (begun / "epochs" / "epoch-0001.partial").exists()
 
 
-def test_sealing_removes_files_of_an_attempt_with_more_processes(
-    begun: Path, packed: SyntheticSplit
-) -> None:
+def test_sealing_removes_files_of_an_attempt_with_more_processes(begun: Path, packed: SyntheticSplit) -> None:
     writer.write_shard(begun, 1, {"train": some_values(packed, [0])}, rank=2, world=3)
     (begun / "epochs" / "epoch-0001.partial" / "x.tmp").write_bytes(b"torn")
     writer.write_shard(begun, 1, {"train": some_values(packed, [0, 2])}, rank=0, world=2)

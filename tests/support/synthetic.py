@@ -78,8 +78,7 @@ def make_split(*, n_documents: int, block_size: int, seed: int, words: int = 40)
         columns.append((0, document, len(text), len(text)))
     columns += [(1, -1, 0, 0)] * (-len(columns) % block_size)
     token_id, document_id, start, end = (
-        np.array(column, dtype=np.int32).reshape(-1, block_size)
-        for column in zip(*columns, strict=True)
+        np.array(column, dtype=np.int32).reshape(-1, block_size) for column in zip(*columns, strict=True)
     )
     digests = b"".join(hashlib.sha256(text).digest() for text in texts)
     return SyntheticSplit(
@@ -262,9 +261,7 @@ def make_study(
 def _reference_entropy(packed: SyntheticSplit, seed: int) -> Array:
     rng = np.random.default_rng([seed, packed.token_id.size])
     low = rng.choice([True, False], size=packed.token_id.shape)
-    values = np.where(
-        low, rng.uniform(0.1, 1.0, low.shape), rng.uniform(3.0, 5.0, low.shape)
-    ).astype(np.float32)
+    values = np.where(low, rng.uniform(0.1, 1.0, low.shape), rng.uniform(3.0, 5.0, low.shape)).astype(np.float32)
     return np.where(schema.predicted_mask(packed.document_id), values, np.float32(np.nan))
 
 

@@ -1,0 +1,119 @@
+"""The `training:` part of a recipe, as far as it can be checked without transformers.
+
+Names, types and ranges are checked against TrainingArguments in `dynamics.training.arguments`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dynamics.validation import shown
+
+# TrainingArguments fields that a recipe may not set, and what to do instead.
+_OWNED = {
+    "output_dir": "give --output",
+    "logging_dir": "metrics.jsonl lies in the output",
+    "seed": "set the recipe's seed",
+    "data_seed": "set the recipe's seed",
+    "remove_unused_columns": "sequence_id must reach the trainer",
+    "max_steps": "set num_train_epochs: recording is by epoch",
+    "resume_from_checkpoint": "give --resume",
+    "load_best_model_at_end": "the records hold every epoch",
+    "label_names": "the project computes the loss",
+    "do_eval": "every epoch is recorded",
+    "do_train": "`dynamics train` trains",
+    "do_predict": "every epoch is recorded",
+    "auto_find_batch_size": "masks and steps belong to one batch size",
+}
+_OWNED_PREFIXES = {
+    "save_": "every run saves its model",
+    "eval_": "every epoch is recorded",
+    "hub_": "nothing is pushed",
+    "push_to_hub": "push the folder model/ of the finished run",
+}
+_ALLOWED = {"eval_accumulation_steps"}
+
+# Regularisers that TrainingArguments could set too.
+_SAME_FIELD = {
+    "weight_decay": "weight_decay",
+    "label_smoothing": "label_smoothing_factor",
+    "neftune": "neftune_noise_alpha",
+}
+
+
+def checked_training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields, if the project leaves them to the recipe and JSON can hold them.
+
+    Raises
+    ------
+    ValueError
+        Naming the fields.
+    """
+    refused = [
+        f"{key} belongs to the project ({reason}); leave it out"
+        for key in training
+        if (reason := _owner(key)) is not None
+    ]
+    if refused:
+        raise ValueError("; ".join(refused))
+    epochs = training.get("num_train_epochs", 1)
+    if not _is_whole(epochs) or epochs < 1:
+        raise ValueError(
+            f"num_train_epochs must be a whole number of at least 1, not {shown(epochs)}: recording is by epoch"
+        )
+    for key, value in training.items():
+        _require_plain(value, key)
+    return dict(training)
+
+
+def conflict(regularizers: Sequence[str], training: Mapping[str, Any]) -> str | None:
+    """Return what regularisers, by name, and training arguments contradict each other in."""
+    for name in regularizers:
+        field = _SAME_FIELD.get(name)
+        if regularizers.count(name) > 1:
+            return f"regularizers: {name} stands there twice; keep one"
+        if field in training:
+            return f"regularizers: {name} and training.{field} set the same value; keep one of them"
+    return None
+
+
+def merged(fields: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fields` with `change` on top: mappings are merged, all else is replaced."""
+    result = dict(fields)
+    for key, value in change.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _owner(key: str) -> str | None:
+    if key in _ALLOWED:
+        return None
+    by_prefix = (why for prefix, why in _OWNED_PREFIXES.items() if key.startswith(prefix))
+    return _OWNED.get(key) or next(by_prefix, None)
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or value.is_integer()
+
+
+def _require_plain(value: Any, key: str) -> None:
+    """Refuse what the resolved recipe, whose hash is that of its JSON, could not hold."""
+    if isinstance(value, list):
+        for at, one in enumerate(value):
+            _require_plain(one, f"{key}.{at}")
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{key}: the key {shown(name)} must be text")
+            _require_plain(one, f"{key}.{name}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{key} must be a finite number, not {shown(value)}")
+    elif value is not None and not isinstance(value, bool | int | str):
+        raise ValueError(f"{key} must be a number, text, true or false, not {shown(value)}")

@@ -1,0 +1,194 @@
+"""Whole runs: what they record is what plain transformers calls compute, and nothing else changes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from support.tiny import quiet, run_tiny, tiny_recipe
+from transformers import AutoModelForCausalLM
+
+from dynamics.errors import InputError
+from dynamics.records.check import check_run
+from dynamics.training.run import train
+
+
+def weights(run):
+    return load_file(run.path / "model" / "model.safetensors")
+
+
+def same_weights(one, other):
+    return all(np.array_equal(a, weights(other)[name]) for name, a in weights(one).items())
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("runs") / "baseline", recording={"train_sequences": 40, "dtype": "float32"})
+
+
+def recomputed(run, split, epoch):
+    """Loss, entropy and correctness from the saved model in float64, with no code of this library."""
+    records = run.records(split)
+    model = AutoModelForCausalLM.from_pretrained(run.path / "model", dtype=torch.float64).eval()
+    with torch.no_grad():
+        z = model(torch.from_numpy(records.token_id.astype(np.int64))).logits.numpy()
+    n_sequences, n_positions = records.token_id.shape
+    loss = np.full((n_sequences, n_positions), np.nan)
+    entropy, correct = loss.copy(), np.zeros(loss.shape, dtype=bool)
+    for s in range(n_sequences):
+        for p in range(1, n_positions):
+            same_document = records.document_id[s, p] == records.document_id[s, p - 1]
+            if records.document_id[s, p] < 0 or not same_document:
+                continue
+            row = z[s, p - 1] - z[s, p - 1].max()
+            log_p = row - np.log(np.exp(row).sum())
+            loss[s, p] = -log_p[records.token_id[s, p]]
+            entropy[s, p] = -(np.exp(log_p) * log_p).sum()
+            correct[s, p] = row.argmax() == records.token_id[s, p]
+    return loss, entropy, correct
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_last_epoch_equals_a_float64_recomputation(baseline, split):
+    records = baseline.records(split)
+    last = baseline.epochs[-1]
+    loss, entropy, correct = recomputed(baseline, split, last)
+    for recorded, expected in ((records.loss(last), loss), (records.entropy(last), entropy)):
+        assert np.array_equal(np.isnan(recorded), np.isnan(expected))
+        known = ~np.isnan(expected)
+        error = np.abs(recorded[known] - expected[known])
+        assert (error <= 2e-5 * np.maximum(1, np.abs(expected[known]))).all(), error.max()
+    assert np.array_equal(records.correct(last), correct)
+    assert np.isnan(loss).any() and (~np.isnan(loss)).sum() > 500
+
+
+def test_float16_records_are_near_the_float64_recomputation(tmp_path):
+    run = run_tiny(tmp_path / "run")
+    loss, entropy, _ = recomputed(run, "validation", 2)
+    records = run.records("validation")
+    for recorded, expected in ((records.loss(2), loss), (records.entropy(2), entropy)):
+        known = ~np.isnan(expected)
+        assert (np.abs(recorded - expected)[known] <= 2e-5 + 1e-3 * expected[known]).all()
+
+
+def test_nothing_is_recorded_where_there_is_no_prediction(baseline):
+    for split in baseline.splits:
+        records = baseline.records(split)
+        start = np.zeros(records.token_id.shape, dtype=bool)
+        start[:, 0] = True
+        start[:, 1:] = records.document_id[:, 1:] != records.document_id[:, :-1]
+        start |= records.document_id < 0
+        for epoch in baseline.epochs:
+            assert np.array_equal(np.isnan(records.loss(epoch)), start)
+            assert not records.correct(epoch)[start].any()
+        assert np.array_equal(np.isnan(records.reference_entropy), start)
+    steps = [row for row in baseline.metrics()]
+    assert len(steps) == baseline.manifest["total_steps"]
+
+
+def test_epoch_zero_is_the_reference(baseline):
+    records = baseline.records("validation")
+    np.testing.assert_allclose(records.loss(0), records.reference_loss, atol=1e-5)
+    assert np.nanmean(records.loss(0)) == pytest.approx(np.log(300), abs=0.3)
+
+
+def test_training_lowers_the_training_loss(baseline):
+    records = baseline.records("train")
+    assert np.nanmean(records.loss(2)) < np.nanmean(records.loss(0)) - 0.3
+
+
+def test_recording_changes_no_weight_and_runs_repeat(tmp_path, baseline):
+    again = run_tiny(tmp_path / "again", recording={"train_sequences": 40, "dtype": "float32"})
+    little = run_tiny(tmp_path / "little", recording={"train_sequences": 1, "validation_sequences": 1})
+    assert same_weights(baseline, again) and same_weights(baseline, little)
+    for split in baseline.splits:
+        for epoch in baseline.epochs:
+            one, other = baseline.records(split), again.records(split)
+            assert np.array_equal(one.loss(epoch), other.loss(epoch), equal_nan=True)
+            assert np.array_equal(one.entropy(epoch), other.entropy(epoch), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "entrodrop", "ratio": 0.4, "pool": 0.5, "schedule": "constant"},
+        {"name": "entrodrop", "ratio": 0.4, "pool": 0.5, "schedule": "constant", "target": "loss"},
+        {"name": "entrodrop", "ratio": 0.4, "target": "both", "schedule": "constant", "normalize": "kept"},
+        {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "random"},
+        {"name": "inverse_entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "mean"},
+        {"name": "random_token_dropout", "ratio": 0.4, "schedule": "constant"},
+        {"name": "weight_decay", "value": 1.0},
+        {"name": "hidden_dropout", "rate": 0.2},
+        {"name": "label_smoothing", "factor": 0.2},
+        {"name": "neftune", "alpha": 5.0},
+    ],
+    ids=lambda m: "-".join(str(v) for v in m.values() if isinstance(v, str)),
+)
+def test_every_method_acts_and_the_run_is_whole(tmp_path, baseline, method):
+    run = run_tiny(tmp_path / "run", regularizers=[method], recording={"train_sequences": "all"})
+    assert not same_weights(baseline, run)
+    assert check_run(run.path).ok
+    records = run.records("train")
+    dropped = records.dropped(1)
+    if "ratio" not in method:
+        assert not dropped.any()
+        return
+    predicted = ~np.isnan(records.reference_entropy)
+    assert not dropped[~predicted].any()
+    n = predicted.sum()
+    assert abs(dropped.sum() / n - 0.4) < 3 * np.sqrt(0.4 * 0.6 / n)
+    pool = np.nanquantile(records.reference_entropy, 0.5)
+    if method["name"] == "entrodrop":
+        assert records.reference_entropy[dropped].max() <= pool + 1e-6
+    if method["name"] == "inverse_entrodrop":
+        assert records.reference_entropy[dropped].min() >= pool - 1e-6
+    shares = [row["dropped_share"] for row in run.metrics()]
+    assert np.mean(shares) == pytest.approx(0.4, abs=0.03)
+
+
+def test_masks_and_weights_do_not_depend_on_the_micro_batch(tmp_path):
+    method = [{"name": "entrodrop", "ratio": 0.3, "schedule": "linear"}]
+    common = {"num_train_epochs": 2, "learning_rate": 1e-3}
+    whole = run_tiny(
+        tmp_path / "whole",
+        regularizers=method,
+        recording={"train_sequences": "all"},
+        training={**common, "per_device_train_batch_size": 32},
+    )
+    parts = run_tiny(
+        tmp_path / "parts",
+        regularizers=method,
+        recording={"train_sequences": "all"},
+        training={
+            **common,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 4,
+            "dataloader_num_workers": 0,
+        },
+    )
+    for epoch in (1, 2):
+        assert np.array_equal(whole.records("train").dropped(epoch), parts.records("train").dropped(epoch))
+    for name, weight in weights(whole).items():
+        np.testing.assert_allclose(weight, weights(parts)[name], atol=2e-4)
+    for one, other in zip(whole.metrics(), parts.metrics(), strict=True):
+        assert one["dropped_share"] == other["dropped_share"]
+        assert one["training_loss"] == pytest.approx(other["training_loss"], rel=1e-3)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_refused(baseline, tmp_path):
+    recipe = tiny_recipe(recording={"train_sequences": 40, "dtype": "float32"})
+    before = (baseline.path / "manifest.json").read_bytes()
+    train(recipe, baseline.path, resume=True, reporter=quiet())
+    assert (baseline.path / "manifest.json").read_bytes() == before
+    with pytest.raises(InputError, match="is not empty"):
+        train(recipe, baseline.path, reporter=quiet())
+    with pytest.raises(InputError, match=r"differs in .*seed"):
+        train(recipe.model_copy(update={"seed": 3}), baseline.path, resume=True, reporter=quiet())
+
+
+def test_a_tuning_part_is_measured_and_never_recorded(tmp_path):
+    run = run_tiny(tmp_path / "run", tuning={"fraction": 0.3})
+    assert run.splits == ["train", "validation"]
+    values = [row["tuning_loss"] for row in run.metrics() if "tuning_loss" in row]
+    assert len(values) == 3 and values[-1] < values[0]

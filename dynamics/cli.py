@@ -1,15 +1,26 @@
-"""The `dynamics` command. Heavy imports are inside the commands, so that --help is quick and needs no torch."""
+"""The `dynamics` command.
+
+Heavy imports are inside the commands, so that --help is quick and needs no torch.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from dynamics.errors import DamagedRecordError, InputError
+
+if TYPE_CHECKING:
+    from dynamics.records.reader import Run, Study
+    from dynamics.reporting import Reporter
 
 app = typer.Typer(
     help="Learning dynamics of language models trained for many epochs on little data.",
@@ -19,20 +30,57 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="Override a key of the recipe; may be repeated."),
 ]
-OutputOption = Annotated[Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")
+]
+
+_GOES_ON = "Interrupted. The same command goes on where it stopped."
+_RESUMES = "Interrupted. The same command with --resume goes on."
 
 
-@app.command(epilog="Example: dynamics train recipe.yaml --set training.num_train_epochs=4 --output runs/first")
+def _command(*, example: str, interrupted: str = "Interrupted.") -> Callable[[Any], Any]:
+    """Register a command, with one message and the right exit code for all that users can cause.
+
+    Interrupts are taken here: what Typer makes of them differs between its versions.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                try:
+                    function(*args, **kwargs)
+                except InputError as error:
+                    _fail(f"Error: {error}", 2)
+                except DamagedRecordError as error:
+                    _fail(f"Error: {error}", 1)
+                except KeyboardInterrupt:
+                    _fail(interrupted, 130)
+
+        return app.command(epilog=f"\b\nExample:\n  {example}")(guarded)
+
+    return register
+
+
+@_command(
+    example="dynamics train recipe.yaml --set training.num_train_epochs=4 --output runs/first",
+    interrupted=_RESUMES,
+)
 def train(
     recipe: RecipeArgument,
     set_: SetOption = None,
     output: OutputOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")
+    ] = False,
 ) -> None:
     """Train once, recording every token after every epoch."""
     from dynamics.config import as_run, load_recipe
@@ -45,24 +93,32 @@ def train(
     folder = output or Path("runs") / loaded.name
     reporter = Reporter()
     train_run(loaded, folder, resume=resume, reporter=reporter)
-    _summary([folder], reporter)
+    _summary(_open([folder]), reporter)
 
 
-@app.command(epilog="Example: dynamics study quickstart --output runs/quickstart")
+@_command(example="dynamics study quickstart --output runs/quickstart", interrupted=_GOES_ON)
 def study(
     recipe: RecipeArgument,
     set_: SetOption = None,
     output: OutputOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    list_: Annotated[bool, typer.Option("--list", help="Print one command a run, and run nothing.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print one command a run, and run nothing.")
+    ] = False,
     index: Annotated[int | None, typer.Option(help="Run only this one of --list, from 0.")] = None,
 ) -> None:
-    """Run arms by seeds, then draw the figures; run again, it goes on where it stopped."""
+    """Run arms by seeds, then draw the figures.
+
+    Run again, it goes on where it stopped. --list and --index spread a study over machines.
+    """
     from dynamics.config import as_study, load_recipe
     from dynamics.reporting import Reporter
-    from dynamics.study import list_runs, run_index, run_study
 
+    if list_ and index is not None:
+        raise InputError("--list runs nothing and --index runs one of the list; give one of them")
     loaded = as_study(load_recipe(recipe, set_ or ()), recipe)
+    from dynamics.study import StudyFailure, list_runs, run_index, run_study
+
     folder = output or Path("runs") / loaded.name
     if list_:
         for command in list_runs(loaded, folder):
@@ -73,15 +129,24 @@ def study(
     if index is not None:
         run_index(loaded, folder, index, reporter=reporter)
         return
-    run_study(loaded, folder, jobs=jobs, reporter=reporter)
-    files = _figures([folder], folder / "figures", reporter)
-    _summary([folder], reporter)
-    reporter.line("figures: " + " ".join(str(file) for file in files if file.suffix == ".png"))
+    try:
+        run_study(loaded, folder, jobs=jobs, reporter=reporter)
+    except StudyFailure as error:
+        _fail(f"Error: {error}", 1)
+    opened = _open([folder])
+    files = _figures(opened, folder / "figures", reporter)
+    _summary(opened, reporter)
+    for file in files:
+        if file.suffix == ".png":
+            reporter.line(f"figure: {file}")
 
 
-@app.command(epilog="Example: dynamics reference recipe.yaml --set model.name=micro")
+@_command(example="dynamics reference recipe.yaml --set model.name=micro")
 def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
-    """Measure every token under the frozen starting model, once; the result is cached."""
+    """Measure every token under the starting model.
+
+    Once: the result is cached, by the hashes of model and data.
+    """
     from dynamics.config import load_recipe
     from dynamics.reporting import Reporter
 
@@ -94,119 +159,144 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
     reporter.line(f"{found.pop('path')}{' (found in the cache)' if found.pop('cached') else ''}")
     for split, values in found.items():
         reporter.line(
-            f"{split}: {values['n_tokens']:,} predicted tokens, mean loss {values['loss']:.4f}, mean entropy "
-            f"{values['entropy']:.4f} nats"
+            f"{split}: {values['n_tokens']:,} predicted tokens, mean loss {values['loss']:.4f}, "
+            f"mean entropy {values['entropy']:.4f} nats"
         )
 
 
-@app.command(epilog="Example: dynamics check runs/quickstart")
+@_command(example="dynamics check runs/quickstart")
 def check(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs or studies.")],
 ) -> None:
-    """Verify every file of runs against their manifests."""
+    """Verify records against their manifests.
+
+    Every byte of every file is read. Exit code 1 says that something is damaged.
+    """
     from dynamics.records.check import check_path
 
-    damaged = 0
+    damaged = False
     for path in runs:
         for report in check_path(path):
             state = "ok" if report.ok else "DAMAGED"
             print(f"{report.path}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
             for problem in report.problems:
                 print(f"  {problem}")
+            if not report.ok:
+                print(f"  epochs still good: {_numbers(report.good_epochs)}")
             for note in report.notes:
                 print(f"  note: {note}")
-            damaged += not report.ok
+            damaged |= not report.ok
     if damaged:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: dynamics figures runs/quickstart --only degradation --venue icml2024 --format pdf")
+@_command(
+    example="dynamics figures runs/quickstart --only degradation --venue icml2024 --format pdf"
+)
 def figures(
-    opened: Annotated[list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")],
-    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this figure; may be repeated.")] = None,
-    venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
-    output: Annotated[Path | None, typer.Option(help="Folder (default: figures/ in the first).")] = None,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")
+    ],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this figure; may be repeated."),
+    ] = None,
+    venue: Annotated[
+        str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="Of pdf, svg and png, with commas.")
+    ] = "pdf,svg,png",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder (default: figures/ in the first).")
+    ] = None,
 ) -> None:
-    """Draw the figures of studies or runs, each with the numbers that it draws as CSV."""
+    """Draw the figures of studies or runs.
+
+    Next to each lie the numbers that it draws, as CSV.
+    """
     from dynamics.reporting import Reporter
 
-    reporter = Reporter()
     formats = [part.strip() for part in format_.split(",") if part.strip()]
-    for file in _figures(opened, output or opened[0] / "figures", reporter, only=only, venue=venue, formats=formats):
+    if not formats:
+        raise InputError(f"--format: {format_!r} names no format; give some of pdf, svg and png")
+    reporter = Reporter()
+    folder = output or paths[0] / "figures"
+    options = {"only": only, "venue": venue, "formats": formats}
+    for file in _figures(_open(paths), folder, reporter, **options):
         reporter.line(str(file))
 
 
 def main() -> None:
-    """Run the command; bad input is one message and exit code 2, damaged records are exit code 1."""
-    # A hub name is looked up by the hub's own library; its bars and advice are not ours to print.
+    """Run the command."""
+    # Workers are forked after the tokenizer has been used; this is what it would warn about.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app()
-    except InputError as error:
-        _fail(str(error), 2)
-    except DamagedRecordError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command with --resume (a study: the same command) goes on", 130)
-    except RuntimeError as error:
-        if type(error).__name__ != "StudyFailure":
-            raise
-        _fail(str(error), 1)
+    app(prog_name="dynamics")
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"Error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _fail(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    print(f"Warning: {message}", file=sys.stderr)
 
 
 def _need_training() -> None:
+    """Load what training needs, quietly; most of a command's starting time is spent here."""
     try:
-        import accelerate  # noqa: F401
-        import torch  # noqa: F401
-        import transformers
+        for name in ("torch", "accelerate", "transformers"):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(f"this command trains, and {error.name} is not installed: pip install {error.name}") from None
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+        raise InputError(
+            f"this command trains, and {error.name} is not installed: pip install {error.name}"
+        ) from error
+    log = importlib.import_module("transformers.utils.logging")
+    log.set_verbosity_error()
+    log.disable_progress_bar()
 
 
-def _figures(paths: list[Path], output: Path, reporter: object, **options: object) -> list[Path]:
+def _open(paths: Sequence[Path]) -> list[Study | Run]:
+    from dynamics.records.reader import open_any
+
+    return [open_any(path) for path in paths]
+
+
+def _figures(
+    opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any
+) -> list[Path]:
     from dynamics.plots.figures import save_figures
-    from dynamics.records.reader import open_any
 
-    opened = [open_any(path) for path in paths]
-    return save_figures(opened, output=output, on_skip=reporter.line, **options)  # type: ignore[attr-defined,arg-type]
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output: {output} is a file; name a folder")
+    return save_figures(opened, output=output, on_skip=reporter.line, **options)
 
 
-def _summary(paths: list[Path], reporter: object) -> None:
+def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
+    """Print the closing table, one row an arm."""
     from dynamics.analysis.summary import arm_summary
-    from dynamics.records.reader import open_any
 
-    rows = []
-    for path in paths:
-        for arm in arm_summary(open_any(path)):
-            rows.append(
-                (
-                    arm.arm,
-                    f"{arm.best:.4f}",
-                    str(arm.best_epoch),
-                    f"{arm.final:.4f}",
-                    f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
-                    f"{arm.rebound:.4f}",
-                    f"{arm.rebound_cross_fitted:.4f}",
-                    f"{arm.dropped_share:.4f}",
-                )
-            )
     header = (
-        "arm",
-        "best",
-        "epoch",
-        "final",
-        "95 % interval",
-        "rebound",
-        "cross-fitted",
-        "dropped",
-    )
-    reporter.line("validation loss, nats per token")  # type: ignore[attr-defined]
-    reporter.table(header, rows)  # type: ignore[attr-defined]
+        "arm", "best", "epoch", "final", "95 % interval", "rebound", "cross-fitted", "dropped"
+    )  # fmt: skip
+    rows = [
+        (
+            arm.arm,
+            f"{arm.best:.4f}",
+            str(arm.best_epoch),
+            f"{arm.final:.4f}",
+            f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
+            f"{arm.rebound:.4f}",
+            f"{arm.rebound_cross_fitted:.4f}",
+            f"{arm.dropped_share:.4f}",
+        )
+        for one in opened
+        for arm in arm_summary(one)
+    ]
+    reporter.line("validation loss, nats per token")
+    reporter.table(header, rows)
+
+
+def _numbers(epochs: Sequence[int]) -> str:
+    return ", ".join(map(str, epochs)) or "none"

@@ -21,14 +21,14 @@ from rich.text import Text
 class Counter:
     """Takes the steps of one piece of work."""
 
-    def __init__(self, progress: Progress | None = None, task: TaskID = TaskID(0)) -> None:
-        self._progress = progress
-        self._task = task
+    def __init__(self, bar: tuple[Progress, TaskID] | None = None) -> None:
+        self._bar = bar
 
     def update(self, n: int) -> None:
         """Note that `n` more units are done."""
-        if self._progress is not None:
-            self._progress.advance(self._task, n)
+        if self._bar is not None:
+            progress, task = self._bar
+            progress.advance(task, n)
 
 
 class Reporter:
@@ -65,7 +65,7 @@ class Reporter:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console, transient=True) as progress:
-            yield Counter(progress, progress.add_task(description, total=total))
+            yield Counter((progress, progress.add_task(description, total=total)))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table; the first column is a name, the others are numbers."""

@@ -116,7 +116,7 @@ def _special(model: type[BaseModel], key: str, problem: Any) -> str:
         case "missing":
             return "is missing (add it)"
         case "invalid_key":
-            return f"the key {shown(problem['input'])} must be text (quotes make it text)"
+            return "keys must be text (quotes make it text)"
         case "union_tag_not_found":
             names = _tags(_members_at(model, location))
             return f"has no name; give name: one of {', '.join(names)}"

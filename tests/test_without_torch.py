@@ -1,0 +1,62 @@
+"""Reading, analysing and drawing where torch is not installed: in an environment made without it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.synthetic import make_study
+
+ROOT = Path(__file__).parents[1]
+PYTHON = Path(os.environ.get("DYNAMICS_LIGHT_PYTHON", ROOT / ".venv-light" / "bin" / "python"))
+
+USE = """
+import importlib.util, sys
+for name in ("torch", "transformers", "datasets", "accelerate"):
+    assert importlib.util.find_spec(name) is None, name
+import dynamics
+from pathlib import Path
+from matplotlib.figure import Figure
+from dynamics.plots.curriculum import plot_curriculum, plot_outcomes
+from dynamics.plots.degradation import plot_degradation
+from dynamics.plots.figures import save_figures
+from dynamics.plots.token_dynamics import plot_token_dynamics
+study = dynamics.open_study(sys.argv[1])
+run = study.run("baseline", 0)
+assert dynamics.open_run(run.path).records("validation").loss(1).size
+for plot in (plot_degradation, plot_curriculum, plot_outcomes):
+    plot(study, ax=Figure().add_subplot())
+plot_token_dynamics(study)
+assert len(save_figures([study], output=Path(sys.argv[2]))) == 12
+try:
+    dynamics.EntroDrop
+except ImportError as error:
+    assert "torch" in str(error)
+else:
+    raise AssertionError("EntroDrop without torch")
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    if not PYTHON.exists():
+        pytest.fail(f"{PYTHON} is missing: `make test` makes an environment without torch there")
+    return subprocess.run([PYTHON, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_records_analysis_and_every_plot_work(tmp_path):
+    study = make_study(tmp_path / "study", n_documents=120, epochs=3)
+    done = run("-W", "error", "-c", USE, str(study), str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_that_read_work_and_those_that_train_say_what_they_need(tmp_path):
+    assert run("-m", "dynamics", "--help").returncode == 0
+    study = make_study(tmp_path / "study", n_documents=120, epochs=2)
+    assert run("-m", "dynamics", "check", str(study)).returncode == 0
+    done = run("-m", "dynamics", "figures", str(study), "--output", str(tmp_path / "figures"), "--format", "png")
+    assert done.returncode == 0, done.stderr
+    done = run("-m", "dynamics", "study", "quickstart", "--output", str(tmp_path / "new"))
+    assert done.returncode == 2 and "torch" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()

@@ -19,6 +19,7 @@ import typer
 from dynamics.errors import DamagedRecordError, InputError
 
 if TYPE_CHECKING:
+    from dynamics.config import StudyRecipe
     from dynamics.records.reader import Run, Study
     from dynamics.reporting import Reporter
 
@@ -30,16 +31,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")
-]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="Override a key of the recipe; may be repeated."),
 ]
-OutputOption = Annotated[
-    Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")
-]
+OutputOption = Annotated[Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")]
 
 _GOES_ON = "Interrupted. The same command goes on where it stopped."
 _RESUMES = "Interrupted. The same command with --resume goes on."
@@ -78,19 +75,18 @@ def train(
     recipe: RecipeArgument,
     set_: SetOption = None,
     output: OutputOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")] = False,
 ) -> None:
     """Train once, recording every token after every epoch."""
     from dynamics.config import as_run, load_recipe
     from dynamics.reporting import Reporter
 
     loaded = as_run(load_recipe(recipe, set_ or ()), recipe)
+    folder = output or Path("runs") / loaded.name
+    _need_folder(folder)
     _need_training()
     from dynamics.training.run import train as train_run
 
-    folder = output or Path("runs") / loaded.name
     reporter = Reporter()
     train_run(loaded, folder, resume=resume, reporter=reporter)
     _summary(_open([folder]), reporter)
@@ -102,9 +98,7 @@ def study(
     set_: SetOption = None,
     output: OutputOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    list_: Annotated[
-        bool, typer.Option("--list", help="Print one command a run, and run nothing.")
-    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Print one command a run, and run nothing.")] = False,
     index: Annotated[int | None, typer.Option(help="Run only this one of --list, from 0.")] = None,
 ) -> None:
     """Run arms by seeds, then draw the figures.
@@ -120,11 +114,16 @@ def study(
     from dynamics.study import StudyFailure, list_runs, run_index, run_study
 
     folder = output or Path("runs") / loaded.name
+    _need_folder(folder)
     if list_:
         for command in list_runs(loaded, folder):
             print(command)
         return
+    n_runs = len(loaded.plan())
+    if index is not None and not 0 <= index < n_runs:
+        raise InputError(f"--index: {index} is no run of this study; it has 0 to {n_runs - 1}")
     _need_training()
+    _check_arms(loaded)
     reporter = Reporter()
     if index is not None:
         run_index(loaded, folder, index, reporter=reporter)
@@ -190,26 +189,16 @@ def check(
         raise typer.Exit(1)
 
 
-@_command(
-    example="dynamics figures runs/quickstart --only degradation --venue icml2024 --format pdf"
-)
+@_command(example="dynamics figures runs/quickstart --only degradation --venue icml2024 --format pdf")
 def figures(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")
-    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")],
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this figure; may be repeated."),
     ] = None,
-    venue: Annotated[
-        str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")
-    ] = None,
-    format_: Annotated[
-        str, typer.Option("--format", help="Of pdf, svg and png, with commas.")
-    ] = "pdf,svg,png",
-    output: Annotated[
-        Path | None, typer.Option(help="Folder (default: figures/ in the first).")
-    ] = None,
+    venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
+    output: Annotated[Path | None, typer.Option(help="Folder (default: figures/ in the first).")] = None,
 ) -> None:
     """Draw the figures of studies or runs.
 
@@ -235,12 +224,37 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    print(" ".join(message.splitlines()), file=sys.stderr)
     raise typer.Exit(code)
 
 
 def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
     print(f"Warning: {message}", file=sys.stderr)
+
+
+def _need_folder(output: Path) -> None:
+    """Refuse an output that cannot be made, before any work goes into it."""
+    found = output.absolute()
+    while not os.path.lexists(found):
+        found = found.parent
+    problem = (
+        "is no directory"
+        if not found.is_dir()
+        else "may not be written to"
+        if not os.access(found, os.W_OK | os.X_OK)
+        else None
+    )
+    if problem is not None:
+        raise InputError(f"--output: {output} cannot be used, as {found} {problem}; name another")
+
+
+def _check_arms(recipe: StudyRecipe) -> None:
+    """Check the training arguments of all arms, before the first one trains."""
+    from dynamics.training.arguments import training_arguments
+
+    for arm, seed, run in recipe.plan():
+        where = f"arms.{arm}: training"
+        training_arguments(run.training, output_dir=Path("unused"), seed=seed, where=where)
 
 
 def _need_training() -> None:
@@ -249,9 +263,7 @@ def _need_training() -> None:
         for name in ("torch", "accelerate", "transformers"):
             importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"this command trains, and {error.name} is not installed: pip install {error.name}"
-        ) from error
+        raise InputError(f"this command trains, and {error.name} is not installed: pip install {error.name}") from error
     log = importlib.import_module("transformers.utils.logging")
     log.set_verbosity_error()
     log.disable_progress_bar()
@@ -263,9 +275,7 @@ def _open(paths: Sequence[Path]) -> list[Study | Run]:
     return [open_any(path) for path in paths]
 
 
-def _figures(
-    opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any
-) -> list[Path]:
+def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any) -> list[Path]:
     from dynamics.plots.figures import save_figures
 
     if output.exists() and not output.is_dir():

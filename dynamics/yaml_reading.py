@@ -54,8 +54,17 @@ def _sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
     return loader.construct_sequence(node, deep=True)
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    # PyYAML writes these line ends as they are, and reads them back as a space or a newline.
+    style = '"' if set(value) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SEQUENCE_TAG, _sequence)
+
+
+_Dumper.add_representer(str, _text)
 _Loader.add_implicit_resolver(*_FLOAT)
 _Dumper.add_implicit_resolver(*_FLOAT)
 
@@ -137,7 +146,8 @@ def _load(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise InputError(f"{where}{place}: {error.problem}") from None
+        parts = ", ".join(part for part in (error.context, error.problem) if part)
+        raise InputError(f"{where}{place}: {parts}") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

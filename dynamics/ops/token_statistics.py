@@ -57,8 +57,8 @@ def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> TokenStatis
         loss[part] = torch.where(kept, -chosen, torch.nan)
         entropy[part] = torch.where(kept, -plog.sum(-1), torch.nan)
         correct[part] = kept & (z.argmax(-1) == y)
-    # -log p of a token with p = 1 comes out as -0.0 or a rounding error below it.
-    return TokenStatistics(loss.clamp_min_(0.0), entropy.clamp_min_(0.0), correct)
+    # A certain token comes out as -0.0, or a rounding error below it; adding 0 leaves no minus sign.
+    return TokenStatistics(loss.clamp_min_(0.0).add_(0.0), entropy.clamp_min_(0.0).add_(0.0), correct)
 
 
 def weighted_loss(

@@ -96,9 +96,11 @@ def run_study(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Rep
         Some runs failed.
     """
     # Everything that a recipe can get wrong shows before the first file is written.
-    from dynamics.training.prepare import prepare
+    from dynamics.training.run import make_ready
 
-    prepare(recipe.plan()[0].recipe, reporter)
+    for arm, seed, run in recipe.plan():
+        if seed == recipe.seeds[0]:
+            make_ready(run, study_run_path(output, arm, seed), reporter)
     folders = write_plan(recipe, output)
     if jobs == 1:
         _run_here(folders, reporter)

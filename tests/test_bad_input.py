@@ -266,7 +266,6 @@ def test_bad_input_is_one_line_and_leaves_no_output(case: Case, refused: Command
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.xfail(reason="study.run_study prepares the regularisers of the first arm alone", strict=True)
 def test_a_later_arm_whose_token_is_unknown(refused: Command, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     bad = "arms.dropped.regularizers=[{name: entrodrop, replacement: token, replacement_token: 5000}]"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from transformers import TrainingArguments
 
 from dynamics.config import Recipe, dump_yaml, resolved
 from dynamics.errors import InputError
@@ -52,15 +53,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     started = time.time()
     if _finished(recipe, output, resume=resume, reporter=reporter):
         return
-    prepared = prepare(recipe, reporter)
-    methods = build_regularizers(recipe.regularizers)
-    args = training_arguments(
-        _merged_training(recipe, methods),
-        output_dir=output / schema.CHECKPOINTS_FOLDER,
-        seed=recipe.seed,
-    )
-    for method in methods:
-        method.prepare(_training_data(prepared, recipe.seed))
+    prepared, methods, args = make_ready(recipe, output, reporter)
     model = prepared.load_model()
 
     output.mkdir(parents=True, exist_ok=True)
@@ -139,6 +132,20 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             "timing": {"started": started, "seconds": round(time.time() - started, 3)},
         },
     )
+
+
+def make_ready(
+    recipe: Recipe, output: Path, reporter: Reporter
+) -> tuple[Prepared, list[Regularizer], TrainingArguments]:
+    """Return all that `recipe` trains with; whatever it gets wrong shows here, and nothing is in `output` yet."""
+    prepared = prepare(recipe, reporter)
+    methods = build_regularizers(recipe.regularizers)
+    args = training_arguments(
+        _merged_training(recipe, methods), output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed
+    )
+    for method in methods:
+        method.prepare(_training_data(prepared, recipe.seed))
+    return prepared, methods, args
 
 
 def _finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:

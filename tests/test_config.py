@@ -440,3 +440,9 @@ def test_quickstart_is_read_back(tmp_path: Path) -> None:
     assert all(
         math.isclose(run.recipe.training["learning_rate"], 2e-3) for run in as_study(recipe, "quickstart").plan()
     )
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    path = written(tmp_path, "\ufeff" + RECIPE.lstrip())
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfcorpus")
+    assert load_recipe(path).corpus.source == "builtin:python-reference"

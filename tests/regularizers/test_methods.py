@@ -134,7 +134,7 @@ def test_hidden_dropout_zeroes_its_share_and_scales_the_rest(model, rate):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_residual_branches_are_all_that_is_added_to_the_stream(name):
-    # Without them, the residual stream leaves the last layer as it entered the first.
+    # With 1, 2, 4 and 8 in their places, the last layer leaves the stream as it entered the first, plus 15.
     model = build(name).eval()
     branches = list(residual_branches(model))
     assert len(branches) == 4 and len(set(branches)) == 4
@@ -150,14 +150,19 @@ def test_residual_branches_are_all_that_is_added_to_the_stream(name):
     logits(model)
     assert not torch.allclose(stream[0], stream[1])
 
-    def silence(module, args, output):
-        return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
+    def put(value):
+        def hook(module, args, output):
+            if isinstance(output, tuple):
+                return (torch.full_like(output[0], value), *output[1:])
+            return torch.full_like(output, value)
 
-    for branch in branches:
-        branch.register_forward_hook(silence)
+        return hook
+
+    for n, branch in enumerate(branches):
+        branch.register_forward_hook(put(2.0**n))
     stream.clear()
     logits(model)
-    assert torch.equal(stream[0], stream[1])
+    torch.testing.assert_close(stream[1], stream[0] + 15.0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

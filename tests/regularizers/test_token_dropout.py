@@ -101,6 +101,9 @@ def test_lowest_share_takes_the_earlier_of_ties():
     assert lowest_share(values, late, 0.6).tolist() == [[False, True, True], [True, False, False]]
     same = np.zeros((40, 50))
     assert np.array_equal(lowest_share(same, same == 0, 0.3).ravel(), np.arange(2000) < 600)
+    few = np.random.default_rng(0).integers(0, 3, 2000).astype(np.float32)  # an unstable sort gets these wrong
+    chosen = sorted(sorted(range(2000), key=lambda n: (few[n], n))[:900])
+    assert np.flatnonzero(lowest_share(few.reshape(40, 50), same == 0, 0.45)).tolist() == chosen
 
 
 def test_lowest_share_of_nothing():

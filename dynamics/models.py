@@ -42,7 +42,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
         model = _from_pretrained(settings)
-    n_vocab = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    n_vocab = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > n_vocab:
         raise InputError(
             f"tokenizer: its vocabulary has {len(tokenizer)} entries, more than the {n_vocab} of model "
@@ -54,7 +54,8 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
             f"block_size: {block_size} is more than the {n_positions} positions of model {settings.name!r}; "
             "lower block_size"
         )
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def model_hash(model: torch.nn.Module) -> str:
@@ -83,7 +84,9 @@ def _from_named_size(
     # The initial weights belong to the starting model, which is the same for all seeds of a study.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.init_seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        build: Any = AutoModelForCausalLM.from_config  # untyped in transformers
+        model: PreTrainedModel = build(config, dtype=torch.float32)
+        return model
 
 
 def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
@@ -95,9 +98,10 @@ def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
         )
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-        return AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, trust_remote_code=settings.trust_remote_code, dtype=torch.float32
         )
+        return model
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(

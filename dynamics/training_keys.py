@@ -26,6 +26,8 @@ _OWNED = {
     "do_train": "`dynamics train` trains",
     "do_predict": "every epoch is recorded",
     "auto_find_batch_size": "masks and steps belong to one batch size",
+    "dataloader_drop_last": "every sequence counts in every epoch",
+    "use_liger_kernel": "its loss hides the logits from recording",
 }
 _OWNED_PREFIXES = {
     "save_": "every run saves its model",

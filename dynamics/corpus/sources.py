@@ -214,8 +214,8 @@ def _read_json_lines(path: Path, text: str, text_of: RowText) -> Iterator[TextAn
 
 
 def _read_parquet(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -233,7 +233,7 @@ def _read_parquet(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
 def _read_hub(name: str, text_of: RowText, *, split: str, subset: str | None) -> Iterator[TextAndOrigin]:
     if not name:
         raise InputError("'hub:' needs the name of a data set, as hub:owner/name")
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     what = f"hub data set {name!r} (subset {subset!r}, split {split!r})"
     try:

@@ -68,10 +68,11 @@ class HiddenDropout(Regularizer):
 
 def residual_branches(model: PreTrainedModel) -> Iterator[nn.Module]:
     """Yield the modules whose outputs are added to the residual stream, two a decoder layer."""
-    decoder = model.get_decoder()
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
     layers = getattr(decoder, "layers", None) or getattr(decoder, "h", None)
     if not isinstance(layers, nn.ModuleList):
         return
+    layer: Any
     for layer in layers:
         if hasattr(layer, "post_feedforward_layernorm"):
             # Gemma 2 and later, OLMo 2: a norm ends each branch.

@@ -149,7 +149,8 @@ class TokenDropout(Regularizer):
                 weight = cast(torch.Tensor, module.weight).detach()
                 return weight.mean(dim=0) * getattr(module, "scalar_embed_scale", 1.0)
             case "token":
-                return module.forward(torch.tensor(self._replacement_id, device=device)).detach()
+                embed = cast(nn.Embedding, module)
+                return embed.forward(torch.tensor(self._replacement_id, device=device)).detach()
             case "random":
                 n_vocab = cast(torch.Tensor, module.weight).shape[0]
                 draw = keyed_uniform(
@@ -159,7 +160,7 @@ class TokenDropout(Regularizer):
                     sequence_id=batch.sequence_id,
                     n_positions=batch.predicted.shape[1],
                 )
-                return module.forward((draw * n_vocab).long())
+                return cast(nn.Embedding, module).forward((draw * n_vocab).long())
         raise AssertionError(self.settings.replacement)
 
 
@@ -218,7 +219,7 @@ def _token_id(token: int | str | None, tokenizer: PreTrainedTokenizerBase) -> in
         if 0 <= token < len(tokenizer):
             return token
     elif token in (vocabulary := tokenizer.get_vocab()):
-        return vocabulary[cast(str, token)]
+        return vocabulary[token]
     raise InputError(
         f"replacement_token: {token!r} is not in the tokenizer's vocabulary of {len(tokenizer)} entries; give an id "
         "below that, or a token as the vocabulary spells it"

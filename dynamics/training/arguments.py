@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -75,8 +76,18 @@ def training_arguments(
     """Return the TrainingArguments of a run: the recipe's fields over the project's.
 
     On a CUDA device that can, training is in bf16 unless the recipe chooses a precision itself.
+
+    Raises
+    ------
+    InputError
+        A field is wrong, or several processes were started.
     """
     check_training(training, where=where)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: records of several processes are not supported yet; start one "
+            "process, or spread the runs of a study with --list"
+        )
     fields: dict[str, Any] = {
         "report_to": "none",
         "disable_tqdm": True,

@@ -302,7 +302,7 @@ def _pretrain(
             on_batch=progress.update,
         )
         trainer.train()
-    model.to("cpu")
+    model.to("cpu")  # type: ignore[arg-type]
     return losses[-1]
 
 
@@ -327,8 +327,9 @@ def _reference_pass(
     }
 
     def build(path: Path) -> None:
-        model = load_model().to(args.device)
-        arrays = {}
+        model = load_model()
+        model.to(args.device)  # type: ignore[arg-type]
+        arrays: dict[str, np.ndarray] = {}
         n_sequences = sum(len(packed.token_id) for packed in wanted.values())
         with reporter.progress(n_sequences, "reference pass") as progress:
             for name, packed in wanted.items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -175,7 +175,8 @@ class DynamicsTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(dataset)
-        return KeyedOrder(len(dataset), self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return KeyedOrder(len(cast(Sized, dataset)), seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -194,8 +195,8 @@ class DynamicsTrainer(Trainer):
         """Hand the epoch to `on_epoch`, with the tokens dropped in it."""
         dropped = None
         if any(method.ratio(0.0) is not None for method in self.regularizers):
-            dataset = self.train_dataset
-            dropped = np.zeros((len(dataset), len(dataset[0]["labels"])), dtype=bool)  # type: ignore[arg-type,index]
+            dataset: Any = self.train_dataset
+            dropped = np.zeros((len(dataset), len(dataset[0]["labels"])), dtype=np.bool_)
             for sequence_id, mask in self._dropped:
                 dropped[sequence_id.cpu().numpy()] = mask.cpu().numpy()
         self._dropped = []

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
-from dynamics.training.run import train
+from dynamics.training.dataset import SequenceDataset
+from dynamics.training.run import make_ready, train
+from dynamics.training.trainer import DynamicsTrainer
 
 
 def weights(run):
@@ -109,6 +111,19 @@ def test_recording_changes_no_weight_and_runs_repeat(tmp_path, baseline):
             assert np.array_equal(one.entropy(epoch), other.entropy(epoch), equal_nan=True)
 
 
+def test_training_without_a_recorder_ends_in_the_same_weights(tmp_path, baseline):
+    recipe = tiny_recipe(recording={"train_sequences": 40, "dtype": "float32"})
+    prepared, methods, args = make_ready(recipe, tmp_path, quiet())
+    split = prepared.splits["train"]
+    dataset = SequenceDataset(split.token_id, split.labels())
+    trainer = DynamicsTrainer(
+        model=prepared.load_model(), args=args, train_dataset=dataset, regularizers=methods
+    )
+    trainer.train()
+    for name, weight in weights(baseline).items():
+        assert np.array_equal(trainer.model.state_dict()[name].numpy(), weight), name
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -147,7 +162,7 @@ def test_every_method_acts_and_the_run_is_whole(tmp_path, baseline, method):
     assert np.mean(shares) == pytest.approx(0.4, abs=0.03)
 
 
-def test_masks_and_weights_do_not_depend_on_the_micro_batch(tmp_path):
+def test_masks_and_weights_do_not_depend_on_micro_batches_and_workers(tmp_path):
     method = [{"name": "entrodrop", "ratio": 0.3, "schedule": "linear"}]
     common = {"num_train_epochs": 2, "learning_rate": 1e-3}
     whole = run_tiny(
@@ -164,11 +179,18 @@ def test_masks_and_weights_do_not_depend_on_the_micro_batch(tmp_path):
             **common,
             "per_device_train_batch_size": 8,
             "gradient_accumulation_steps": 4,
-            "dataloader_num_workers": 0,
         },
     )
+    workers = run_tiny(
+        tmp_path / "workers",
+        regularizers=method,
+        recording={"train_sequences": "all"},
+        training={**common, "per_device_train_batch_size": 32, "dataloader_num_workers": 2},
+    )
+    assert same_weights(whole, workers)
     for epoch in (1, 2):
-        assert np.array_equal(whole.records("train").dropped(epoch), parts.records("train").dropped(epoch))
+        masks = [run.records("train").dropped(epoch) for run in (whole, parts, workers)]
+        assert masks[0].any() and np.array_equal(masks[0], masks[1]) and np.array_equal(masks[0], masks[2])
     for name, weight in weights(whole).items():
         np.testing.assert_allclose(weight, weights(parts)[name], atol=2e-4)
     for one, other in zip(whole.metrics(), parts.metrics(), strict=True):

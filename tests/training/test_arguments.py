@@ -1,0 +1,51 @@
+"""TrainingArguments as a recipe gives them: what is refused, and what the project sets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dynamics.errors import InputError
+from dynamics.training.arguments import check_training, forward_dtype, training_arguments
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"learning_rat": 1.0}, "training.learning_rat: .* did you mean 'learning_rate'"),
+        ({"learning_rate": "fast"}, "training.learning_rate: 'fast' is no float"),
+        ({"learning_rate": True}, "training.learning_rate: True is no float"),
+        ({"learning_rate": 0.0}, "training.learning_rate: 0.0 is out of range; give above 0"),
+        ({"per_device_train_batch_size": 0}, "give at least 1"),
+        ({"per_device_train_batch_size": 1.5}, "1.5 is no int"),
+        ({"adam_beta1": 1.5}, "training.adam_beta1: 1.5 is out of range"),
+        ({"bf16": "yes"}, "training.bf16: 'yes' is no bool"),
+        ({"lr_scheduler_type": 3}, "training.lr_scheduler_type: 3 is no"),
+    ],
+    ids=str,
+)
+def test_a_field_of_the_wrong_name_type_or_range(training, message):
+    with pytest.raises(InputError, match=message):
+        check_training(training)
+
+
+def test_right_fields_pass_and_the_project_adds_its_own(tmp_path):
+    training = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch", "warmup_steps": 0.1}
+    args = training_arguments(training, output_dir=tmp_path, seed=7)
+    assert (args.learning_rate, str(args.lr_scheduler_type.value), args.warmup_steps) == (1e-3, "cosine", 0.1)
+    assert args.seed == args.data_seed == 7 and not args.remove_unused_columns
+    assert args.save_strategy == args.eval_strategy == "no"
+    assert args.bf16 == (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    assert forward_dtype(args) == (torch.bfloat16 if args.bf16 else torch.float32)
+
+
+def test_what_only_transformers_finds_is_one_message(tmp_path):
+    with pytest.raises(InputError, match="^training: .*lineer"):
+        training_arguments({"lr_scheduler_type": "lineer"}, output_dir=tmp_path, seed=0)
+
+
+def test_several_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE is 2: .* start one process"):
+        training_arguments({}, output_dir=tmp_path / "new", seed=0)
+    assert not (tmp_path / "new").exists()

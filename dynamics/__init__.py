@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from dynamics.errors import DamagedRecordError, InputError
     from dynamics.records.check import check_path
     from dynamics.records.reader import open_any, open_run, open_study
+    from dynamics.regularizers.attention_dropout import AttentionDropout
+    from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
+    from dynamics.regularizers.goldfish import GoldfishLoss
     from dynamics.regularizers.hidden_dropout import HiddenDropout
     from dynamics.regularizers.label_smoothing import LabelSmoothing
+    from dynamics.regularizers.loss_truncation import LossTruncation
     from dynamics.regularizers.neftune import NEFTune
     from dynamics.regularizers.token_dropout import (
         EntroDrop,
@@ -23,23 +27,29 @@ if TYPE_CHECKING:
         RandomTokenDropout,
     )
     from dynamics.regularizers.weight_decay import WeightDecay
-    from dynamics.training.recorder import TokenRecorder
+    from dynamics.training.attach import attach
+    from dynamics.training.token_recorder import TokenRecorder
     from dynamics.training.trainer import DynamicsTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionDropout",
     "DamagedRecordError",
     "DynamicsTrainer",
     "EntroDrop",
+    "EntropyAdaptiveWeighting",
+    "GoldfishLoss",
     "HiddenDropout",
     "InputError",
     "InverseEntroDrop",
     "LabelSmoothing",
+    "LossTruncation",
     "NEFTune",
     "RandomTokenDropout",
     "TokenRecorder",
     "WeightDecay",
+    "attach",
     "check_path",
     "load_documents",
     "load_recipe",
@@ -49,17 +59,22 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AttentionDropout": "dynamics.regularizers.attention_dropout",
     "DamagedRecordError": "dynamics.errors",
     "DynamicsTrainer": "dynamics.training.trainer",
     "EntroDrop": "dynamics.regularizers.token_dropout",
+    "EntropyAdaptiveWeighting": "dynamics.regularizers.entropy_adaptive",
+    "GoldfishLoss": "dynamics.regularizers.goldfish",
     "HiddenDropout": "dynamics.regularizers.hidden_dropout",
     "InputError": "dynamics.errors",
     "InverseEntroDrop": "dynamics.regularizers.token_dropout",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",
+    "LossTruncation": "dynamics.regularizers.loss_truncation",
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.token_dropout",
-    "TokenRecorder": "dynamics.training.recorder",
+    "TokenRecorder": "dynamics.training.token_recorder",
     "WeightDecay": "dynamics.regularizers.weight_decay",
+    "attach": "dynamics.training.attach",
     "check_path": "dynamics.records.check",
     "load_documents": "dynamics.corpus.sources",
     "load_recipe": "dynamics.config",

@@ -197,9 +197,16 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
-        problem = conflict([method.name for method in self.regularizers], self.training)
+        problem = conflict([method.model_dump() for method in self.regularizers], self.training)
         if problem is not None:
             raise ValueError(problem)
+        for at, method in enumerate(self.regularizers):
+            # Dumped, since not every method has a source.
+            if method.model_dump().get("source") == "previous_epoch" and self.recording.train_sequences != "all":
+                raise ValueError(
+                    f"regularizers.{at}: source: previous_epoch ranks what was recorded, and recording.train_sequences "
+                    f"is {self.recording.train_sequences}; set it to all"
+                )
         held_out, tuning = self.validation.fraction or 0.0, self.tuning
         if tuning is not None and held_out + tuning.fraction >= 1.0:
             raise ValueError(
@@ -316,6 +323,14 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 def dump_yaml(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that `load_recipe` reads back."""
     return dump(resolved(recipe))
+
+
+def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys at which two resolved recipes differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other}, key=str)
+        return [found for key in keys for found in differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")]
+    return [] if one == other else [prefix.lstrip(".")]
 
 
 def packaged_recipes() -> list[str]:

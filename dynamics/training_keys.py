@@ -44,6 +44,12 @@ _SAME_FIELD = {
     "neftune": "neftune_noise_alpha",
 }
 
+# EntroDrop and its controls: their masks compare one draw a token with different thresholds, so that arms differ in
+# as few tokens as they can.
+_SAME_DRAWS = ("entrodrop", "inverse_entrodrop", "random_token_dropout")
+# Those that leave tokens out of the loss, known before the forward pass, and so can divide by the ones kept.
+_LEAVE_OUT = (*_SAME_DRAWS, "goldfish_loss")
+
 
 def checked_training(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields, if the project leaves them to the recipe and JSON can hold them.
@@ -70,14 +76,38 @@ def checked_training(training: Mapping[str, Any]) -> dict[str, Any]:
     return dict(training)
 
 
-def conflict(regularizers: Sequence[str], training: Mapping[str, Any]) -> str | None:
-    """Return what regularisers, by name, and training arguments contradict each other in."""
-    for name in regularizers:
+def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> str | None:
+    """Return what regularisers and training arguments contradict each other in, if they do.
+
+    All else combines: weights on token losses multiply, masks on the input follow NEFTune's noise, and what adapts
+    to the step's own losses acts on those that the others keep.
+
+    Parameters
+    ----------
+    regularizers : sequence of mapping
+        The settings of each: `name`, and of the others those that can contradict (`target`, `normalize`).
+    training : mapping
+        The recipe's `training:`.
+    """
+    names = [one["name"] for one in regularizers]
+    for name in names:
         field = _SAME_FIELD.get(name)
-        if regularizers.count(name) > 1:
+        if names.count(name) > 1:
             return f"regularizers: {name} stands there twice; keep one"
         if field in training:
             return f"regularizers: {name} and training.{field} set the same value; keep one of them"
+    droppers = [name for name in names if name in _SAME_DRAWS]
+    if len(droppers) > 1:
+        return (
+            f"regularizers: {droppers[0]} and {droppers[1]} are each other's controls and drop by the same draws, so "
+            "that their masks are not independent; keep one of them"
+        )
+    divisors = {divisor: one["name"] for one in regularizers if (divisor := _divisor(one)) is not None}
+    if len(divisors) > 1:
+        return (
+            f"regularizers: {divisors['kept']} divides the loss by the tokens kept (normalize: kept), and "
+            f"{divisors['all']} by all predicted tokens (normalize: all); give both the same normalize"
+        )
     return None
 
 
@@ -89,6 +119,14 @@ def merged(fields: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, An
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
     return result
+
+
+def _divisor(regularizer: Mapping[str, Any]) -> str | None:
+    """Return by what a regulariser wants the loss divided, `all` or `kept`, or None if it has no say."""
+    if regularizer["name"] not in _LEAVE_OUT or regularizer.get("target") == "input":
+        return None
+    divisor: str | None = regularizer.get("normalize")
+    return divisor
 
 
 def _owner(key: str) -> str | None:

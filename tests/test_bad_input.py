@@ -94,6 +94,22 @@ CASES = [
         says=("regularizers.0: ratio 0.6 is above its pool 0.5", "lower ratio or raise pool"),
     ),
     bad_set(
+        "ranks of what is not recorded",
+        "regularizers=[{name: entrodrop, source: previous_epoch}]",
+        "recording.train_sequences=5",
+        says=("regularizers.0: source: previous_epoch", "recording.train_sequences is 5", "set it to all"),
+    ),
+    bad_set(
+        "two that drop by the same draws",
+        "regularizers=[{name: entrodrop}, {name: random_token_dropout}]",
+        says=("entrodrop and random_token_dropout", "keep one"),
+    ),
+    bad_set(
+        "kept tokens counted before they are known",
+        "regularizers=[{name: entrodrop, source: current, target: loss, normalize: kept}]",
+        says=("regularizers.0", "source: current", "use normalize: all"),
+    ),
+    bad_set(
         "regulariser twice",
         "regularizers=[{name: neftune}, {name: neftune}]",
         says=("regularizers: neftune stands there twice",),

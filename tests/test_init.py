@@ -29,8 +29,13 @@ NAMES = {
     "HiddenDropout": "dynamics.regularizers.hidden_dropout",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",
     "NEFTune": "dynamics.regularizers.neftune",
+    "AttentionDropout": "dynamics.regularizers.attention_dropout",
+    "EntropyAdaptiveWeighting": "dynamics.regularizers.entropy_adaptive",
+    "GoldfishLoss": "dynamics.regularizers.goldfish",
+    "LossTruncation": "dynamics.regularizers.loss_truncation",
     "DynamicsTrainer": "dynamics.training.trainer",
-    "TokenRecorder": "dynamics.training.recorder",
+    "TokenRecorder": "dynamics.training.token_recorder",
+    "attach": "dynamics.training.attach",
     "load_documents": "dynamics.corpus.sources",
 }
 WITHOUT_TORCH = [

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from datetime import date
+from itertools import combinations
 from typing import Any
 
 import pytest
 
 from dynamics.training_keys import checked_training, conflict, merged
+
+METHODS = [
+    "random_token_dropout",
+    "entrodrop",
+    "weight_decay",
+    "hidden_dropout",
+    "attention_dropout",
+    "label_smoothing",
+    "neftune",
+    "goldfish_loss",
+    "entropy_adaptive_weighting",
+    "loss_truncation",
+]
+
+
+def by_name(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name} for name in names]
 
 
 def test_what_belongs_to_the_recipe_passes_as_it_is() -> None:
@@ -63,13 +81,55 @@ def test_what_json_cannot_hold_is_refused(value: Any, place: str) -> None:
 )
 @pytest.mark.parametrize("value", [0.1, 0.0, None])
 def test_a_method_and_its_field_contradict_whatever_the_value(name: str, field: str, value: Any) -> None:
-    problem = conflict(["entrodrop", name], {field: value})
+    problem = conflict(by_name("entrodrop", name), {field: value})
     assert problem == f"regularizers: {name} and training.{field} set the same value; keep one of them"
 
 
 def test_other_methods_and_fields_go_together() -> None:
-    assert conflict(["entrodrop", "neftune"], {"weight_decay": 0.1}) is None
-    assert conflict(["neftune", "entrodrop", "neftune"], {}) == "regularizers: neftune stands there twice; keep one"
+    assert conflict(by_name("entrodrop", "neftune"), {"weight_decay": 0.1}) is None
+    assert conflict(by_name(*METHODS[1:]), {"learning_rate": 0.1}) is None
+    twice = conflict(by_name("neftune", "entrodrop", "neftune"), {})
+    assert twice == "regularizers: neftune stands there twice; keep one"
+
+
+@pytest.mark.parametrize("pair", list(combinations(["entrodrop", "inverse_entrodrop", "random_token_dropout"], 2)))
+def test_a_control_does_not_stand_beside_what_it_controls(pair: tuple[str, str]) -> None:
+    problem = conflict(by_name("weight_decay", *pair), {})
+    assert problem is not None and f"{pair[0]} and {pair[1]} are each other's controls" in problem
+
+
+def test_two_divisors_contradict_and_both_methods_are_named() -> None:
+    goldfish = {"name": "goldfish_loss", "normalize": "kept"}
+    dropped = {"name": "random_token_dropout", "target": "loss", "normalize": "all"}
+    expected = (
+        "regularizers: goldfish_loss divides the loss by the tokens kept (normalize: kept), and random_token_dropout by "
+        "all predicted tokens (normalize: all); give both the same normalize"
+    )
+    assert conflict([goldfish, dropped], {}) == conflict([dropped, goldfish], {}) == expected
+    assert conflict([goldfish, {**dropped, "target": "both"}], {}) == expected
+    assert conflict([goldfish, {**dropped, "normalize": "kept"}], {}) is None
+    assert conflict([{**goldfish, "normalize": "all"}, dropped], {}) is None
+    # What drops inputs alone does not divide, and the weights of the others come after both.
+    assert conflict([goldfish, {**dropped, "target": "input"}], {}) is None
+    adaptive = {"name": "entropy_adaptive_weighting", "normalize": "paper"}
+    assert conflict([goldfish, adaptive, *by_name("loss_truncation", "label_smoothing")], {}) is None
+
+
+def test_settings_contradict_in_a_recipe_as_they_do_here() -> None:
+    from dynamics.config import Recipe
+    from dynamics.errors import InputError
+    from dynamics.validation import validated
+
+    fields = {
+        "corpus": "builtin:python-reference",
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "model": {"name": "nano"},
+    }
+    pair = [{"name": "goldfish_loss"}, {"name": "entrodrop", "target": "loss"}]
+    with pytest.raises(InputError, match="goldfish_loss divides the loss by the tokens kept .* and entrodrop by all"):
+        validated(Recipe, {**fields, "regularizers": pair}, where="recipe")
+    pair[1] |= {"normalize": "kept"}
+    assert len(validated(Recipe, {**fields, "regularizers": pair}, where="recipe").regularizers) == 2
 
 
 def test_mappings_are_merged_and_all_else_is_replaced() -> None:

@@ -89,6 +89,8 @@ class PackedSplit:
         (D + 1,) int64; document d is ``text[text_offset[d]:text_offset[d + 1]]``.
     document_hash
         (D, 32) uint8, the sha256 of each document's bytes.
+    unlabelled
+        (S, B) bool, tokens whose label is -100 for another reason (a prompt, say), or None.
     """
 
     token_id: Int32
@@ -98,6 +100,7 @@ class PackedSplit:
     text: npt.NDArray[np.uint8]
     text_offset: npt.NDArray[np.int64]
     document_hash: npt.NDArray[np.uint8]
+    unlabelled: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Assert the shapes and types that the class promises."""
@@ -112,7 +115,8 @@ class PackedSplit:
     @property
     def predicted(self) -> npt.NDArray[np.bool_]:
         """(S, B) whether the token is predicted from a token of its own document before it."""
-        return predicted_mask(self.document_id)
+        mask = predicted_mask(self.document_id)
+        return mask if self.unlabelled is None else mask & ~self.unlabelled
 
     @property
     def n_predicted(self) -> int:
@@ -124,7 +128,7 @@ class PackedSplit:
         return np.where(self.predicted, self.token_id, IGNORED_LABEL).astype(np.int64)
 
     def tokens_hash(self) -> str:
-        """Return the sha256 (hexadecimal) of shape, token ids and document ids.
+        """Return the sha256 (hexadecimal) of shape, token ids, document ids and what is unlabelled.
 
         Two parts have the same one if and only if their tokens can be compared one by one.
         """
@@ -132,6 +136,8 @@ class PackedSplit:
         whole = hashlib.sha256(shape.tobytes())
         for array in (self.token_id, self.document_id):
             whole.update(np.ascontiguousarray(array, dtype="<i4").tobytes())
+        if self.unlabelled is not None:
+            whole.update(np.packbits(self.unlabelled).tobytes())
         return whole.hexdigest()
 
 

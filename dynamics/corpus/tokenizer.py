@@ -191,6 +191,22 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def token_pieces(tokenizer: Any, ids: Iterable[int]) -> list[bytes]:
+    """Return the bytes that each token stands for, with no text at hand to compare with.
+
+    Exact for byte-level tokenizers. For others the token as its vocabulary spells it, with the usual marks of a
+    space ("\u2581", "\u0120") as a space; without a tokenizer its number and a space.
+    """
+    ids = list(ids)
+    if tokenizer is None:
+        return [f"{i} ".encode() for i in ids]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and "ByteLevel" in backend.to_str():
+        return _TokenBytes(backend)(ids)
+    spelled = tokenizer.convert_ids_to_tokens(ids)
+    return [(token or "").replace("\u2581", " ").replace("\u0120", " ").encode() for token in spelled]
+
+
 class _TokenBytes:
     """The bytes that tokens stand for if their tokenizer is byte-level, looked up once a token."""
 

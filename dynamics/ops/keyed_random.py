@@ -23,9 +23,12 @@ _SHIFTS = (30, 27, 31)
 STREAM_DROP = 1
 STREAM_REPLACEMENT = 2
 STREAM_ORDER = 3
+STREAM_CONTEXT = 4
 
 
-def keyed_uniform(*, seed: int, stream: int, epoch: int, sequence_id: torch.Tensor, n_positions: int) -> torch.Tensor:
+def keyed_uniform(
+    *, seed: int, stream: int, epoch: int, sequence_id: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
     """Return one uniform number per (sequence, position).
 
     Parameters
@@ -36,25 +39,35 @@ def keyed_uniform(*, seed: int, stream: int, epoch: int, sequence_id: torch.Tens
         What the draw is for, one of the constants of this module.
     epoch : int
         The pass over the data, from 1.
-    sequence_id : Tensor of int64, shape (B,)
-        Stable identifiers of the sequences; the result is on the same device.
-    n_positions : int
-        Positions per sequence.
+    sequence_id, position : Tensor of int64
+        Stable identifiers of the sequences, and places in them; of shapes that broadcast, on one device.
 
     Returns
     -------
-    Tensor of float64, shape (B, n_positions)
+    Tensor of float64, in the shape that both broadcast to
         In [0, 1), multiples of 2**-53; bit-identical on every device.
     """
-    assert sequence_id.dtype == torch.int64 and sequence_id.ndim == 1, sequence_id
-    device = sequence_id.device
-    state = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    for key in (seed, stream, epoch):
-        state = _mix(state + _signed((key + 1) * _GOLDEN))
-    state = _mix(state + (sequence_id[:, None] + 1) * _signed(_GOLDEN))
-    position = torch.arange(n_positions, dtype=torch.int64, device=device)[None, :]
-    state = _mix(state + (position + 1) * _signed(_GOLDEN))
+    assert sequence_id.dtype == torch.int64 and position.dtype == torch.int64, (sequence_id, position)
+    state = mixed(seed, stream, epoch, sequence_id, position)
     return _shift(state, 11).to(torch.float64) * 2.0**-53
+
+
+def mixed(*keys: int | torch.Tensor) -> torch.Tensor:
+    """Return the SplitMix64 chain over keys: 64 well-mixed bits, as int64.
+
+    Parameters
+    ----------
+    *keys : int or Tensor of int64
+        Of shapes that broadcast; at least one tensor.
+    """
+    device = next(key.device for key in keys if isinstance(key, torch.Tensor))
+    state = torch.zeros((), dtype=torch.int64, device=device)
+    for key in keys:
+        if isinstance(key, torch.Tensor):
+            state = _mix(state + (key + 1) * _signed(_GOLDEN))
+        else:
+            state = _mix(state + _signed((key + 1) * _GOLDEN))
+    return state
 
 
 def _mix(state: torch.Tensor) -> torch.Tensor:

@@ -235,7 +235,7 @@ def _check_tokens(report: CheckReport, manifest: Mapping[str, Any]) -> dict[str,
         except DamagedRecordError as error:
             report.problems.append(Problem(name, None, str(error)))
             continue
-        predicted = schema.predicted_mask(arrays["document_id"])
+        predicted = schema.predicted_of(arrays)
         for key in ("reference_loss", "reference_entropy"):
             message = _misplaced(key, arrays[key], predicted)
             if message:

@@ -132,6 +132,17 @@ def predicted_mask(document_id: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return predicted
 
 
+def predicted_of(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+    """Return which tokens of a file of tokens have a prediction: (S, B) bool.
+
+    Those of `predicted_mask`, without the ones that the trainer gave no label (a prompt's).
+    """
+    predicted = predicted_mask(arrays["document_id"])
+    if "unlabelled" in arrays:
+        predicted &= ~unpack_bits(arrays["unlabelled"], predicted.shape[1])
+    return predicted
+
+
 def difference_of_sequences(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:
     """Say how the recorded sequences differ from those that should have been recorded."""
     ids, counts = np.unique(found, return_counts=True)

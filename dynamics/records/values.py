@@ -80,7 +80,7 @@ class Records:
         self.byte_end: npt.NDArray[np.int32] = recorded["byte_end"]
         self.reference_loss: Floats = recorded["reference_loss"]
         self.reference_entropy: Floats = recorded["reference_entropy"]
-        self.predicted: Bools = schema.predicted_mask(self.document_id)
+        self.predicted: Bools = schema.predicted_of(arrays)[rows]
         self.document_hash: npt.NDArray[np.uint8] = arrays["document_hash"]
         self._text: npt.NDArray[np.uint8] = arrays["text"]
         self._text_offset: npt.NDArray[np.int64] = arrays["text_offset"]

@@ -98,6 +98,7 @@ def write_tokens(
     reference_loss: npt.NDArray[Any],
     reference_entropy: npt.NDArray[Any],
     recorded_sequence_id: npt.NDArray[Any],
+    unlabelled: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Write the tokens, texts and reference values of one split, atomically.
 
@@ -109,6 +110,8 @@ def write_tokens(
         (S, B) floats of the frozen starting model, NaN where nothing is predicted.
     recorded_sequence_id
         (R,) the sequences, rows of `packed`, whose values are recorded after every epoch.
+    unlabelled
+        (S, B) bool, tokens that are not predicted although their document goes on: a prompt's, say.
 
     Returns
     -------
@@ -123,9 +126,15 @@ def write_tokens(
     name = schema.tokens_file(split)
     path = Path(run_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
+    predicted = schema.predicted_mask(packed.document_id)
+    marked = {}
+    if unlabelled is not None:
+        predicted &= ~unlabelled
+        marked = {"unlabelled": schema.pack_bits(unlabelled)}
     write_tensors(
         path,
         {
+            **marked,
             "token_id": packed.token_id.astype(np.int32),
             "document_id": packed.document_id.astype(np.int32),
             "byte_start": packed.byte_start.astype(np.int32),
@@ -145,7 +154,7 @@ def write_tokens(
         "tokens_hash": packed.tokens_hash(),
         "n_sequences": int(shape[0]),
         "n_recorded": len(recorded),
-        "n_predicted": int(schema.predicted_mask(packed.document_id).sum()),
+        "n_predicted": int(predicted.sum()),
         "n_documents": len(packed.text_offset) - 1,
     }
 

@@ -1,12 +1,13 @@
 """What a regulariser is, and what it is told.
 
-A method is a pure function plus a thin class. Where the class acts is a class attribute, so that it shows:
-the trainer asks for exactly four things, each of which does nothing by default.
+A method is a pure function plus a thin class. Where the class acts is a class attribute, so that it shows.
+Each of the following does nothing by default:
 
 1. `training_arguments`: fields of transformers.TrainingArguments that carry the method.
 2. `prepare`: the run's tokens and reference values, before training.
 3. `attach`: hooks on the model, for the length of training.
-4. `begin_batch`, `token_weight`, `end_batch`: around each training forward pass.
+4. `begin_batch`, `token_weight`, `adaptive_weight`, `end_batch`: around each training forward pass.
+5. `end_step`, `end_epoch`: what a method learns while training goes on.
 
 Nothing here is called in evaluation, generation or recording.
 """
@@ -15,16 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynamics.validation import Settings
 
-ActsOn = Literal["input embeddings", "hidden states", "token losses", "loss", "optimiser"]
+ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser"]
+
+
+class Removable(Protocol):
+    """What `Regularizer.attach` leaves on a model, and takes off again."""
+
+    def remove(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,8 @@ class TrainingData:
 
     Attributes
     ----------
+    token_id, document_id : ndarray of int32, shape (n_sequences, n_positions)
+        `document_id` is -1 at padding.
     predicted : ndarray of bool, shape (n_sequences, n_positions)
         Tokens that have a prediction; no others are ever dropped.
     reference_loss, reference_entropy : ndarray of float32, shape (n_sequences, n_positions)
@@ -42,6 +50,8 @@ class TrainingData:
         The run's seed.
     """
 
+    token_id: np.ndarray
+    document_id: np.ndarray
     predicted: np.ndarray
     reference_loss: np.ndarray
     reference_entropy: np.ndarray
@@ -53,20 +63,37 @@ class TrainingData:
 class Batch:
     """One micro-batch of training, and where in training it stands.
 
+    A row of a batch may hold one sequence, or several (packed, with position_ids); so each token says which
+    sequence it belongs to, and where in it.
+
     Attributes
     ----------
-    sequence_id : Tensor of int64, shape (B,)
+    sequence_id : Tensor of int64, shape (B, T)
+        Row of the training set; any row where `predicted` is false.
+    position : Tensor of int64, shape (B, T)
+        Position in that row.
     predicted : Tensor of bool, shape (B, T)
     epoch : int
         The pass over the data, from 1.
     progress : float
         Optimiser steps done over all optimiser steps, in [0, 1).
+    loss, entropy : Tensor of float32, shape (B, T), optional
+        Clean values under the current weights, in nats, for methods that ask for them (`needs_current_values`).
     """
 
     sequence_id: torch.Tensor
+    position: torch.Tensor
     predicted: torch.Tensor
     epoch: int
     progress: float
+    loss: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+
+    def look_up(self, table: torch.Tensor) -> torch.Tensor:
+        """Return the entries of a table over the training set, (n_sequences, n_positions), as shape (B, T)."""
+        # Where the table is: it may be large, a batch is not.
+        found = table[self.sequence_id.to(table.device), self.position.to(table.device)]
+        return found.to(self.sequence_id.device)
 
 
 class Regularizer:
@@ -75,6 +102,13 @@ class Regularizer:
     acts_on: ClassVar[tuple[ActsOn, ...]]
     settings: Settings
 
+    #: Whether `Batch.loss` and `Batch.entropy` must be filled, by an extra forward pass.
+    needs_current_values: bool = False
+    #: Whether `end_epoch` must be given the clean values of the training set.
+    needs_epoch_values: bool = False
+    #: Whether `adaptive_weight` depends on the step's own predictions.
+    adapts: bool = False
+
     def training_arguments(self) -> dict[str, Any]:
         """Return the fields of TrainingArguments that this method sets."""
         return {}
@@ -82,7 +116,7 @@ class Regularizer:
     def prepare(self, data: TrainingData) -> None:
         """Learn what the method must know of the training set, once, before training."""
 
-    def attach(self, model: PreTrainedModel) -> Sequence[RemovableHandle]:
+    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
         """Put the method's hooks on `model`; the trainer removes them when training ends."""
         return ()
 
@@ -96,6 +130,22 @@ class Regularizer:
         """Return a weight for each token's loss, shape (B, T), or None for one each."""
         return None
 
+    def adaptive_weight(self, logits: torch.Tensor, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """Return a weight for each token's loss that depends on its own prediction; asked for if `adapts`.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (N, V)
+            Of predicted tokens alone, detached.
+        loss, entropy : Tensor of float32, shape (N,)
+            In nats, detached.
+
+        Returns
+        -------
+        Tensor of float32, shape (N,)
+        """
+        raise AssertionError(f"{type(self).__name__} does not adapt")
+
     def dropped(self, batch: Batch) -> torch.Tensor | None:
         """Return which tokens the method drops in `batch`, bool of shape (B, T), or None if it drops none."""
         return None
@@ -106,5 +156,26 @@ class Regularizer:
 
     @property
     def normalizes_by_kept(self) -> bool:
-        """Whether the loss is divided by the tokens with a weight, not by all predicted ones."""
+        """Whether the loss is divided by the sum of the tokens' weights, not by the number of predicted tokens."""
         return False
+
+    def end_step(self) -> None:
+        """Note that an optimiser step is done."""
+
+    def end_epoch(self, epoch: int, loss: np.ndarray | None, entropy: np.ndarray | None) -> None:
+        """Note that a pass over the data is done (0: before training).
+
+        Parameters
+        ----------
+        epoch : int
+        loss, entropy : ndarray of float, shape (n_sequences, n_positions), optional
+            Clean values of the training set as they are recorded, in nats; NaN where nothing is predicted or
+            recorded. Given if `needs_epoch_values`.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return what must be kept for training to resume, as JSON values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""

@@ -2,22 +2,22 @@
 
 Current decoders (Llama, Qwen, Mistral, Gemma, OLMo) ship without hidden dropout; GPT-2 had it at the end of each
 attention and each feed-forward branch, just before the branch is added to the residual stream (`resid_pdrop`).
-Hooks put it in the same place. They have no parameters, so the state dict keeps its names.
+Hooks put it in the same place. They have no parameters, so the state dict keeps its names. A model that has hidden
+dropout of its own (GPT-2, GPT-NeoX) keeps it: set that to 0 in its configuration to have this alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.base import ActsOn, Regularizer, Removable
 from dynamics.regularizers.settings import HiddenDropoutSettings
 from dynamics.validation import validated
 
@@ -39,18 +39,18 @@ class HiddenDropout(Regularizer):
     def __init__(self, **settings: Any) -> None:
         self.settings: HiddenDropoutSettings = validated(HiddenDropoutSettings, settings, where="HiddenDropout")
 
-    def attach(self, model: PreTrainedModel) -> Sequence[RemovableHandle]:
+    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
         """Hook the end of every residual branch.
 
         Raises
         ------
         InputError
-            No decoder layers with an attention and a feed-forward branch are found.
+            No decoder layers are found, or one without an attention and a feed-forward branch.
         """
-        branches = list(residual_branches(model))
+        branches = residual_branches(model)
         if not branches:
             raise InputError(
-                f"hidden_dropout: no decoder layers with an attention and a feed-forward branch were found in "
+                f"hidden_dropout: no decoder layers with an attention and a feed-forward branch each were found in "
                 f"{type(model).__name__}; leave it out for this model"
             )
         return [branch.register_forward_hook(self._drop) for branch in branches]
@@ -66,22 +66,27 @@ class HiddenDropout(Regularizer):
         return F.dropout(hidden, self.settings.rate, training=True)
 
 
-def residual_branches(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """Yield the modules whose outputs are added to the residual stream, two a decoder layer."""
+def residual_branches(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules whose outputs are added to the residual stream: two a decoder layer.
+
+    Whether the two branches follow each other or run side by side (GPT-NeoX) makes no difference. None are returned
+    if a layer has other branches (a state space, say): dropout on a part of the layers would be another method.
+    """
     decoder = model.get_decoder()  # type: ignore[no-untyped-call]
     layers = getattr(decoder, "layers", None) or getattr(decoder, "h", None)
     if not isinstance(layers, nn.ModuleList):
-        return
-    layer: Any
-    for layer in layers:
-        if hasattr(layer, "post_feedforward_layernorm"):
-            # Gemma 2 and later, OLMo 2: a norm ends each branch.
-            yield layer.post_attention_layernorm
-            yield layer.post_feedforward_layernorm
-            continue
-        ends = [
-            next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
-            for names in (_ATTENTION, _FEED_FORWARD)
-        ]
-        if None not in ends:
-            yield from ends  # type: ignore[misc]
+        return []
+    found = [_ends(layer) for layer in layers]
+    return [] if () in found else [end for ends in found for end in ends]
+
+
+def _ends(layer: Any) -> tuple[nn.Module, ...]:
+    """Return the last module of both branches of a layer, or nothing."""
+    if hasattr(layer, "post_feedforward_layernorm"):
+        # Gemma 2 and 3, OLMo 2 and 3: a norm ends each branch.
+        return layer.post_attention_layernorm, layer.post_feedforward_layernorm
+    attention, feed_forward = (
+        next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+        for names in (_ATTENTION, _FEED_FORWARD)
+    )
+    return () if attention is None or feed_forward is None else (attention, feed_forward)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+
+from dynamics.regularizers.attention_dropout import AttentionDropout
 from dynamics.regularizers.base import Regularizer
+from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
+from dynamics.regularizers.goldfish import GoldfishLoss
 from dynamics.regularizers.hidden_dropout import HiddenDropout
 from dynamics.regularizers.label_smoothing import LabelSmoothing
+from dynamics.regularizers.loss_truncation import LossTruncation
 from dynamics.regularizers.neftune import NEFTune
 from dynamics.regularizers.token_dropout import EntroDrop, InverseEntroDrop, RandomTokenDropout
 from dynamics.regularizers.weight_decay import WeightDecay
@@ -20,6 +27,10 @@ METHODS: dict[str, type[Regularizer]] = {
     "hidden_dropout": HiddenDropout,
     "label_smoothing": LabelSmoothing,
     "neftune": NEFTune,
+    "attention_dropout": AttentionDropout,
+    "goldfish_loss": GoldfishLoss,
+    "entropy_adaptive_weighting": EntropyAdaptiveWeighting,
+    "loss_truncation": LossTruncation,
 }
 
 
@@ -30,3 +41,21 @@ def build_regularizers(settings: Sequence[Settings]) -> list[Regularizer]:
         fields = one.model_dump()
         methods.append(METHODS[fields.pop("name")](**fields))
     return methods
+
+
+def curricula(methods: Sequence[Regularizer], total_steps: int) -> list[dict[str, Any]]:
+    """Return what each method that drops tokens is told, and its `mean_ratio`: what arms are matched on.
+
+    Parameters
+    ----------
+    methods : sequence of Regularizer
+    total_steps : int
+        Optimiser steps of the whole training.
+    """
+    found = []
+    for method in methods:
+        ratios = [method.ratio(step / total_steps) for step in range(total_steps)]
+        asked = [ratio for ratio in ratios if ratio is not None]
+        if asked:
+            found.append({**method.settings.model_dump(mode="json"), "mean_ratio": float(np.mean(asked))})
+    return found

@@ -78,6 +78,24 @@ class PooledDropoutSettings(TokenDropoutSettings):
         default="entropy",
         description="what ranks the tokens: the entropy of the prediction, or the token's loss",
     )
+    source: Literal["reference", "previous_epoch", "current"] = Field(
+        default="reference",
+        description="whose signal: the frozen starting model's, that recorded after the last epoch, or that of the "
+        "current weights, by an extra forward pass",
+    )
+    ranks: Literal["dataset", "sequence", "document"] = Field(
+        default="dataset",
+        description="within what the pool is the lowest share: the training set, each sequence, or each document",
+    )
+
+    @model_validator(mode="after")
+    def _kept_are_known(self) -> PooledDropoutSettings:
+        if self.source == "current" and self.normalize == "kept":
+            raise ValueError(
+                "normalize: kept needs to know a batch's tokens before its step, and source: current finds them in "
+                "it; use normalize: all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ratio_fits_pool(self) -> PooledDropoutSettings:
@@ -135,6 +153,58 @@ class NEFTuneSettings(Settings):
     alpha: float = Field(default=5.0, gt=0.0, description="TrainingArguments.neftune_noise_alpha")
 
 
+class AttentionDropoutSettings(Settings):
+    """Dropout on attention probabilities, also in models whose configuration sets none."""
+
+    name: Literal["attention_dropout"] = "attention_dropout"
+    rate: float = Field(default=0.1, gt=0.0, lt=1.0, description="probability of zeroing an attention weight")
+
+
+class GoldfishLossSettings(Settings):
+    """Goldfish loss: one token in k never enters the loss (arXiv 2406.10209)."""
+
+    name: Literal["goldfish_loss"] = "goldfish_loss"
+    variant: Literal["static", "hash"] = Field(
+        default="hash",
+        description="which tokens: every k-th of a sequence, or those that a hash of the h tokens before them picks",
+    )
+    k: int = Field(default=4, ge=2, description="one token in k is dropped")
+    h: int = Field(default=13, ge=1, le=1000, description="variant hash: tokens of context that are hashed")
+    normalize: Literal["all", "kept"] = Field(
+        default="kept", description="divide the loss by all predicted tokens, or by those kept"
+    )
+
+    @model_validator(mode="after")
+    def _context_is_read(self) -> GoldfishLossSettings:
+        if self.variant == "static" and self.h != type(self).model_fields["h"].default:
+            raise ValueError("h is only read with variant: hash")
+        return self
+
+
+class EntropyAdaptiveWeightingSettings(Settings):
+    """Entropy-adaptive weighting: each loss times the entropy of its prediction (EAFT, arXiv 2601.02151)."""
+
+    name: Literal["entropy_adaptive_weighting"] = "entropy_adaptive_weighting"
+    top_k: int | None = Field(
+        default=20,
+        ge=2,
+        description="entropy over the K most probable tokens, renormalised; null: over the whole vocabulary",
+    )
+    alpha: float = Field(default=1.0, gt=0.0, le=100.0, description="power of the weight")
+    normalize: Literal["paper", "llama_factory", "axolotl"] = Field(
+        default="paper", description="what the entropy is divided by: ln K, 3, or nothing"
+    )
+
+
+class LossTruncationSettings(Settings):
+    """Loss truncation: tokens of the highest current losses do not count (arXiv 2004.14589, by token)."""
+
+    name: Literal["loss_truncation"] = "loss_truncation"
+    fraction: float = Field(default=0.1, gt=0.0, lt=1.0, description="share of recent losses above the threshold")
+    window: int = Field(default=100, ge=1, le=1000, description="optimiser steps whose losses set the threshold")
+    warmup: int = Field(default=100, ge=1, description="optimiser steps before anything is dropped")
+
+
 RegularizerSettings = Annotated[
     EntroDropSettings
     | InverseEntroDropSettings
@@ -142,6 +212,10 @@ RegularizerSettings = Annotated[
     | WeightDecaySettings
     | HiddenDropoutSettings
     | LabelSmoothingSettings
-    | NEFTuneSettings,
+    | NEFTuneSettings
+    | AttentionDropoutSettings
+    | GoldfishLossSettings
+    | EntropyAdaptiveWeightingSettings
+    | LossTruncationSettings,
     Field(discriminator="name"),
 ]

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynamics.errors import InputError
 from dynamics.ops.keyed_random import STREAM_DROP, STREAM_REPLACEMENT, keyed_uniform
-from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData
+from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData
+from dynamics.regularizers.pools import edge_of_share, lowest_share
 from dynamics.regularizers.schedules import strength
 from dynamics.regularizers.settings import (
     EntroDropSettings,
@@ -29,29 +29,6 @@ from dynamics.regularizers.settings import (
     TokenDropoutSettings,
 )
 from dynamics.validation import validated
-
-
-def lowest_share(values: np.ndarray, predicted: np.ndarray, share: float) -> np.ndarray:
-    """Return the predicted tokens with the lowest values.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n_sequences, n_positions)
-    predicted : ndarray of bool, same shape
-    share : float
-        In (0, 1].
-
-    Returns
-    -------
-    ndarray of bool, same shape
-        round(share n) of the n predicted tokens. Among equal values the earlier token comes first, so that
-        the pool has exactly its size.
-    """
-    where = np.flatnonzero(predicted)
-    order = np.argsort(values.reshape(-1)[where], kind="stable")
-    chosen = np.zeros(predicted.size, dtype=bool)
-    chosen[where[order[: round(share * len(where))]]] = True
-    return chosen.reshape(predicted.shape)
 
 
 def replace_embeddings(embedding: torch.Tensor, mask: torch.Tensor, replacement: torch.Tensor | float) -> torch.Tensor:
@@ -69,7 +46,7 @@ class TokenDropout(Regularizer):
 
     def __init__(self, settings: TokenDropoutSettings) -> None:
         self.settings = settings
-        self._eligible: torch.Tensor | None = None
+        self._predicted: torch.Tensor | None = None
         self._seed = 0
         self._replacement_id = -1
         self._armed: tuple[Batch, torch.Tensor] | None = None
@@ -79,12 +56,12 @@ class TokenDropout(Regularizer):
         """Share of the predicted tokens that may be dropped."""
         return 1.0
 
-    def eligible(self, data: TrainingData) -> np.ndarray:
-        """Return the tokens that may be dropped, bool of shape (n_sequences, n_positions)."""
-        return data.predicted
+    def eligible(self, batch: Batch) -> torch.Tensor:
+        """Return the tokens of `batch` that may be dropped, bool of shape (B, T)."""
+        return batch.predicted
 
     def prepare(self, data: TrainingData) -> None:
-        self._eligible = torch.from_numpy(self.eligible(data) & data.predicted)
+        self._predicted = torch.from_numpy(data.predicted)
         self._seed = data.seed
         if self.settings.replacement == "token":
             self._replacement_id = _token_id(self.settings.replacement_token, data.tokenizer)
@@ -98,19 +75,23 @@ class TokenDropout(Regularizer):
         Each eligible token is dropped with probability ratio / pool, by a draw that depends on nothing but
         (seed, epoch, sequence_id, position).
         """
-        assert self._eligible is not None, "prepare() comes first"
-        device = batch.sequence_id.device
-        eligible = self._eligible[batch.sequence_id.to(self._eligible.device)].to(device)
-        draw = keyed_uniform(
+        assert self._predicted is not None, "prepare() comes first"
+        if self._armed is not None and self._armed[0] is batch:
+            return self._armed[1]
+        draw = self._draw(STREAM_DROP, batch)
+        may_be = self.eligible(batch) & batch.predicted & batch.look_up(self._predicted)
+        return may_be & (draw < self.ratio(batch.progress) / self.pool)
+
+    def _draw(self, stream: int, batch: Batch) -> torch.Tensor:
+        return keyed_uniform(
             seed=self._seed,
-            stream=STREAM_DROP,
+            stream=stream,
             epoch=batch.epoch,
             sequence_id=batch.sequence_id,
-            n_positions=eligible.shape[1],
+            position=batch.position,
         )
-        return eligible & batch.predicted & (draw < self.ratio(batch.progress) / self.pool)
 
-    def attach(self, model: PreTrainedModel) -> Sequence[RemovableHandle]:
+    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
         if self.settings.target == "loss":
             return ()
         embedding = model.get_input_embeddings()
@@ -153,13 +134,7 @@ class TokenDropout(Regularizer):
                 return embed.forward(torch.tensor(self._replacement_id, device=device)).detach()
             case "random":
                 n_vocab = cast(torch.Tensor, module.weight).shape[0]
-                draw = keyed_uniform(
-                    seed=self._seed,
-                    stream=STREAM_REPLACEMENT,
-                    epoch=batch.epoch,
-                    sequence_id=batch.sequence_id,
-                    n_positions=batch.predicted.shape[1],
-                )
+                draw = self._draw(STREAM_REPLACEMENT, batch)
                 return cast(nn.Embedding, module).forward((draw * n_vocab).long())
         raise AssertionError(self.settings.replacement)
 
@@ -168,13 +143,67 @@ class _PooledDropout(TokenDropout):
     settings: PooledDropoutSettings
     _highest: ClassVar[bool]
 
+    def __init__(self, settings: PooledDropoutSettings) -> None:
+        super().__init__(settings)
+        current = settings.source == "current"
+        self.needs_current_values = current
+        self.needs_epoch_values = settings.source == "previous_epoch" or (current and settings.ranks == "dataset")
+        self._group: torch.Tensor | None = None
+        self._eligible: torch.Tensor | None = None  # over the training set, where the pool is known beforehand
+        self._edge = -torch.inf  # the highest value in the pool, where current values are ranked by the last epoch's
+
     @property
     def pool(self) -> float:
         return self.settings.pool
 
-    def eligible(self, data: TrainingData) -> np.ndarray:
-        values = data.reference_entropy if self.settings.signal == "entropy" else data.reference_loss
-        return lowest_share(-values if self._highest else values, data.predicted, self.settings.pool)
+    def prepare(self, data: TrainingData) -> None:
+        super().prepare(data)
+        rows = np.arange(len(data.predicted))[:, None]
+        group = {"dataset": None, "sequence": rows, "document": data.document_id}[self.settings.ranks]
+        if group is not None:
+            self._group = torch.from_numpy(np.broadcast_to(group, data.predicted.shape).astype(np.int64))
+        self._rank(data.reference_loss, data.reference_entropy)
+
+    def end_epoch(self, epoch: int, loss: np.ndarray | None, entropy: np.ndarray | None) -> None:
+        if self.needs_epoch_values:
+            assert loss is not None and entropy is not None, "the trainer gives what is asked for"
+            self._rank(loss, entropy)
+
+    def eligible(self, batch: Batch) -> torch.Tensor:
+        if not self.needs_current_values:
+            assert self._eligible is not None, "prepare() comes first"
+            return batch.look_up(self._eligible)
+        assert batch.loss is not None and batch.entropy is not None, "the trainer gives what is asked for"
+        values = self._signal(batch.loss, batch.entropy)
+        if self._group is None:
+            return values <= self._edge
+        # A document's tokens are ranked within its part in this sequence: no other is at hand.
+        group = batch.sequence_id if self.settings.ranks == "sequence" else self._part(batch)
+        return lowest_share(values, batch.predicted, self.settings.pool, group)
+
+    def _rank(self, loss: np.ndarray, entropy: np.ndarray) -> None:
+        """Rank the training set by values of one model."""
+        assert self._predicted is not None, "prepare() comes first"
+        values = self._signal(torch.from_numpy(loss), torch.from_numpy(entropy))
+        unknown = (values.isnan() & self._predicted).any(dim=1).sum()
+        if unknown and not self.needs_current_values:
+            raise InputError(
+                f"{type(self).__name__}: no value is known of {unknown} of {len(values)} sequences, so their tokens "
+                "cannot be ranked; record all training sequences (train_sequences: all), and see that none is NaN"
+            )
+        if self.needs_current_values:
+            self._edge = edge_of_share(values, self._predicted, self.settings.pool)
+        else:
+            self._eligible = lowest_share(values, self._predicted, self.settings.pool, self._group)
+
+    def _signal(self, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        values = entropy if self.settings.signal == "entropy" else loss
+        return -values if self._highest else values
+
+    def _part(self, batch: Batch) -> torch.Tensor:
+        assert self._group is not None
+        # Documents are numbered below 2**31, and so are sequences.
+        return batch.look_up(self._group) + (batch.sequence_id << 32)
 
 
 class EntroDrop(_PooledDropout):

@@ -63,6 +63,6 @@ class KeyedOrder(Sampler[int]):
             stream=STREAM_ORDER,
             epoch=self._epoch,
             sequence_id=torch.arange(self._n_sequences),
-            n_positions=1,
+            position=torch.zeros(1, dtype=torch.int64),
         )
-        return iter(torch.argsort(draw[:, 0], stable=True).tolist())
+        return iter(torch.argsort(draw, stable=True).tolist())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ from dynamics.training.rng import isolated_rng
 
 @dataclass(frozen=True, kw_only=True)
 class TokenValues:
-    """Clean values of every token of some sequences, each of shape (n_sequences, n_positions).
+    """Clean values of every token of some sequences: arrays (or tensors) of shape (n_sequences, n_positions).
 
     `loss` and `entropy` are float32, in nats, NaN where there is no prediction; `correct` is bool, false there.
     """
 
-    loss: np.ndarray
-    entropy: np.ndarray
-    correct: np.ndarray
+    loss: Any
+    entropy: Any
+    correct: Any
 
     @property
     def mean_loss(self) -> float:
@@ -33,6 +34,19 @@ class TokenValues:
 def forward_context(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Return the autocast context of a forward pass in `dtype`; none for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode; on leaving its mode and all global generators are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with isolated_rng():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()
@@ -62,29 +76,23 @@ def evaluate_tokens(
         Called with the number of sequences done in each batch.
     """
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    try:
-        with isolated_rng(), forward_context(device, dtype):
-            for start in range(0, len(token_id), batch_size):
-                inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
-                targets = torch.from_numpy(labels[start : start + batch_size]).to(device)
-                assert (targets[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
-                logits = model(input_ids=inputs, use_cache=False).logits
-                values = token_statistics(*shift(logits, targets))
-                n = len(inputs)
-                parts.append(
-                    (
-                        unshift(values.loss, n, torch.nan).float().cpu(),
-                        unshift(values.entropy, n, torch.nan).float().cpu(),
-                        unshift(values.correct, n, False).cpu(),
-                    )
+    with evaluating(model), forward_context(device, dtype):
+        for start in range(0, len(token_id), batch_size):
+            inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
+            targets = torch.from_numpy(labels[start : start + batch_size]).to(device)
+            assert (targets[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
+            logits = model(input_ids=inputs, use_cache=False).logits
+            values = token_statistics(*shift(logits, targets))
+            n = len(inputs)
+            parts.append(
+                (
+                    unshift(values.loss, n, torch.nan).float().cpu(),
+                    unshift(values.entropy, n, torch.nan).float().cpu(),
+                    unshift(values.correct, n, False).cpu(),
                 )
-                if on_batch is not None:
-                    on_batch(n)
-    finally:
-        for module, training in modes:
-            module.training = training
+            )
+            if on_batch is not None:
+                on_batch(n)
     loss, entropy, correct = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return TokenValues(loss=loss, entropy=entropy, correct=correct)

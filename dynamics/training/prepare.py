@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
 from dynamics.cache import cached_folder
 from dynamics.config import BaseSettings, CorpusSettings, ModelSettings, Recipe
@@ -32,6 +32,7 @@ from dynamics.training.arguments import check_training, forward_dtype, training_
 from dynamics.training.dataset import SequenceDataset
 from dynamics.training.environment import versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
+from dynamics.training.session import Session
 from dynamics.training.trainer import DynamicsTrainer
 
 # What pretraining a small model from nothing wants; `base.training` overrides each.
@@ -290,16 +291,17 @@ def _pretrain(
         len(packed.token_id) * int(training["num_train_epochs"]), "pretraining the base"
     ) as progress:
 
-        def on_epoch(trainer: DynamicsTrainer, epoch: int, dropped: Any, loss: float | None) -> None:
+        def on_epoch(trainer: Trainer, epoch: int, dropped: Any, loss: float | None) -> None:
             if loss is not None:
                 losses.append(loss)
 
+        session = Session(on_epoch=on_epoch, on_batch=progress.update)
+        session.open(torch.arange(len(packed.token_id)), packed.token_id.shape[1])
         trainer = DynamicsTrainer(
             model=model,
             args=args,
             train_dataset=SequenceDataset(packed.token_id, packed.labels()),
-            on_epoch=on_epoch,
-            on_batch=progress.update,
+            session=session,
         )
         trainer.train()
     model.to("cpu")  # type: ignore[arg-type]

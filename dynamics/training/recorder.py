@@ -1,4 +1,4 @@
-"""Recording: the clean values of every chosen token after every epoch, as one immutable unit on disk."""
+"""The clean values of every chosen token after every epoch, as one immutable unit on disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from dynamics.corpus.packing import PackedSplit
+from dynamics.records.schema import quantise
+from dynamics.records.values import Records
 from dynamics.records.writer import SplitValues, write_epoch
-from dynamics.training.evaluation import evaluate_tokens
+from dynamics.training.evaluation import TokenValues, evaluate_tokens
 
 
-class TokenRecorder:
+class EpochRecorder:
     """Measures the chosen sequences of each split and writes them as an epoch of a run.
 
     Parameters
@@ -31,6 +33,12 @@ class TokenRecorder:
         ``float16`` or ``float32``, on disk.
     forward_dtype : torch.dtype
         The autocast type of training, or float32.
+
+    Attributes
+    ----------
+    values : dict of str to TokenValues
+        What was recorded last, of each split, in the precision on disk: of all its sequences, NaN where one is not
+        recorded.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class TokenRecorder:
         self._batch_size = batch_size
         self._value_dtype = value_dtype
         self._forward_dtype = forward_dtype
+        self.values: dict[str, TokenValues] = {}
 
     def record(
         self,
@@ -98,8 +107,24 @@ class TokenRecorder:
                 dropped=dropped[rows] if split == "train" and dropped is not None else None,
             )
             means[split] = measured.mean_loss
+            self.values[split] = self._spread(split, measured)
         write_epoch(self._run_dir, epoch, values, config_hash=self._config_hash, dtype=self._value_dtype)
         return means
+
+    def recorded(self, split: str, records: Records, epoch: int) -> TokenValues:
+        """Return what the records of `split` hold of `epoch`, in the form of `values`."""
+        found = TokenValues(loss=records.loss(epoch), entropy=records.entropy(epoch), correct=records.correct(epoch))
+        return self._spread(split, found)
+
+    def _spread(self, split: str, measured: TokenValues) -> TokenValues:
+        """Put the values of recorded sequences, in the precision on disk, in their places among all."""
+        rows, shape = self._recorded[split], self._splits[split].token_id.shape
+        whole = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("loss", "entropy")}
+        for name, into in whole.items():
+            into[rows] = quantise(getattr(measured, name), self._value_dtype)[0]
+        correct = np.zeros(shape, dtype=np.bool_)
+        correct[rows] = measured.correct
+        return TokenValues(loss=whole["loss"], entropy=whole["entropy"], correct=correct)
 
 
 def choose_sequences(n_sequences: int, wanted: int | str, *, split: str) -> np.ndarray:

@@ -9,25 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from transformers import TrainingArguments
 
-from dynamics.config import Recipe, dump_yaml, resolved
+from dynamics.config import Recipe, differing_keys, dump_yaml, resolved
 from dynamics.errors import InputError
 from dynamics.records import schema
 from dynamics.records.metrics import append_metrics
 from dynamics.records.reader import open_run
 from dynamics.records.writer import finished_files, write_tokens
 from dynamics.regularizers.base import Regularizer, TrainingData
-from dynamics.regularizers.registry import build_regularizers
-from dynamics.regularizers.schedules import strengths
+from dynamics.regularizers.registry import build_regularizers, curricula
 from dynamics.reporting import Reporter
 from dynamics.training.arguments import forward_dtype, training_arguments
 from dynamics.training.dataset import SequenceDataset
 from dynamics.training.environment import hardware, versions
-from dynamics.training.evaluation import evaluate_tokens
+from dynamics.training.evaluation import TokenValues, evaluate_tokens
 from dynamics.training.prepare import Prepared, prepare
-from dynamics.training.recorder import TokenRecorder, choose_sequences
+from dynamics.training.recorder import EpochRecorder, choose_sequences
+from dynamics.training.session import Session
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.trainer import DynamicsTrainer
 
@@ -79,7 +80,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         )
         for split, rows in recorded.items()
     }
-    recorder = TokenRecorder(
+    recorder = EpochRecorder(
         output,
         splits={split: prepared.splits[split] for split in recorded},
         recorded=recorded,
@@ -96,10 +97,13 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             model=model,
             args=args,
             train_dataset=SequenceDataset(train_split.token_id, train_split.labels()),
-            regularizers=methods,
-            metrics=StepMetrics(output / schema.METRICS_FILE),
-            on_epoch=_epoch_recorder(recorder, prepared, output, epochs, reporter),
-            on_batch=progress.update,
+            session=session_of(
+                prepared,
+                methods,
+                metrics=StepMetrics(output / schema.METRICS_FILE),
+                on_epoch=_epoch_recorder(recorder, prepared, output, epochs, reporter),
+                on_batch=progress.update,
+            ),
         )
         steps = trainer.steps_per_epoch
         manifest: dict[str, Any] = {
@@ -114,7 +118,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             **prepared.facts,
             "precision": str(forward_dtype(args)).removeprefix("torch."),
             "tokens": tokens,
-            "curriculum": _curriculum(methods, steps * epochs),
+            "curriculum": curricula(methods, steps * epochs),
             "steps_per_epoch": steps,
             "total_steps": steps * epochs,
             "timing": {"started": started},
@@ -148,6 +152,14 @@ def make_ready(
     return prepared, methods, args
 
 
+def session_of(prepared: Prepared, methods: list[Regularizer], **options: Any) -> Session:
+    """Return the session of a run: its sequences are the rows of the training set; `options` as for Session."""
+    session = Session(methods, **options)
+    shape = prepared.splits["train"].token_id.shape
+    session.open(torch.arange(shape[0]), shape[1])
+    return session
+
+
 def _finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:
     """Whether there is nothing left to do; refuse an output that this run may not have."""
     if output.exists() and not output.is_dir():
@@ -161,7 +173,7 @@ def _finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter)
     config_file = output / schema.CONFIG_FILE
     if not config_file.exists():
         raise InputError(f"--output: {output} holds something else than a run; name a new directory")
-    differing = _differing_keys(yaml.safe_load(config_file.read_text()), resolved(recipe))
+    differing = differing_keys(yaml.safe_load(config_file.read_text()), resolved(recipe))
     if differing:
         raise InputError(
             f"--output: {output} holds a run of another recipe, which differs in {', '.join(differing)}; name a new "
@@ -174,14 +186,6 @@ def _finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter)
         return True
     reporter.line(f"{output}: the run was interrupted; it starts again from its first epoch")
     return False
-
-
-def _differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """The dotted keys at which two resolved recipes differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted({*one, *other}, key=str)
-        return [found for key in keys for found in _differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")]
-    return [] if one == other else [prefix.lstrip(".")]
 
 
 def _discard(output: Path) -> None:
@@ -209,6 +213,8 @@ def _merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, An
 
 def _training_data(prepared: Prepared, seed: int) -> TrainingData:
     return TrainingData(
+        token_id=prepared.splits["train"].token_id,
+        document_id=prepared.splits["train"].document_id,
         predicted=prepared.splits["train"].predicted,
         reference_loss=prepared.reference["train"].loss,
         reference_entropy=prepared.reference["train"].entropy,
@@ -217,19 +223,7 @@ def _training_data(prepared: Prepared, seed: int) -> TrainingData:
     )
 
 
-def _curriculum(methods: list[Regularizer], total_steps: int) -> list[dict[str, Any]]:
-    """What each token dropout asks for, and its mean over training: what arms are matched on."""
-    found = []
-    for method in methods:
-        if method.ratio(0.0) is None:
-            continue
-        settings = method.settings.model_dump(mode="json")
-        mean = float(strengths(method.settings.schedule, total_steps).mean())  # type: ignore[attr-defined]
-        found.append({**settings, "mean_ratio": settings["ratio"] * mean})
-    return found
-
-
-def _epoch_recorder(recorder: TokenRecorder, prepared: Prepared, output: Path, epochs: int, reporter: Reporter) -> Any:
+def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, epochs: int, reporter: Reporter) -> Any:
     tuning = prepared.splits.get("tuning")
 
     def on_epoch(
@@ -237,7 +231,7 @@ def _epoch_recorder(recorder: TokenRecorder, prepared: Prepared, output: Path, e
         epoch: int,
         dropped: np.ndarray | None,
         training_loss: float | None,
-    ) -> None:
+    ) -> TokenValues:
         model = trainer.model_wrapped
         means = recorder.record(model, epoch, dropped=dropped)
         if tuning is not None:
@@ -263,6 +257,7 @@ def _epoch_recorder(recorder: TokenRecorder, prepared: Prepared, output: Path, e
             f"validation {means['validation']:.4f}"
             + ("" if training_loss is None else f"  (training loss {training_loss:.4f})")
         )
+        return recorder.values["train"]
 
     return on_epoch
 

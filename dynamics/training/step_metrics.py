@@ -21,18 +21,26 @@ class StepMetrics:
         metrics.jsonl; None keeps nothing.
     every : int
         Steps between writes. `tokens_per_second` is the mean over each bunch.
+    losses : bool
+        Whether the loss of each batch is known; without, rows have no `training_loss`.
     """
 
-    def __init__(self, path: Path | None, *, every: int = 50) -> None:
+    def __init__(self, path: Path | None, *, every: int = 50, losses: bool = True) -> None:
         self._path = path
         self._every = every
+        self._with_losses = losses
         self._rows: list[tuple[dict[str, Any], torch.Tensor]] = []
         self._sums: torch.Tensor | None = None
         self._losses: list[float] = []
         self._started = time.perf_counter()
 
-    def add_batch(self, *, loss_sum: torch.Tensor, dropped: torch.Tensor | None, predicted: torch.Tensor) -> None:
+    def add_batch(
+        self, *, loss_sum: torch.Tensor | None, dropped: torch.Tensor | None, predicted: torch.Tensor
+    ) -> None:
         """Add one micro-batch: its share of the step's loss, its dropped tokens, its predicted tokens."""
+        assert (loss_sum is not None) == self._with_losses, "losses are known, or not"
+        if loss_sum is None:
+            loss_sum = predicted.new_zeros((), dtype=torch.float64)
         n_dropped = (
             predicted.new_zeros((), dtype=torch.float64) if dropped is None else dropped.sum(dtype=torch.float64)
         )
@@ -67,7 +75,7 @@ class StepMetrics:
             rows.append(
                 {
                     **row,
-                    "training_loss": loss,
+                    **({"training_loss": loss} if self._with_losses else {}),
                     "dropped_share": share,
                     "tokens_per_second": round(rate, 1),
                 }
@@ -75,7 +83,8 @@ class StepMetrics:
         self._rows = []
         if self._path is not None:
             append_metrics(self._path, rows)
-        self._losses += [row["training_loss"] for row in rows]
+        if self._with_losses:
+            self._losses += [row["training_loss"] for row in rows]
 
     def restart_clock(self) -> None:
         """Leave the time since the last flush (recording, saving) out of the next throughput."""

@@ -27,7 +27,8 @@ def oracle(seed, stream, epoch, sequence, position):
 
 def draw(seed=0, stream=STREAM_DROP, epoch=1, sequence_id=(0,), n_positions=64):
     sequence_id = torch.tensor(list(sequence_id))
-    return keyed_uniform(seed=seed, stream=stream, epoch=epoch, sequence_id=sequence_id, n_positions=n_positions)
+    position = torch.arange(n_positions)
+    return keyed_uniform(seed=seed, stream=stream, epoch=epoch, sequence_id=sequence_id[:, None], position=position)
 
 
 def test_finaliser_is_the_published_one():

@@ -2,17 +2,13 @@
 
 import pytest
 import torch
+from support.models import FAMILIES, build
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
-    LlamaConfig,
     MambaConfig,
-    Olmo2Config,
     PretrainedConfig,
     PreTrainedModel,
-    Qwen3Config,
     Trainer,
     TrainingArguments,
 )
@@ -28,45 +24,7 @@ from dynamics.regularizers.settings import EntroDropSettings, HiddenDropoutSetti
 from dynamics.regularizers.token_dropout import EntroDrop
 from dynamics.regularizers.weight_decay import WeightDecay
 
-SHAPE = dict(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-    use_cache=False,
-)
-CONFIGS = {
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
-    "llama": LlamaConfig(**SHAPE),
-    "gemma2": Gemma2Config(**SHAPE, head_dim=16),
-    "olmo2": Olmo2Config(**SHAPE),
-    "gpt2": GPT2Config(
-        vocab_size=64,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        use_cache=False,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        resid_pdrop=0.0,
-    ),
-}
 IDS = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
-
-
-def build(name="qwen3"):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(CONFIGS[name])
 
 
 @pytest.fixture
@@ -132,7 +90,7 @@ def test_hidden_dropout_zeroes_its_share_and_scales_the_rest(model, rate):
     assert not torch.equal(gone[0], gone[1])
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_residual_branches_are_all_that_is_added_to_the_stream(name):
     # With 1, 2, 4 and 8 in their places, the last layer leaves the stream as it entered the first, plus 15.
     model = build(name).eval()
@@ -165,13 +123,18 @@ def test_residual_branches_are_all_that_is_added_to_the_stream(name):
     torch.testing.assert_close(stream[1], stream[0] + 15.0)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_hidden_dropout_acts_on_every_family(name):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_hidden_dropout_acts_on_every_family_and_leaves_it_as_it_was(name):
     model = build(name).train()
-    plain = logits(model)
+    names, plain = list(model.state_dict()), logits(model)
     assert torch.equal(logits(model), plain)
-    HiddenDropout(rate=0.2).attach(model)
+    handles = HiddenDropout(rate=0.2).attach(model)
+    assert len(handles) == 4 and list(model.state_dict()) == names
     assert not torch.allclose(logits(model), plain)
+    assert torch.equal(logits(model.eval()), plain)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(logits(model.train()), plain)
 
 
 class NoLayers(PreTrainedModel):
@@ -188,6 +151,14 @@ def test_hidden_dropout_refuses_models_without_its_layers():
     mamba = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
     with pytest.raises(InputError, match="no decoder layers .* MambaForCausalLM"):
         HiddenDropout().attach(AutoModelForCausalLM.from_config(mamba))
+
+
+def test_hidden_dropout_refuses_models_with_its_branches_in_some_layers_only():
+    model = build("llama")
+    del model.model.layers[1].self_attn  # as where a layer has a state space in its place
+    assert residual_branches(model) == []
+    with pytest.raises(InputError, match="no decoder layers .* LlamaForCausalLM"):
+        HiddenDropout().attach(model)
 
 
 # Weight decay.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.batches import rows_batch, training_data
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -10,14 +11,13 @@ from transformers.integrations.neftune import activate_neftune
 
 from dynamics.errors import InputError
 from dynamics.ops.keyed_random import STREAM_DROP, STREAM_REPLACEMENT, keyed_uniform
-from dynamics.regularizers.base import Batch, TrainingData
+from dynamics.regularizers.base import Batch
 from dynamics.regularizers.schedules import strength
 from dynamics.regularizers.settings import ScheduleSettings
 from dynamics.regularizers.token_dropout import (
     EntroDrop,
     InverseEntroDrop,
     RandomTokenDropout,
-    lowest_share,
     replace_embeddings,
 )
 
@@ -49,25 +49,8 @@ def model():
         return Qwen3ForCausalLM(Qwen3Config(**SHAPE)).train()
 
 
-def training_data(n_sequences=60, n_positions=50, seed=5, tokenizer=None):
-    rng = np.random.default_rng(0)
-    predicted = rng.random((n_sequences, n_positions)) < 0.9
-    predicted[:, 0] = False
-    entropy = rng.random(predicted.shape).astype(np.float32)
-    loss = rng.random(predicted.shape).astype(np.float32)
-    entropy[~predicted] = loss[~predicted] = np.nan
-    return TrainingData(
-        predicted=predicted, reference_loss=loss, reference_entropy=entropy, tokenizer=tokenizer, seed=seed
-    )
-
-
-def whole_batch(data, epoch=1, progress=0.5):
-    return Batch(
-        sequence_id=torch.arange(len(data.predicted)),
-        predicted=torch.from_numpy(data.predicted),
-        epoch=epoch,
-        progress=progress,
-    )
+def whole_batch(data, epoch=1, progress=0.5, **values):
+    return rows_batch(data.predicted, epoch=epoch, progress=progress, **values)
 
 
 def prepared(cls, data, **settings):
@@ -79,35 +62,6 @@ def prepared(cls, data, **settings):
 def over_epochs(method, data, n_epochs=30, progress=0.5):
     """How often each token is dropped."""
     return sum(method.dropped(whole_batch(data, epoch, progress)).int().numpy() for epoch in range(1, n_epochs + 1))
-
-
-# Pools.
-
-
-def test_lowest_share_by_hand():
-    values = np.array([[np.nan, 3.0, 1.0], [9.0, -2.0, 0.0]])
-    predicted = np.array([[False, True, True], [True, True, False]])
-    assert lowest_share(values, predicted, 0.5).tolist() == [[False, False, True], [False, True, False]]
-    assert lowest_share(values, predicted, 0.25).tolist() == [[False, False, False], [False, True, False]]
-    assert lowest_share(values, predicted, 0.75).tolist() == [[False, True, True], [False, True, False]]
-    assert lowest_share(values, predicted, 1.0).tolist() == predicted.tolist()
-
-
-def test_lowest_share_takes_the_earlier_of_ties():
-    values = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
-    everything = np.ones_like(values, dtype=bool)
-    assert lowest_share(values, everything, 0.5).tolist() == [[True, True, False], [True, False, False]]
-    late = np.array([[False, True, True], [True, True, True]])
-    assert lowest_share(values, late, 0.6).tolist() == [[False, True, True], [True, False, False]]
-    same = np.zeros((40, 50))
-    assert np.array_equal(lowest_share(same, same == 0, 0.3).ravel(), np.arange(2000) < 600)
-    few = np.random.default_rng(0).integers(0, 3, 2000).astype(np.float32)  # an unstable sort gets these wrong
-    chosen = sorted(sorted(range(2000), key=lambda n: (few[n], n))[:900])
-    assert np.flatnonzero(lowest_share(few.reshape(40, 50), same == 0, 0.45)).tolist() == chosen
-
-
-def test_lowest_share_of_nothing():
-    assert not lowest_share(np.zeros((2, 3)), np.zeros((2, 3), dtype=bool), 0.5).any()
 
 
 # Who is dropped.
@@ -152,8 +106,113 @@ def test_unpredicted_tokens_are_never_dropped(cls):
     assert np.array_equal(method.dropped(whole_batch(data)).numpy(), data.predicted)
     fewer = whole_batch(data).predicted.clone()
     fewer[:, 10:20] = False  # the batch, too, may say that a token has no prediction
-    batch = Batch(sequence_id=torch.arange(60), predicted=fewer, epoch=1, progress=0.5)
+    batch = rows_batch(fewer)
     assert torch.equal(method.dropped(batch), fewer)
+
+
+# Readings: whose signal, and ranked within what.
+
+
+def by_hand(values, predicted, share, group):
+    """The lowest share of each group, with sorted lists."""
+    chosen = np.zeros(predicted.shape, dtype=bool)
+    for one in np.unique(group[predicted]):
+        where = [tuple(at) for at in np.argwhere(predicted & (group == one))]
+        for at in sorted(where, key=lambda at: (values[at], at))[: round(share * len(where))]:
+            chosen[at] = True
+    return chosen
+
+
+def groups(data, ranks):
+    rows = np.broadcast_to(np.arange(len(data.predicted))[:, None], data.predicted.shape)
+    return {"dataset": np.zeros_like(data.document_id), "sequence": rows, "document": data.document_id}[ranks]
+
+
+def everything_dropped(method, batch):
+    """With ratio = pool at full strength, the mask is the pool."""
+    assert method.ratio(0.5) == method.pool
+    return method.dropped(batch).numpy()
+
+
+@pytest.mark.parametrize("ranks", ["dataset", "sequence", "document"])
+@pytest.mark.parametrize("cls", [EntroDrop, InverseEntroDrop])
+def test_ranks_decide_among_which_tokens_the_pool_is_the_lowest_share(cls, ranks):
+    data = training_data()
+    method = prepared(cls, data, ratio=0.4, pool=0.4, schedule="constant", ranks=ranks)
+    values = data.reference_entropy if cls is EntroDrop else -data.reference_entropy
+    expected = by_hand(values, data.predicted, 0.4, groups(data, ranks))
+    assert np.array_equal(everything_dropped(method, whole_batch(data)), expected)
+
+
+@pytest.mark.parametrize("ranks", ["dataset", "sequence", "document"])
+@pytest.mark.parametrize("signal", ["entropy", "loss"])
+def test_previous_epoch_ranks_what_was_recorded_last(signal, ranks):
+    data = training_data()
+    settings = {"ratio": 0.3, "pool": 0.3, "schedule": "constant", "signal": signal, "ranks": ranks}
+    method = prepared(EntroDrop, data, source="previous_epoch", **settings)
+    assert method.needs_epoch_values and not method.needs_current_values
+    rng = np.random.default_rng(1)
+    for epoch in (0, 1):
+        loss, entropy = rng.random((2, *data.predicted.shape)).astype(np.float32)
+        method.end_epoch(epoch, loss, entropy)
+        values = entropy if signal == "entropy" else loss
+        expected = by_hand(values, data.predicted, 0.3, groups(data, ranks))
+        assert np.array_equal(everything_dropped(method, whole_batch(data, epoch + 1)), expected)
+
+
+@pytest.mark.parametrize("ranks", ["sequence", "document"])
+@pytest.mark.parametrize("signal", ["entropy", "loss"])
+def test_current_ranks_the_values_of_the_step_itself(signal, ranks):
+    data = training_data()
+    settings = {"ratio": 0.4, "pool": 0.4, "schedule": "constant", "signal": signal, "ranks": ranks}
+    method = prepared(EntroDrop, data, source="current", **settings)
+    assert method.needs_current_values and not method.needs_epoch_values
+    loss, entropy = np.random.default_rng(1).random((2, *data.predicted.shape)).astype(np.float32)
+    values = {"loss": torch.from_numpy(loss), "entropy": torch.from_numpy(entropy)}
+    batch = whole_batch(data, **values)
+    # A document that goes on in the next sequence is ranked in parts.
+    rows = groups(data, "sequence")
+    group = rows if ranks == "sequence" else rows * 10_000 + data.document_id
+    expected = by_hand(entropy if signal == "entropy" else loss, data.predicted, 0.4, group)
+    whole = everything_dropped(method, batch)
+    assert np.array_equal(whole, expected)
+    for rows in torch.arange(60).split(7):
+        part = rows_batch(data.predicted, rows, **values)
+        assert np.array_equal(method.dropped(part).numpy(), whole[rows])
+
+
+def test_current_over_the_training_set_takes_the_edge_of_the_last_epoch():
+    data = training_data()
+    settings = {"ratio": 0.5, "pool": 0.5, "schedule": "constant", "source": "current"}
+    method = prepared(EntroDrop, data, **settings)
+    assert method.needs_current_values and method.needs_epoch_values
+    recorded = np.random.default_rng(1).random(data.predicted.shape).astype(np.float32) + 3.0
+    recorded[:10] = np.nan  # sequences that are not recorded have no part in the edge
+    method.end_epoch(1, recorded, recorded)
+    known = np.sort(recorded[data.predicted & ~np.isnan(recorded)])
+    edge = known[round(0.5 * len(known)) - 1]
+    now = np.random.default_rng(2).random(data.predicted.shape).astype(np.float32) + 3.0
+    values = {"loss": torch.from_numpy(now), "entropy": torch.from_numpy(now)}
+    got = everything_dropped(method, whole_batch(data, epoch=2, **values))
+    assert np.array_equal(got, data.predicted & (now <= edge))
+    assert 0.4 < got.sum() / data.predicted.sum() < 0.6
+
+
+def test_reference_needs_nothing_from_training():
+    method = prepared(EntroDrop, training_data())
+    assert not method.needs_epoch_values and not method.needs_current_values
+
+
+def test_a_row_may_hold_several_sequences():
+    # Sequences 3 and 5, cut to 20 and 30 tokens, in one row: each token keeps the mask of its own place.
+    data = training_data()
+    method = prepared(EntroDrop, data, ratio=0.3, schedule="constant")
+    whole = method.dropped(whole_batch(data))
+    sequence_id = torch.tensor([[3] * 20 + [5] * 30])
+    position = torch.tensor([[*range(20), *range(30)]])
+    predicted = torch.from_numpy(data.predicted)[sequence_id, position]
+    batch = Batch(sequence_id=sequence_id, position=position, predicted=predicted, epoch=1, progress=0.5)
+    assert torch.equal(method.dropped(batch)[0], torch.cat([whole[3, :20], whole[5, :30]]))
 
 
 # How many.
@@ -207,7 +266,7 @@ def test_masks_do_not_depend_on_how_a_batch_is_split(cls):
     torch.manual_seed(123)
     for size in (1, 7, 60):
         for ids in order.split(size):
-            batch = Batch(sequence_id=ids, predicted=torch.from_numpy(data.predicted)[ids], epoch=1, progress=0.5)
+            batch = rows_batch(data.predicted, ids)
             torch.rand(3)
             assert torch.equal(method.dropped(batch), whole[ids])
 
@@ -216,10 +275,12 @@ def test_masks_do_not_depend_on_how_a_batch_is_split(cls):
 def test_masks_are_those_of_the_keys(cls):
     data = training_data(seed=11)
     method = prepared(cls, data, ratio=0.25, schedule="constant")
-    draw = keyed_uniform(seed=11, stream=STREAM_DROP, epoch=4, sequence_id=torch.arange(60), n_positions=50).numpy()
+    batch = whole_batch(data, epoch=4)
+    keys = {"sequence_id": batch.sequence_id, "position": batch.position}
+    draw = keyed_uniform(seed=11, stream=STREAM_DROP, epoch=4, **keys).numpy()
     low = draw < (0.25 if cls is RandomTokenDropout else 0.5)
-    expected = method.eligible(data) & data.predicted & low
-    assert np.array_equal(method.dropped(whole_batch(data, epoch=4)).numpy(), expected)
+    expected = method.eligible(batch).numpy() & data.predicted & low
+    assert np.array_equal(method.dropped(batch).numpy(), expected)
 
 
 def test_epochs_and_seeds_have_masks_of_their_own():
@@ -280,7 +341,7 @@ def expected_rows(replacement, weight, data, batch):
                 stream=STREAM_REPLACEMENT,
                 epoch=batch.epoch,
                 sequence_id=batch.sequence_id,
-                n_positions=shape[1],
+                position=batch.position,
             )
             return weight[(draw * len(weight)).long()]
 
@@ -439,6 +500,8 @@ def test_model_without_input_embeddings():
         ({"replacement_token": 3}, "replacement_token"),
         ({"target": "loss", "replacement": "mean"}, "replacement"),
         ({"normalize": "kept"}, "normalize"),
+        ({"source": "next_epoch"}, "source"),
+        ({"ranks": "batch"}, "ranks"),
     ],
     ids=str,
 )

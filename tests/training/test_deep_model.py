@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from support.batches import rows_batch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from dynamics.ops.token_statistics import shift, weighted_loss
-from dynamics.regularizers.base import Batch, TrainingData
+from dynamics.regularizers.base import TrainingData
 from dynamics.regularizers.token_dropout import RandomTokenDropout
 
 
@@ -32,11 +33,19 @@ def test_28_layers_keep_finite_gradients_and_evaluation_sees_no_mask():
     method = RandomTokenDropout(ratio=1.0, schedule="constant")
     nothing = np.zeros((4, 24), dtype=np.float32)
     method.prepare(
-        TrainingData(predicted=predicted, reference_loss=nothing, reference_entropy=nothing, tokenizer=None, seed=0)
+        TrainingData(
+            token_id=ids.numpy().astype(np.int32),
+            document_id=np.zeros((4, 24), dtype=np.int32),
+            predicted=predicted,
+            reference_loss=nothing,
+            reference_entropy=nothing,
+            tokenizer=None,
+            seed=0,
+        )
     )
     clean = model.eval()(ids).logits
     handles = method.attach(model)
-    batch = Batch(sequence_id=torch.arange(4), predicted=torch.from_numpy(predicted), epoch=1, progress=0.5)
+    batch = rows_batch(predicted)
     assert torch.equal(model.eval()(ids).logits, clean)
     assert torch.equal(
         model.generate(ids[:, :4], max_new_tokens=3, do_sample=False),

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
 from dynamics.training.dataset import SequenceDataset
-from dynamics.training.run import make_ready, train
+from dynamics.training.run import make_ready, session_of, train
 from dynamics.training.trainer import DynamicsTrainer
 
 
@@ -117,7 +117,7 @@ def test_training_without_a_recorder_ends_in_the_same_weights(tmp_path, baseline
     split = prepared.splits["train"]
     dataset = SequenceDataset(split.token_id, split.labels())
     trainer = DynamicsTrainer(
-        model=prepared.load_model(), args=args, train_dataset=dataset, regularizers=methods
+        model=prepared.load_model(), args=args, train_dataset=dataset, session=session_of(prepared, methods)
     )
     trainer.train()
     for name, weight in weights(baseline).items():

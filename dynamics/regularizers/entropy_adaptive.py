@@ -1,0 +1,73 @@
+"""Entropy-adaptive weighting: a token's loss counts for as much as its prediction was uncertain.
+
+EAFT (Diao et al. 2026, arXiv 2601.02151) multiplies each token's loss by the entropy of the prediction, without a
+gradient through it. A model that is sure of another token (low entropy, high loss: a "confident conflict") is left
+as it is. The entropy is that of the 20 most probable tokens, renormalised. What it is divided by differs:
+
+- `paper`: ln K, so that the weight is in [0, 1] (K the vocabulary's size where `top_k` is null);
+- `llama_factory`: 3.0, for ln 20 = 2.996 (hiyouga/LLaMA-Factory, src/llamafactory/train/trainer_utils.py, where the
+  authors merged their code), whatever K;
+- `axolotl`: nothing (axolotl-ai-cloud/axolotl, src/axolotl/monkeypatch/loss/eaft.py), so that weights reach
+  ln K: three times the gradient of the others.
+
+Both codes divide the weighted sum by the number of predicted tokens, not by the sum of weights, and so does this.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.settings import EntropyAdaptiveWeightingSettings
+from dynamics.validation import validated
+
+
+class EntropyAdaptiveWeighting(Regularizer):
+    """Multiply each token's loss by (entropy / c)**alpha (EAFT, arXiv 2601.02151).
+
+    Parameters
+    ----------
+    **settings
+        Fields of `EntropyAdaptiveWeightingSettings`: top_k, alpha, normalize.
+    """
+
+    acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
+    adapts = True
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: EntropyAdaptiveWeightingSettings = validated(
+            EntropyAdaptiveWeightingSettings, settings, where="EntropyAdaptiveWeighting"
+        )
+
+    def adaptive_weight(self, logits: torch.Tensor, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        n_vocab = logits.shape[1]
+        size = min(self.settings.top_k or n_vocab, n_vocab)
+        if self.settings.top_k is not None:
+            entropy = top_entropy(logits, size)
+        divisor = {"paper": math.log(size), "llama_factory": 3.0, "axolotl": 1.0}[self.settings.normalize]
+        return (entropy.float() / divisor) ** self.settings.alpha
+
+
+def top_entropy(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the entropy of the k most probable tokens' probabilities, renormalised to sum to 1.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, V)
+        Any floating type.
+    k : int
+        At most V.
+
+    Returns
+    -------
+    Tensor of float32, shape (N,)
+        In nats, in [0, ln k].
+    """
+    # Sorting in the logits' own type chooses the same, and spares a float32 copy of them.
+    log_p = logits.topk(k, dim=-1).values.float().log_softmax(dim=-1)
+    p = log_p.exp()
+    # 0 log 0 = 0, where a logit is -inf. No term is below 0, of which a power would be NaN.
+    return torch.where(p > 0, -p * log_p, 0.0).sum(dim=-1)

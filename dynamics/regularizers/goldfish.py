@@ -1,0 +1,109 @@
+"""Goldfish loss: one token in k never enters the loss, so that no text can be learned word for word.
+
+Hans et al. 2024, arXiv 2406.10209. The tokens left out are the same in every epoch; a model that reproduces a
+training text has to guess each of them. The code that the authors published (ahans30/goldfish-loss,
+lit_gpt/utils.py) and the paper leave choices open; those made here are:
+
+- `static` counts positions in the packed sequence, as their code does, not in the document. Left out are positions
+  k, 2k, ...; theirs begin with the first prediction.
+- `hash` hashes the h tokens before a token, as section 3.1 says. Their code hashes h tokens that end with it, by the
+  product of their ids: a hash that does not know their order, and is 0 wherever one id is 0. Here it is SplitMix64.
+- A token with fewer than h tokens of its own document before it is never left out; in their code, those at the
+  start of a packed sequence are not. Here context goes on from one packed sequence to the next, and ends with the
+  document, so that a passage is treated alike wherever packing puts it.
+- The hash does not depend on the run's seed, as their table does not: a text that two runs share is treated alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from dynamics.ops.keyed_random import STREAM_CONTEXT, mixed
+from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData
+from dynamics.regularizers.settings import GoldfishLossSettings
+from dynamics.validation import validated
+
+
+class GoldfishLoss(Regularizer):
+    """Leave one token in k out of the loss (arXiv 2406.10209).
+
+    Parameters
+    ----------
+    **settings
+        Fields of `GoldfishLossSettings`: variant, k, h, normalize.
+
+    Raises
+    ------
+    InputError
+        A field is unknown, of the wrong type or out of range, or `h` is given with `variant: static`.
+    """
+
+    acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: GoldfishLossSettings = validated(GoldfishLossSettings, settings, where="GoldfishLoss")
+        self._table: torch.Tensor | None = None  # over the training set: which tokens are left out
+        self._share = 1.0 / self.settings.k
+
+    def prepare(self, data: TrainingData) -> None:
+        k = self.settings.k
+        if self.settings.variant == "static":
+            chosen = every_kth(data.predicted.shape, k)
+        else:
+            chosen = hashed_contexts(data.token_id, data.document_id, k=k, h=self.settings.h)
+        chosen &= data.predicted
+        self._table = torch.from_numpy(chosen)
+        self._share = float(chosen.sum() / max(1, data.predicted.sum()))
+
+    def dropped(self, batch: Batch) -> torch.Tensor:
+        assert self._table is not None, "prepare() comes first"
+        return batch.look_up(self._table) & batch.predicted
+
+    def ratio(self, progress: float) -> float:
+        """Return the share of the training set's predicted tokens that is left out: at most about 1 / k."""
+        return self._share
+
+    def token_weight(self, batch: Batch) -> torch.Tensor:
+        return (~self.dropped(batch)).float()
+
+    @property
+    def normalizes_by_kept(self) -> bool:
+        # The paper defines the loss as the mean over the tokens kept, 1/|G| (section 3).
+        return self.settings.normalize == "kept"
+
+
+def every_kth(shape: tuple[int, ...], k: int) -> np.ndarray:
+    """Return which positions of (n_sequences, n_positions) are k, 2k, ...: bool of that shape."""
+    position = np.arange(shape[1])
+    return np.tile((position > 0) & (position % k == 0), (shape[0], 1))
+
+
+def hashed_contexts(token_id: np.ndarray, document_id: np.ndarray, *, k: int, h: int) -> np.ndarray:
+    """Return which tokens follow a context that a hash picks, one context in k.
+
+    Parameters
+    ----------
+    token_id, document_id : ndarray of int, shape (n_sequences, n_positions)
+        A document that is longer than its sequence goes on in the next; -1 is padding.
+    k : int
+    h : int
+        Tokens of context; a token with fewer in its document before it is never picked.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_sequences, n_positions)
+        Where the hash of the h tokens before is divisible by k.
+    """
+    token, document = token_id.ravel(), document_id.ravel()
+    picked = np.zeros(len(token), dtype=np.bool_)
+    if len(token) > h:
+        # Row i holds the h tokens before token i + h.
+        context = torch.from_numpy(token.astype(np.int64))[:-1].unfold(0, h, 1)
+        picked[h:] = (mixed(STREAM_CONTEXT, *context.unbind(1)) % k == 0).numpy()
+    starts = np.concatenate([[True], document[1:] != document[:-1]])
+    index = np.arange(len(token))
+    place = index - np.maximum.accumulate(np.where(starts, index, 0))
+    return (picked & (place >= h) & (document >= 0)).reshape(token_id.shape)

@@ -1,0 +1,129 @@
+"""Loss truncation: tokens of the highest current losses do not count.
+
+Kang & Hashimoto 2020 (arXiv 2004.14589) drop the training examples whose loss lies above a quantile of recent losses,
+since a reference that the model cannot fit is often wrong. Here it is done by token. Their code
+(ddkang/loss_dropper) drops whole sequences, by the quantile of the last 10,000 that it saw, renewed every 10,000; that
+history moves on within a batch. Here the threshold stands still during an optimiser step and is renewed after it,
+from all losses of the last `window` steps, so that it is the same for any split of a step into micro-batches and
+processes. As in their code, the sum of what is kept is divided by the number of all tokens.
+
+The history is kept as a count of losses by their leading 8 significant bits (a bfloat16's worth: each bin is at
+most 0.8% wide), one row a step. That is bounded however many tokens a step has, its sums do not depend on the order
+of tokens, and no step waits for the device. The threshold is the upper edge of the bin in which the quantile lies:
+never more than `fraction` of the history is above it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+
+from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.settings import LossTruncationSettings
+from dynamics.validation import validated
+
+# A float32 shifted right by 16 is a bfloat16: sign, 8 bits of exponent, 7 of mantissa, in the order of the numbers.
+_BITS = 16
+_LOWEST = (127 - 10) << 7  # 2**-10 nats; smaller losses share the first bin
+N_BINS = 16 << 7  # up to 2**6 nats; larger losses share the last bin
+
+
+class LossTruncation(Regularizer):
+    """Give no weight to tokens whose loss is above the (1 - fraction) quantile of recent losses.
+
+    Which tokens these are is known only once their losses are, so that they are not among the records' dropped
+    tokens.
+
+    Parameters
+    ----------
+    **settings
+        Fields of `LossTruncationSettings`: fraction, window, warmup.
+    """
+
+    acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
+    adapts = True
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: LossTruncationSettings = validated(LossTruncationSettings, settings, where="LossTruncation")
+        self._steps = 0
+        self._step = torch.zeros(N_BINS, dtype=torch.int32)  # of the step that is under way
+        self._history = torch.zeros(self.settings.window, N_BINS, dtype=torch.int32)  # step s in row s % window
+        self._threshold = torch.tensor(torch.inf)
+
+    @property
+    def threshold(self) -> float:
+        """Loss, in nats, from which on tokens have no weight in this step; infinite during warm-up."""
+        return float(self._threshold)
+
+    def adaptive_weight(self, logits: torch.Tensor, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """Return 0 for tokens above the threshold, else 1, and note their losses: once for each micro-batch."""
+        if self._step.device != loss.device:
+            self._step, self._history, self._threshold = (
+                one.to(loss.device) for one in (self._step, self._history, self._threshold)
+            )
+        place = loss_bin(loss)
+        self._step.index_add_(0, place, torch.ones_like(place, dtype=torch.int32))
+        return (loss < self._threshold).float()
+
+    def end_step(self) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self._step)
+        self._history[self._steps % self.settings.window] = self._step
+        self._step.zero_()
+        self._steps += 1
+        self._renew()
+
+    def state(self) -> dict[str, Any]:
+        """Return the number of steps, and the non-zero counts of each step in the window, the oldest first."""
+        first = max(0, self._steps - self.settings.window)
+        rows = [self._history[step % self.settings.window].cpu() for step in range(first, self._steps)]
+        at = [row.nonzero()[:, 0] for row in rows]
+        return {
+            "steps": self._steps,
+            "bins": [places.tolist() for places in at],
+            "counts": [row[places].tolist() for row, places in zip(rows, at, strict=True)],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._steps = state["steps"]
+        self._history.zero_()
+        first = self._steps - len(state["bins"])
+        for step, (places, counts) in enumerate(zip(state["bins"], state["counts"], strict=True), first):
+            row = self._history[step % self.settings.window]
+            row[torch.tensor(places, dtype=torch.int64)] = torch.tensor(counts, dtype=torch.int32).to(row.device)
+        self._renew()
+
+    def _renew(self) -> None:
+        if self._steps >= self.settings.warmup:
+            self._threshold = upper_edge(self._history.sum(dim=0), self.settings.fraction)
+
+
+def loss_bin(loss: torch.Tensor) -> torch.Tensor:
+    """Return the bin of each loss, in nats: int64 of the same shape, in [0, N_BINS)."""
+    bits = loss.float().contiguous().view(torch.int32) >> _BITS
+    return (bits - _LOWEST).clamp(0, N_BINS - 1).long()
+
+
+def upper_edge(counts: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Return the loss above which lies at most a fraction of the counted losses.
+
+    Parameters
+    ----------
+    counts : Tensor of int64, shape (N_BINS,)
+    fraction : float
+        In (0, 1).
+
+    Returns
+    -------
+    Tensor of float32, scalar
+        With n losses, the upper edge of the bin that holds the one of rank n - floor(fraction n), counted from the
+        lowest; infinite if that is the last bin, or if there are none.
+    """
+    n = counts.sum()
+    # A product such as 0.29 * 100 = 28.999... stands for the whole number.
+    above = (n.double() * fraction + 1e-9).floor().long()
+    place = torch.searchsorted(counts.cumsum(0), n - above)
+    edge = ((place + 1 + _LOWEST) << _BITS).to(torch.int32).view(torch.float32)
+    return torch.where((place < N_BINS - 1) & (n > 0), edge, torch.inf)

@@ -1,0 +1,74 @@
+"""Pools: the lowest share of tokens, of all or of each group."""
+
+import numpy as np
+import pytest
+import torch
+
+from dynamics.regularizers import pools
+
+
+def lowest_share(values, predicted, share, group=None):
+    group = None if group is None else torch.as_tensor(group)
+    return pools.lowest_share(torch.as_tensor(values), torch.as_tensor(predicted), share, group).numpy()
+
+
+def test_by_hand():
+    values = np.array([[np.nan, 3.0, 1.0], [9.0, -2.0, 0.0]])
+    predicted = np.array([[False, True, True], [True, True, False]])
+    assert lowest_share(values, predicted, 0.5).tolist() == [[False, False, True], [False, True, False]]
+    assert lowest_share(values, predicted, 0.25).tolist() == [[False, False, False], [False, True, False]]
+    assert lowest_share(values, predicted, 0.75).tolist() == [[False, True, True], [False, True, False]]
+    assert lowest_share(values, predicted, 1.0).tolist() == predicted.tolist()
+
+
+def test_groups_by_hand():
+    values = np.array([5.0, 1.0, 2.0, 4.0, 3.0, 0.0, 9.0])
+    group = np.array([7, 7, 2, 2, 7, 2, 2])
+    predicted = np.array([True, True, True, True, True, False, True])
+    # Group 7 holds 5, 1, 3; group 2 holds 2, 4, 9. Two thirds of each are two.
+    expected = [False, True, True, True, True, False, False]
+    assert lowest_share(values, predicted, 2 / 3, group).tolist() == expected
+
+
+def test_every_group_gives_its_own_share_rounded_half_to_even():
+    sizes = [1, 2, 3, 4, 5, 6, 7]
+    group = np.repeat(np.arange(7)[::-1], sizes)
+    values = np.random.default_rng(0).random(len(group))
+    chosen = lowest_share(values, np.ones(len(group), dtype=bool), 0.5, group)
+    counts = [int(chosen[group == 6 - at].sum()) for at in range(7)]
+    assert counts == [round(0.5 * size) for size in sizes] == [0, 1, 2, 2, 2, 3, 4]
+
+
+def test_the_earlier_of_ties():
+    values = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    everything = np.ones_like(values, dtype=bool)
+    assert lowest_share(values, everything, 0.5).tolist() == [[True, True, False], [True, False, False]]
+    late = np.array([[False, True, True], [True, True, True]])
+    assert lowest_share(values, late, 0.6).tolist() == [[False, True, True], [True, False, False]]
+    same = np.zeros((40, 50))
+    assert np.array_equal(lowest_share(same, same == 0, 0.3).ravel(), np.arange(2000) < 600)
+    few = np.random.default_rng(0).integers(0, 3, 2000).astype(np.float32)  # an unstable sort gets these wrong
+    chosen = sorted(sorted(range(2000), key=lambda n: (few[n], n))[:900])
+    assert np.flatnonzero(lowest_share(few.reshape(40, 50), same == 0, 0.45)).tolist() == chosen
+
+
+def test_nan_ranks_last():
+    assert lowest_share(np.array([np.nan, 2.0, np.inf, 1.0]), np.ones(4, dtype=bool), 0.75).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("group", [None, np.zeros((2, 3), dtype=np.int64)])
+def test_of_nothing(group):
+    assert not lowest_share(np.zeros((2, 3)), np.zeros((2, 3), dtype=bool), 0.5, group).any()
+
+
+def test_edge_of_share():
+    values = torch.tensor([5.0, torch.nan, 1.0, 3.0, 2.0, 0.0])
+    predicted = torch.tensor([True, True, True, True, True, False])
+    assert pools.edge_of_share(values, predicted, 0.5) == 2.0
+    assert pools.edge_of_share(values, predicted, 1.0) == 5.0
+    assert pools.edge_of_share(values, predicted, 0.1) == -torch.inf

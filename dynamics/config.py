@@ -177,6 +177,7 @@ class RecordingSettings(Settings):
     train_sequences: Sequences = "all"
     validation_sequences: Sequences = "all"
     dtype: Literal["float16", "float32"] = "float16"
+    training_pass: bool = False  # what the optimiser saw of each token, beside the clean values
 
 
 class Recipe(Settings):

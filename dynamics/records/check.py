@@ -335,6 +335,10 @@ def _wrong_values(folder: Path, manifest: Mapping[str, Any], split: str, tokens:
         for key in ("loss", "entropy"):
             values = read_epoch(folder, manifest, split, key, tokens.sequence_id)
             messages.append(_misplaced(key, values, predicted))
+        for key in schema.TRAINING_VALUES:
+            seen = read_epoch(folder, manifest, split, key, tokens.sequence_id, optional=True)
+            if seen is not None and (~np.isnan(seen) & ~predicted).any():
+                messages.append(f"{key} has values at tokens that have no prediction")
         for key in ("correct", "dropped"):
             bits = read_epoch(folder, manifest, split, key, tokens.sequence_id, optional=True)
             if bits is not None:

@@ -41,6 +41,9 @@ SPLITS = ("train", "validation", "tuning")
 #: The types that recorded values may have on disk. numpy cannot read bfloat16, so it is not one.
 VALUE_DTYPES = ("float16", "float32")
 
+#: What the optimiser saw, where it was recorded; kept apart from the clean values.
+TRAINING_VALUES = ("training_loss", "training_entropy")
+
 #: Names of numpy types by the code that a safetensors header gives them.
 DTYPE_NAMES = {
     "F16": "float16",

@@ -136,6 +136,39 @@ class Records:
             return np.zeros(self.token_id.shape, dtype=bool)
         return schema.unpack_bits(bits, self.token_id.shape[1])
 
+    def training_loss(self, epoch: SupportsIndex) -> Floats:
+        """Return the loss of each token as the optimiser saw it in `epoch`: (R, B) float32, nats.
+
+        With the weights of the step in which the token came, with what regularisers dropped and dropout drew; without
+        label smoothing. NaN where nothing is predicted.
+
+        Raises
+        ------
+        InputError
+            For epoch 0 and other splits than "train", if there is no such epoch, or if it was not recorded.
+        DamagedRecordError
+            As for `loss`.
+        """
+        return self._seen(epoch, "training_loss")
+
+    def training_entropy(self, epoch: SupportsIndex) -> Floats:
+        """Return the entropy of each token's prediction as the optimiser saw it, as `training_loss` does."""
+        return self._seen(epoch, "training_entropy")
+
+    def _seen(self, epoch: SupportsIndex, name: str) -> Floats:
+        if self.split != "train":
+            raise InputError(f"The optimiser never saw {self.split!r}: ask the records of 'train'")
+        if operator.index(epoch) == 0:
+            raise InputError("Epoch 0 is before training, so the optimiser saw nothing: ask from epoch 1")
+        found = self._values(epoch, name, optional=True)
+        if found is None:
+            raise InputError(
+                f"{self.run.path} does not hold what the optimiser saw: set recording.training_pass: true (or "
+                "TokenRecorder(training_pass=True)) before training"
+            )
+        values: Floats = found.astype(np.float32)
+        return values
+
     def _values(self, epoch: SupportsIndex, name: str, *, optional: bool = False) -> Any:
         """Read one tensor of one epoch, in the order of `sequence_id`; None if absent."""
         epoch = operator.index(epoch)

@@ -72,6 +72,8 @@ class SplitValues:
         (R, B) bool, whether the token was the most probable one; false where nothing is predicted.
     dropped
         (R, B) bool, what the regulariser dropped while training this epoch, or None: nothing.
+    training_loss, training_entropy
+        (R, B) floats in nats, what the optimiser saw in this epoch, NaN where it saw nothing; or None: not recorded.
     """
 
     sequence_id: npt.NDArray[Any]
@@ -79,11 +81,13 @@ class SplitValues:
     entropy: npt.NDArray[Any]
     correct: npt.NDArray[np.bool_]
     dropped: npt.NDArray[np.bool_] | None = None
+    training_loss: npt.NDArray[Any] | None = None
+    training_entropy: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         assert self.sequence_id.ndim == 1 and self.loss.ndim == 2, "sequence_id (R,), loss (R, B)"
         assert len(self.sequence_id) == len(self.loss), "one row a sequence"
-        for other in (self.entropy, self.correct, self.dropped):
+        for other in (self.entropy, self.correct, self.dropped, self.training_loss, self.training_entropy):
             assert other is None or other.shape == self.loss.shape, "values are (R, B) like loss"
 
 
@@ -222,6 +226,10 @@ def write_shard(
         }
         if values.dropped is not None:
             tensors["dropped"] = schema.pack_bits(values.dropped[order])
+        for name in schema.TRAINING_VALUES:
+            seen = getattr(values, name)
+            if seen is not None:
+                tensors[name] = schema.quantise(seen[order], dtype)[0]
         write_tensors(
             partial / schema.shard_file(split, rank, world),
             tensors,

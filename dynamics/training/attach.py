@@ -63,6 +63,11 @@ def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> Session:
         raise InputError(f"attach: {len(recorders)} recorders were given; one records everything")
     for method in methods:
         _require_attachable(method)
+    if any(recorder.training_pass for recorder in recorders):
+        raise InputError(
+            "attach: training_pass=True records what the optimiser saw, which this trainer does not tell; use "
+            "DynamicsTrainer"
+        )
     session = open_session(methods, recorders[0] if recorders else None, losses=False, driver=_Hooks)
     session.bind(trainer)
     trainer.add_callback(session)
@@ -115,6 +120,7 @@ def open_session(
     session = driver(
         regularizers,
         metrics=metrics,
+        training_pass=recorder is not None and recorder.training_pass,
         on_begin=begin,
         on_epoch=None if recorder is None else recorder.on_epoch,
         on_resume=None if recorder is None else recorder.on_resume,

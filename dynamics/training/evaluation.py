@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift
-from dynamics.training.rng import isolated_rng
+from dynamics.training.fused_head import HeadRequest, fused_head
+from dynamics.training.rng import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +35,6 @@ class TokenValues:
 def forward_context(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Return the autocast context of a forward pass in `dtype`; none for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; on leaving its mode and all global generators are as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with isolated_rng():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
@@ -77,22 +65,37 @@ def evaluate_tokens(
     """
     device = next(model.parameters()).device
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    with evaluating(model), forward_context(device, dtype):
+    with evaluating(model), forward_context(device, dtype), fused_head(model) as fused:
         for start in range(0, len(token_id), batch_size):
             inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
             targets = torch.from_numpy(labels[start : start + batch_size]).to(device)
             assert (targets[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
-            logits = model(input_ids=inputs, use_cache=False).logits
-            values = token_statistics(*shift(logits, targets))
-            n = len(inputs)
-            parts.append(
-                (
-                    unshift(values.loss, n, torch.nan).float().cpu(),
-                    unshift(values.entropy, n, torch.nan).float().cpu(),
-                    unshift(values.correct, n, False).cpu(),
-                )
-            )
+            values = forward_values(model, {"input_ids": inputs}, targets, fused=fused)
+            parts.append((values.loss.float().cpu(), values.entropy.float().cpu(), values.correct.cpu()))
             if on_batch is not None:
-                on_batch(n)
+                on_batch(len(inputs))
     loss, entropy, correct = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return TokenValues(loss=loss, entropy=entropy, correct=correct)
+
+
+def forward_values(
+    model: torch.nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor, *, fused: bool
+) -> TokenValues:
+    """Run the model on one batch and return the values of its tokens, as tensors of shape (B, T).
+
+    Parameters
+    ----------
+    model : Module
+    inputs : mapping
+        What its forward takes, without labels.
+    labels : Tensor of int64, shape (B, T)
+    fused : bool
+        Whether the model answers a `HeadRequest`.
+    """
+    if fused:
+        found = model(**inputs, use_cache=False, head_request=HeadRequest(labels=labels))
+        return TokenValues(loss=found.token_loss, entropy=found.token_entropy, correct=found.token_correct)
+    logits = model(**inputs, use_cache=False).logits
+    values = token_statistics(*shift(logits, labels))
+    loss, entropy = (unshift(value, len(labels), torch.nan) for value in (values.loss, values.entropy))
+    return TokenValues(loss=loss, entropy=entropy, correct=unshift(values.correct, len(labels), False))

@@ -32,7 +32,7 @@ from dynamics.training.arguments import check_training, forward_dtype, training_
 from dynamics.training.dataset import SequenceDataset
 from dynamics.training.environment import versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
-from dynamics.training.session import Session
+from dynamics.training.session import Session, TrainingPass
 from dynamics.training.trainer import DynamicsTrainer
 
 # What pretraining a small model from nothing wants; `base.training` overrides each.
@@ -291,9 +291,9 @@ def _pretrain(
         len(packed.token_id) * int(training["num_train_epochs"]), "pretraining the base"
     ) as progress:
 
-        def on_epoch(trainer: Trainer, epoch: int, dropped: Any, loss: float | None) -> None:
-            if loss is not None:
-                losses.append(loss)
+        def on_epoch(trainer: Trainer, epoch: int, seen: TrainingPass) -> None:
+            if seen.mean_loss is not None:
+                losses.append(seen.mean_loss)
 
         session = Session(on_epoch=on_epoch, on_batch=progress.update)
         session.open(torch.arange(len(packed.token_id)), packed.token_id.shape[1])

@@ -13,6 +13,7 @@ from dynamics.records.schema import quantise
 from dynamics.records.values import Records
 from dynamics.records.writer import SplitValues, write_epoch
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
+from dynamics.training.session import TrainingPass
 
 
 class EpochRecorder:
@@ -67,7 +68,7 @@ class EpochRecorder:
         model: torch.nn.Module,
         epoch: int,
         *,
-        dropped: np.ndarray | None = None,
+        seen: TrainingPass | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
         """Measure and write one epoch.
@@ -78,8 +79,8 @@ class EpochRecorder:
             Left in the mode that it was in.
         epoch : int
             Passes over the data so far; 0 is before training.
-        dropped : ndarray of bool, shape (n_sequences, n_positions), optional
-            What regularisers dropped of the training set in this epoch.
+        seen : TrainingPass, optional
+            What was dropped of the training set in this epoch, and what the optimiser saw of it.
         on_batch : callable, optional
             Called with the number of sequences done in each batch.
 
@@ -104,7 +105,7 @@ class EpochRecorder:
                 loss=measured.loss,
                 entropy=measured.entropy,
                 correct=measured.correct,
-                dropped=dropped[rows] if split == "train" and dropped is not None else None,
+                **(_of_rows(seen, rows) if split == "train" and seen is not None else {}),
             )
             means[split] = measured.mean_loss
             self.values[split] = self._spread(split, measured)
@@ -125,6 +126,11 @@ class EpochRecorder:
         correct = np.zeros(shape, dtype=np.bool_)
         correct[rows] = measured.correct
         return TokenValues(loss=whole["loss"], entropy=whole["entropy"], correct=correct)
+
+
+def _of_rows(seen: TrainingPass, rows: np.ndarray) -> dict[str, np.ndarray]:
+    arrays = {"dropped": seen.dropped, "training_loss": seen.loss, "training_entropy": seen.entropy}
+    return {name: array[rows] for name, array in arrays.items() if array is not None}
 
 
 def choose_sequences(n_sequences: int, wanted: int | str, *, split: str) -> np.ndarray:

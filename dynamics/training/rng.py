@@ -26,3 +26,16 @@ def isolated_rng() -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode; on leaving its mode and all global generators are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with isolated_rng():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from dynamics.config import Recipe, differing_keys, dump_yaml, resolved
 from dynamics.errors import InputError
@@ -28,7 +27,7 @@ from dynamics.training.environment import hardware, versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
 from dynamics.training.prepare import Prepared, prepare
 from dynamics.training.recorder import EpochRecorder, choose_sequences
-from dynamics.training.session import Session
+from dynamics.training.session import Session, TrainingPass
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.trainer import DynamicsTrainer
 
@@ -103,6 +102,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
                 metrics=StepMetrics(output / schema.METRICS_FILE),
                 on_epoch=_epoch_recorder(recorder, prepared, output, epochs, reporter),
                 on_batch=progress.update,
+                training_pass=recipe.recording.training_pass,
             ),
         )
         steps = trainer.steps_per_epoch
@@ -226,14 +226,9 @@ def _training_data(prepared: Prepared, seed: int) -> TrainingData:
 def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, epochs: int, reporter: Reporter) -> Any:
     tuning = prepared.splits.get("tuning")
 
-    def on_epoch(
-        trainer: DynamicsTrainer,
-        epoch: int,
-        dropped: np.ndarray | None,
-        training_loss: float | None,
-    ) -> TokenValues:
+    def on_epoch(trainer: Trainer, epoch: int, seen: TrainingPass) -> TokenValues:
         model = trainer.model_wrapped
-        means = recorder.record(model, epoch, dropped=dropped)
+        means = recorder.record(model, epoch, seen=seen)
         if tuning is not None:
             values = evaluate_tokens(
                 model,
@@ -255,7 +250,7 @@ def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, e
         reporter.line(
             f"epoch {epoch:>{len(str(epochs))}}/{epochs}  train {means['train']:.4f}  "
             f"validation {means['validation']:.4f}"
-            + ("" if training_loss is None else f"  (training loss {training_loss:.4f})")
+            + ("" if seen.mean_loss is None else f"  (training loss {seen.mean_loss:.4f})")
         )
         return recorder.values["train"]
 

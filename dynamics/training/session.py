@@ -7,7 +7,8 @@ Trainer that cannot be changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,36 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dynamics.errors import InputError
-from dynamics.ops.token_statistics import shift, token_statistics, unshift
 from dynamics.regularizers.base import Batch, Regularizer, Removable
-from dynamics.training.evaluation import TokenValues, evaluating
+from dynamics.training.evaluation import TokenValues, forward_values
+from dynamics.training.fused_head import fused_head
+from dynamics.training.rng import evaluating
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.survey import SequenceIndex, keys_of, where_in
 from dynamics.training_keys import conflict
 
-OnEpoch = Callable[[Trainer, int, np.ndarray | None, float | None], TokenValues | None]
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPass:
+    """What happened in one pass over the data.
+
+    Attributes
+    ----------
+    dropped : ndarray of bool, shape (n_sequences, n_positions), optional
+        None where no regulariser drops tokens.
+    mean_loss : float, optional
+        Mean of the steps' training losses, in nats; None where it is not known, and before training.
+    loss, entropy : ndarray of float32, shape (n_sequences, n_positions), optional
+        What the optimiser saw of each token, in nats, NaN where it saw nothing; where it is kept.
+    """
+
+    dropped: np.ndarray | None = None
+    mean_loss: float | None = None
+    loss: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+
+
+OnEpoch = Callable[[Trainer, int, TrainingPass], TokenValues | None]
 
 
 class Session(TrainerCallback):
@@ -34,12 +57,12 @@ class Session(TrainerCallback):
     metrics : StepMetrics, optional
         Receives a row per optimiser step.
     on_epoch : callable, optional
-        Called as ``on_epoch(trainer, epoch, dropped, training_loss)`` before training (epoch 0) and after each epoch.
-        `dropped` is a bool array (n_sequences, n_positions), or None where no regulariser drops tokens;
-        `training_loss` is the mean of the epoch's steps, in nats, where it is known. Returns the clean values of the
-        training set as recorded, NaN where they are not, or None.
+        Called as ``on_epoch(trainer, epoch, seen)`` with a `TrainingPass`, before training (epoch 0) and after each
+        epoch. Returns the clean values of the training set as recorded, NaN where they are not, or None.
     on_batch : callable, optional
         Called with the number of rows of each micro-batch, for progress bars.
+    training_pass : bool
+        Keep what the optimiser saw of each token.
     on_begin : callable, optional
         Called with the trainer before anything else, when training begins: opens the session.
     on_resume : callable, optional
@@ -60,6 +83,7 @@ class Session(TrainerCallback):
         metrics: StepMetrics | None = None,
         on_epoch: OnEpoch | None = None,
         on_batch: Callable[[int], None] | None = None,
+        training_pass: bool = False,
         on_begin: Callable[[Trainer], None] | None = None,
         on_resume: Callable[[Trainer, int], TokenValues] | None = None,
         on_end: Callable[[Trainer], None] | None = None,
@@ -70,8 +94,12 @@ class Session(TrainerCallback):
         self.regularizers = tuple(regularizers)
         self.metrics = metrics if metrics is not None else StepMetrics(None)
         self.resumed_state: dict[str, Any] | None = None
+        #: Whether the trainer wants a model that answers a `HeadRequest` in training, and whether it has one.
+        self.wants_fused = False
+        self.fused = False
         self._on_epoch = on_epoch
         self._on_batch = on_batch
+        self.keeps_training_pass = training_pass
         self._on_begin = on_begin
         self._on_resume = on_resume
         self._on_end = on_end
@@ -82,7 +110,9 @@ class Session(TrainerCallback):
         self._epoch = 1
         self._learning_rate = 0.0
         self._dropped: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._handles: list[Removable] = []
+        self._patches = ExitStack()
 
     # What a trainer calls. ----------------------------------------------------------------------
 
@@ -146,13 +176,9 @@ class Session(TrainerCallback):
             return None
         left_out = ("labels", "sequence_id", "num_items_in_batch")
         forward = {key: value for key, value in inputs.items() if key not in left_out}
-        with torch.no_grad(), evaluating(model):
-            logits = model(**forward, use_cache=False).logits
-        n_rows = len(logits)
         # Of every token: which are predicted is the batch's business.
-        found = token_statistics(*shift(logits, inputs["input_ids"]))
-        loss, entropy = (unshift(value, n_rows, torch.nan).float() for value in (found.loss, found.entropy))
-        return TokenValues(loss=loss, entropy=entropy, correct=unshift(found.correct, n_rows, False))
+        with torch.no_grad(), evaluating(model):
+            return forward_values(model, forward, inputs["input_ids"], fused=self.fused)
 
     @contextmanager
     def armed(self, batch: Batch) -> Iterator[None]:
@@ -170,8 +196,21 @@ class Session(TrainerCallback):
         weights = [w for method in self.regularizers if (w := method.token_weight(batch)) is not None]
         return torch.stack(weights).prod(dim=0) if weights else None
 
-    def end_batch(self, batch: Batch, loss_sum: torch.Tensor | None) -> None:
-        """Note a micro-batch: its share of the step's loss (where known), and what was dropped."""
+    def end_batch(self, batch: Batch, loss_sum: torch.Tensor | None, values: TokenValues | None = None) -> None:
+        """Note a micro-batch: its share of the step's loss (where known), what was dropped, and what was seen.
+
+        Parameters
+        ----------
+        batch : Batch
+        loss_sum : Tensor, scalar, optional
+        values : TokenValues of tensors of shape (B, T), optional
+            Of the training forward pass.
+        """
+        if self.keeps_training_pass:
+            assert values is not None, "whoever keeps the training pass gives its values"
+            both = torch.stack([values.loss, values.entropy]).float().cpu()
+            where = batch.predicted.cpu()
+            self._seen.append((batch.sequence_id.cpu()[where], batch.position.cpu()[where], both[:, where]))
         masks = [mask for method in self.regularizers if (mask := method.dropped(batch)) is not None]
         dropped = torch.stack(masks).any(dim=0) if masks else None
         if dropped is not None:
@@ -185,6 +224,8 @@ class Session(TrainerCallback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._patches.close()
+        self.fused = False
 
     # What the Trainer calls. --------------------------------------------------------------------
 
@@ -196,6 +237,8 @@ class Session(TrainerCallback):
         self.detach()  # what an earlier training left that was cut off
         if self._on_begin is not None:
             self._on_begin(self._trainer)
+        if self.wants_fused:
+            self.fused = self._patches.enter_context(fused_head(self._trainer.model_wrapped))
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         # NEFTune's hooks are there already, so that masks act after its noise.
         for method in self.regularizers:
@@ -263,9 +306,19 @@ class Session(TrainerCallback):
         values = None
         if self._on_epoch is not None:
             assert self._trainer is not None
-            values = self._on_epoch(self._trainer, epoch, dropped, training_loss)
+            seen = TrainingPass(dropped=dropped, mean_loss=training_loss, **self._seen_values(epoch))
+            values = self._on_epoch(self._trainer, epoch, seen)
         self._tell(epoch, values)
         self.metrics.restart_clock()
+
+    def _seen_values(self, epoch: int) -> dict[str, np.ndarray]:
+        if not self.keeps_training_pass or epoch == 0:
+            return {}
+        whole = torch.full((2, *self._shape), torch.nan)
+        for sequence_id, position, both in self._seen:
+            whole[:, sequence_id, position] = both
+        self._seen = []
+        return {"loss": whole[0].numpy(), "entropy": whole[1].numpy()}
 
     def _tell(self, epoch: int, values: TokenValues | None) -> None:
         """Tell the regularisers that an epoch is done, and what was recorded after it."""

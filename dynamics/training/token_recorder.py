@@ -25,6 +25,7 @@ from dynamics.training.arguments import forward_dtype
 from dynamics.training.environment import hardware, versions
 from dynamics.training.evaluation import TokenValues
 from dynamics.training.recorder import EpochRecorder, choose_sequences
+from dynamics.training.session import TrainingPass
 from dynamics.yaml_reading import dump
 
 
@@ -44,6 +45,9 @@ class TokenRecorder:
         How many sequences to record, chosen at random once.
     dtype : {"float16", "float32"}
         Of loss and entropy on disk.
+    training_pass : bool
+        Record also, apart from the clean values, what the optimiser saw of each token: with `DynamicsTrainer` alone,
+        at the cost of its bytes.
     batch_size : int, optional
         Sequences per forward pass; by default the trainer's per_device_eval_batch_size.
 
@@ -61,6 +65,7 @@ class TokenRecorder:
         train_sequences: int | str = "all",
         validation_sequences: int | str = "all",
         dtype: str = "float16",
+        training_pass: bool = False,
         batch_size: int | None = None,
     ) -> None:
         if dtype not in schema.VALUE_DTYPES:
@@ -72,6 +77,7 @@ class TokenRecorder:
         self.output = Path(output)
         self._name = name or self.output.absolute().name
         self._dtype = dtype
+        self.training_pass = training_pass
         self._batch_size = batch_size
         self._recorder: EpochRecorder | None = None
         self._manifest: dict[str, Any] = {}
@@ -165,12 +171,10 @@ class TokenRecorder:
             found[split] = TokenValues(loss=loss, entropy=entropy, correct=np.zeros(loss.shape, dtype=np.bool_))
         return found
 
-    def on_epoch(
-        self, trainer: Trainer, epoch: int, dropped: np.ndarray | None, training_loss: float | None
-    ) -> TokenValues:
+    def on_epoch(self, trainer: Trainer, epoch: int, seen: TrainingPass) -> TokenValues:
         """Record an epoch; return the clean values of the training set, as recorded."""
         assert self._recorder is not None, "begin() comes first"
-        self._recorder.record(trainer.model_wrapped, epoch, dropped=dropped)
+        self._recorder.record(trainer.model_wrapped, epoch, seen=seen)
         return self._recorder.values["train"]
 
     def on_resume(self, trainer: Trainer, epoch: int) -> TokenValues:

@@ -16,10 +16,13 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from dynamics.errors import InputError
-from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, weighted_loss
+from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
 from dynamics.regularizers.base import Regularizer
+from dynamics.training.arguments import forward_dtype
 from dynamics.training.attach import open_session
 from dynamics.training.dataset import KeyedOrder
+from dynamics.training.evaluation import TokenValues, forward_context
+from dynamics.training.fused_head import HeadRequest
 from dynamics.training.session import Session
 from dynamics.training.token_recorder import TokenRecorder
 
@@ -46,6 +49,9 @@ class DynamicsTrainer(Trainer):
         Records the training set, and `eval_dataset` as validation.
     session : Session, optional
         In place of both, with all that it needs to know already.
+    fused : bool
+        Compute losses straight from hidden states where the model's head allows it (`fused_head`), never holding
+        the logits of a whole batch. Methods that weigh tokens by their own predictions need the logits.
 
     Raises
     ------
@@ -61,6 +67,7 @@ class DynamicsTrainer(Trainer):
         regularizers: Sequence[Regularizer] = (),
         recorder: TokenRecorder | None = None,
         session: Session | None = None,
+        fused: bool = True,
         **kwargs: Any,
     ) -> None:
         if session is None:
@@ -78,6 +85,7 @@ class DynamicsTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.session = session
+        session.wants_fused = fused
         session.bind(self)
         self.add_callback(session)
         # The Trainer's own lines would stand between ours; trackers get the same values.
@@ -119,22 +127,47 @@ class DynamicsTrainer(Trainer):
         # A label at the start of a sequence is no prediction: nothing of its own comes before it.
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
         with self.session.armed(batch):
-            outputs = model(**inputs)
             weight = self.session.token_weight(batch)
-            logits, targets = shift(outputs.logits, labels)
-            total = weighted_loss(
-                logits,
-                targets,
-                token_weight=self._weights(logits, targets, weight),
-                label_smoothing=self.args.label_smoothing_factor,
-            )
+            outputs, total, values = self._losses(model, inputs, labels, weight)
             n_items = batch.predicted.sum() if num_items_in_batch is None else num_items_in_batch
             loss = total / n_items
-            self.session.end_batch(batch, loss)
+            self.session.end_batch(batch, loss, values)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Gradients are averaged over processes, and n_items counts the tokens of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _losses(
+        self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor, weight: torch.Tensor | None
+    ) -> tuple[Any, torch.Tensor, TokenValues | None]:
+        """Return the model's output, the weighted sum of the losses, and each token's own values where they are free.
+
+        From the fused head if the model answers requests, else from logits.
+        """
+        smoothing = self.args.label_smoothing_factor
+        if self.session.fused and not any(method.adapts for method in self.session.regularizers):
+            request = HeadRequest(labels=labels, token_weight=weight, label_smoothing=smoothing)
+            # The Trainer's autocast lies around the forward that is patched away.
+            with forward_context(labels.device, forward_dtype(self.args)):
+                outputs = model(**inputs, head_request=request)
+            values = TokenValues(
+                loss=outputs.token_loss, entropy=outputs.token_entropy, correct=outputs.token_correct
+            )
+            return outputs, outputs.total_loss, values
+        outputs = model(**inputs)
+        logits, targets = shift(outputs.logits, labels)
+        total = weighted_loss(
+            logits, targets, token_weight=self._weights(logits, targets, weight), label_smoothing=smoothing
+        )
+        found = None
+        if self.session.keeps_training_pass:
+            by_row = token_statistics(logits.detach(), targets)
+            found = TokenValues(
+                loss=unshift(by_row.loss, len(labels), torch.nan),
+                entropy=unshift(by_row.entropy, len(labels), torch.nan),
+                correct=unshift(by_row.correct, len(labels), False),
+            )
+        return outputs, total, found
 
     def _weights(
         self, logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None

@@ -141,10 +141,13 @@ def test_training_without_a_recorder_ends_in_the_same_weights(tmp_path, baseline
     ids=lambda m: "-".join(str(v) for v in m.values() if isinstance(v, str)),
 )
 def test_every_method_acts_and_the_run_is_whole(tmp_path, baseline, method):
-    run = run_tiny(tmp_path / "run", regularizers=[method], recording={"train_sequences": "all"})
+    run = run_tiny(
+        tmp_path / "run", regularizers=[method], recording={"train_sequences": "all", "training_pass": True}
+    )
     assert not same_weights(baseline, run)
     assert check_run(run.path).ok
     records = run.records("train")
+    assert np.array_equal(np.isnan(records.training_loss(1)), ~records.predicted)
     dropped = records.dropped(1)
     if "ratio" not in method:
         assert not dropped.any()

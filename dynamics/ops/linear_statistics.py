@@ -1,0 +1,291 @@
+"""The fused operator: from hidden states and a head's weight to the loss, every token's statistics and the gradients.
+
+A language model's head makes N x V logits, by far the largest tensor of a training step, only to reduce them at
+once. Here a chunk of rows exists at a time; loss, entropy and argmax are read off it, and the gradients for the
+hidden states and for the weight are computed while it is there: three matrix products in all, which is what training
+needs without any statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from dynamics.errors import InputError
+from dynamics.ops.head_pass import PassResult, WeightFunction, head_pass
+from dynamics.ops.row_statistics import HeadOptions
+from dynamics.ops.token_statistics import IGNORE_INDEX
+
+
+class LinearTokenStatistics(NamedTuple):
+    """The loss of a batch, a scalar, and per-token values of shape (N,).
+
+    Only ``total_loss`` has a gradient. ``loss``, ``entropy`` and ``logsumexp`` are NaN, and ``correct`` False, where
+    the target is ignored; ``loss`` is without label smoothing.
+    """
+
+    total_loss: torch.Tensor
+    loss: torch.Tensor
+    entropy: torch.Tensor
+    correct: torch.Tensor
+    logsumexp: torch.Tensor
+
+
+def linear_token_statistics(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    token_weight: torch.Tensor | WeightFunction | None = None,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    chunk_rows: int | None = None,
+) -> LinearTokenStatistics:
+    """Return the loss of a linear head, and loss, entropy and correctness of every token, in one pass.
+
+    The logits are z = logit_scale (W h + b), capped to softcap tanh(z / softcap), as transformers' models do it.
+
+    Parameters
+    ----------
+    hidden : Tensor, shape (N, H)
+        The last hidden states. float32, float64, bfloat16 or float16; under autocast hidden, weight and bias are
+        cast as ``torch.nn.functional.linear`` casts them.
+    weight : Tensor, shape (V, H)
+    targets : Tensor of int64, shape (N,)
+        The token that each row predicts, or `ignore_index`.
+    token_weight : Tensor of shape (N,), or callable, optional
+        The weight of each token's loss in the total; values of ignored rows do not count. A function receives loss
+        and entropy (float32, detached, shape (n,)) of some rows and returns their weights; it must treat rows one by
+        one. No gradient goes through weights. Without it every token counts 1 over their number.
+    bias : Tensor, shape (V,), optional
+        -inf masks a column.
+    softcap : float, optional
+        Gemma 2's ``final_logit_softcapping``.
+    logit_scale : float, optional
+        Cohere's ``logit_scale``; Granite divides instead: give 1 / ``logits_scaling``.
+    ignore_index : int
+    label_smoothing : float
+        Share of a target spread evenly over the vocabulary, in the total and its gradients alone.
+    chunk_rows : int, optional
+        Rows of logits held at a time. The default suits the device.
+
+    Returns
+    -------
+    LinearTokenStatistics
+        ``total_loss`` is the sum of weight times loss over the rows that are not ignored; without weights it is their
+        mean, NaN where there are none (as cross_entropy has it), with gradients of 0. The arithmetic is float32
+        (float64 for float64 inputs), and so are the results. ``correct`` is whether the target is the first argmax.
+
+    Raises
+    ------
+    InputError
+        For shapes, types, devices or values that do not fit.
+    RuntimeError
+        In the backward pass, where a gradient is asked through a per-token value (detach it) or a second derivative.
+
+    Notes
+    -----
+    On a CPU the products are float32 whatever the inputs, and entropy is read off the gradient where that is accurate
+    (`head_pass.IDENTITY_BOUND`). On CUDA the logits have the inputs' type, as those of the model's own head do, and
+    one Triton kernel treats the rows, or plain torch where Triton is missing; neither has been run on a GPU so far.
+
+    Gradients are computed here, not in the backward pass, for the inputs that need them; under ``no_grad`` none are
+    and nothing is saved. Results kept past the backward pass should be detached.
+
+    Examples
+    --------
+    >>> hidden, weight = torch.zeros(3, 8, requires_grad=True), torch.zeros(4, 8)
+    >>> result = linear_token_statistics(hidden, weight, torch.tensor([0, 1, -100]))
+    >>> result.total_loss.backward()
+    >>> [round(x, 4) for x in result.entropy.tolist()]  # ln 4
+    [1.3863, 1.3863, nan]
+    """
+    options = _options(softcap, logit_scale, label_smoothing)
+    _check_inputs(hidden, weight, bias, targets, token_weight, ignore_index, chunk_rows)
+    compute_type = _compute_type(hidden, weight, bias)
+    static = _Static(token_weight, options, ignore_index, chunk_rows, compute_type)
+    differentiable = [t for t in (hidden, weight, bias) if t is not None and t.requires_grad]
+    if torch.is_grad_enabled() and differentiable:
+        outputs = _LinearTokenStatistics.apply(hidden, weight, bias, targets, static)  # type: ignore[no-untyped-call]
+        return LinearTokenStatistics(*outputs)
+    return _named(_run(hidden, weight, bias, targets, static, needs=(False, False, False)))
+
+
+class _Static(NamedTuple):
+    """The arguments that are not tensors to autograd."""
+
+    token_weight: torch.Tensor | WeightFunction | None
+    options: HeadOptions
+    ignore_index: int
+    chunk_rows: int | None
+    compute_type: torch.dtype
+
+
+def _run(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    static: _Static,
+    *,
+    needs: tuple[bool, bool, bool],
+) -> PassResult:
+    # The types are settled: autocast must not round the chunks' own products.
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head_pass(
+            hidden.to(static.compute_type),
+            weight.to(static.compute_type),
+            None if bias is None else bias.to(static.compute_type),
+            targets.long(),
+            static.token_weight,
+            static.options,
+            ignore_index=static.ignore_index,
+            chunk_rows=static.chunk_rows,
+            needs=needs,
+        )
+
+
+def _named(result: PassResult) -> LinearTokenStatistics:
+    _, loss, entropy, correct, logsumexp = result.values
+    return LinearTokenStatistics(result.total_loss, loss, entropy, correct, logsumexp)
+
+
+class _LinearTokenStatistics(torch.autograd.Function):
+    """Gradients are ready before anyone asks; backward multiplies them by the gradient that comes in."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        static: _Static,
+    ) -> tuple[torch.Tensor, ...]:
+        needs = ctx.needs_input_grad[:3]
+        result = _run(hidden, weight, bias, targets, static, needs=needs)
+        ctx.save_for_backward(result.grad_hidden, result.grad_weight, result.grad_bias, result.factor)
+        ctx.types = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.set_materialize_grads(False)  # tells a gradient of zeros from none at all
+        named = _named(result)
+        ctx.mark_non_differentiable(named.correct)
+        return tuple(named)
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: torch.Tensor | None, *grad_values: torch.Tensor | None) -> Any:
+        if any(grad is not None for grad in grad_values):
+            names = ("loss", "entropy", "correct", "logsumexp")
+            asked = ", ".join(n for n, grad in zip(names, grad_values, strict=True) if grad is not None)
+            raise RuntimeError(
+                f"linear_token_statistics has no gradient through its per-token output {asked}: detach() it, and "
+                "weight tokens in total_loss with token_weight"
+            )
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "linear_token_statistics has no second derivative: call backward without create_graph=True"
+            )
+        if grad_total is None:
+            return None, None, None, None, None
+        *grads, factor = ctx.saved_tensors
+        multiplier = grad_total if factor is None else grad_total * factor
+        # The buffers are multiplied in place unless this graph may be walked again.
+        in_place = not _graph_is_kept()
+        one = multiplier.device.type == "cpu" and multiplier.item() == 1.0
+        out: list[torch.Tensor | None] = []
+        for grad, dtype in zip(grads, ctx.types, strict=True):
+            if grad is None:
+                out.append(None)
+            elif one:
+                out.append(grad.to(dtype))
+            else:
+                out.append((grad.mul_(multiplier) if in_place else grad * multiplier).to(dtype))
+        return (*out, None, None)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass under way has retain_graph=True; True also where torch does not tell."""
+    kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if kept is None else bool(kept())
+
+
+def _options(softcap: float | None, logit_scale: float | None, label_smoothing: float) -> HeadOptions:
+    for name, value in (("softcap", softcap), ("logit_scale", logit_scale)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value!r}: give a positive number, or None to have none")
+    if not 0.0 <= label_smoothing < 1.0:
+        raise InputError(f"label_smoothing is {label_smoothing!r}: give a share in [0, 1)")
+    return HeadOptions(
+        softcap=None if softcap is None else float(softcap),
+        logit_scale=1.0 if logit_scale is None else float(logit_scale),
+        label_smoothing=float(label_smoothing),
+    )
+
+
+def _check_inputs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    token_weight: torch.Tensor | WeightFunction | None,
+    ignore_index: int,
+    chunk_rows: int | None,
+) -> None:
+    if hidden.ndim != 2:
+        raise InputError(f"hidden has shape {tuple(hidden.shape)}: flatten it to (rows, hidden size)")
+    n_rows, n_hidden = hidden.shape
+    if weight.ndim != 2 or weight.shape[1] != n_hidden or 0 in weight.shape:
+        raise InputError(
+            f"weight has shape {tuple(weight.shape)}: it must be (vocabulary, {n_hidden}), as hidden has columns"
+        )
+    n_vocab = weight.shape[0]
+    expected: list[tuple[str, Any, tuple[int, ...]]] = [("targets", targets, (n_rows,))]
+    if bias is not None:
+        expected.append(("bias", bias, (n_vocab,)))
+    if isinstance(token_weight, torch.Tensor):
+        expected.append(("token_weight", token_weight, (n_rows,)))
+        if token_weight.requires_grad:
+            raise InputError("token_weight requires grad, but no gradient goes through weights: detach() it")
+    elif token_weight is not None and not callable(token_weight):
+        raise InputError(f"token_weight is {token_weight!r}: give a tensor of shape ({n_rows},), a function or None")
+    for name, value, shape in expected:
+        if tuple(value.shape) != shape:
+            raise InputError(f"{name} has shape {tuple(value.shape)}: it must be {shape}")
+    for name, value, _ in [("weight", weight, ()), *expected]:
+        if value.device != hidden.device:
+            raise InputError(f"{name} is on {value.device} and hidden on {hidden.device}: move them to one device")
+    if targets.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"targets have type {targets.dtype}: they must be token ids of type torch.int64")
+    if chunk_rows is not None and (isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1):
+        raise InputError(f"chunk_rows is {chunk_rows!r}: give a whole number of rows from 1, or None")
+    wrong = (targets != ignore_index) & ((targets < 0) | (targets >= n_vocab))
+    if hidden.device.type != "cuda":
+        if bool(wrong.any()):
+            raise InputError(
+                f"target {int(targets[wrong][0])} at row {int(wrong.nonzero()[0, 0])} is no column of a vocabulary of "
+                f"{n_vocab}: give ids from 0 to {n_vocab - 1}, or {ignore_index} to ignore a row"
+            )
+    else:
+        # Checked on the device, for the host does not wait here; as in cross_entropy, it fails at the next wait.
+        torch._assert_async(~wrong.any())
+
+
+def _compute_type(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.dtype:
+    """The type that a linear layer would compute in."""
+    tensors = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for name, value in tensors.items():
+        if value.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise InputError(f"{name} has type {value.dtype}: it must be torch.float32, float64, bfloat16 or float16")
+    device_type = hidden.device.type
+    if torch.is_autocast_enabled(device_type) and all(t.dtype != torch.float64 for t in tensors.values()):
+        return torch.get_autocast_dtype(device_type)
+    for name, value in tensors.items():
+        if value.dtype != hidden.dtype:
+            raise InputError(
+                f"{name} has type {value.dtype} and hidden {hidden.dtype}: cast one to the other, or use autocast"
+            )
+    return hidden.dtype

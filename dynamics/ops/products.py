@@ -1,0 +1,144 @@
+"""The three matrix products of a linear head, each by the fastest exact route that torch offers on the device.
+
+On x86 CPUs torch's own float32 products go to MKL, which keeps to AVX2 on processors of other makers than Intel.
+oneDNN, which torch also carries, uses AVX-512 wherever it is: 245 against 110 GFLOP/s on one core of an AMD EPYC
+(Zen 5). Its dense float32 product is reached through the operator that TorchInductor generates code for. The route is
+a property of the machine, never the outcome of a timing, so that a run repeats bit by bit;
+``torch.backends.mkldnn.set_flags(_enabled=False)`` goes back to ``torch.mm``.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from dynamics.ops.chunking import spans
+
+# Elements of a partial product of the weight's gradient: 4 MiB of float32, read back from cache when added.
+_PARTIAL_ELEMENTS = 1 << 20
+
+# oneDNN adds up a dot product in order, in float32: long ones come in slices of so many terms, which are added up.
+_LOGIT_TERMS = 256
+_HIDDEN_TERMS = 512
+
+
+def _onednn(*factors: torch.Tensor) -> bool:
+    """Whether oneDNN multiplies these: float32 on an x86 CPU, and laid out as matrices or transposes of such.
+
+    oneDNN has a fast kernel for those; for two factors cut out of wider matrices it falls back to one that takes
+    seconds (seen in torch 2.13).
+    """
+    return (
+        all(a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() > 0 for a in factors)
+        and all(a.is_contiguous() or a.t().is_contiguous() for a in factors)
+        and platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch._C._get_mkldnn_enabled()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _by_onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """a b^T + bias, new."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return out
+
+
+def weight_slices(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Cut a weight along its columns as `logits_product` wants it: made once a pass, a copy if there are several.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (V, H)
+
+    Returns
+    -------
+    Tensors of shape (V, at most H)
+        Side by side they are `weight`.
+    """
+    if weight.shape[1] <= _LOGIT_TERMS or not _onednn(weight):
+        return (weight,)
+    transposed = weight.t().contiguous()  # its rows are cut without leaving the layouts that are fast
+    return tuple(transposed[start:stop].t() for start, stop in spans(weight.shape[1], _LOGIT_TERMS))
+
+
+def logits_product(hidden: torch.Tensor, slices: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
+    """Return hidden weight^T + bias, new.
+
+    Parameters
+    ----------
+    hidden : Tensor, shape (N, H)
+    slices : Tensors of shape (V, at most H)
+        From `weight_slices`.
+    bias : Tensor, shape (V,), or None
+
+    Returns
+    -------
+    Tensor, shape (N, V)
+    """
+    if not _onednn(hidden, *slices):
+        (weight,) = slices
+        return torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
+    out = _by_onednn(hidden[:, : slices[0].shape[1]], slices[0], bias)
+    start = slices[0].shape[1]
+    for part in slices[1:]:
+        stop = start + part.shape[1]
+        out.add_(_by_onednn(hidden[:, start:stop], part))
+        start = stop
+    return out
+
+
+def hidden_product(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return grad weight, new: the gradient for the hidden states.
+
+    Parameters
+    ----------
+    grad : Tensor, shape (N, V)
+    weight : Tensor, shape (V, H)
+
+    Returns
+    -------
+    Tensor, shape (N, H)
+    """
+    if not (_onednn(grad, weight) and weight.is_contiguous()):
+        return torch.mm(grad, weight)
+    out: torch.Tensor | None = None
+    for start, stop in spans(grad.shape[1], _HIDDEN_TERMS):
+        partial = _by_onednn(grad[:, start:stop], weight[start:stop].t())
+        out = partial if out is None else out.add_(partial)
+    assert out is not None
+    return out
+
+
+def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, first: bool) -> None:
+    """Add a^T b to `total`, or write it there.
+
+    Parameters
+    ----------
+    total : Tensor, shape (V, H)
+        Changed in place. Of the factors' type, or float32 for half-precision factors.
+    a : Tensor, shape (N, V)
+    b : Tensor, shape (N, H)
+    first : bool
+        Overwrite `total`, which may be uninitialised.
+    """
+    if _onednn(a, b):
+        # No output argument and no accumulation there: in slices, so that what is added is still in cache.
+        bt = b.t()
+        for start, stop in spans(total.shape[0], max(256, _PARTIAL_ELEMENTS // total.shape[1])):
+            partial = _by_onednn(a[:, start:stop].t(), bt)
+            if first:
+                total[start:stop].copy_(partial)
+            else:
+                total[start:stop].add_(partial)
+    elif total.dtype != a.dtype:
+        partial = torch.mm(a.t(), b)
+        if first:
+            total.copy_(partial)
+        else:
+            total.add_(partial)
+    elif first:
+        torch.mm(a.t(), b, out=total)
+    else:
+        total.addmm_(a.t(), b)

@@ -1,4 +1,4 @@
-"""What each source of EntroDrop's signal costs a training step: `python benchmarks/signal_source.py`.
+"""What each source of EntroDrop's signal costs a training step: `python -m benchmarks.signal_source`.
 
 Steps of the same model on the same batches, with the signal of the reference, of the last epoch, and of the current
 weights (one more forward pass), against no EntroDrop at all; interleaved in one process.
@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from timing import hardware_name, write_results
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 
+from benchmarks import timing
 from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder
 from dynamics.named_sizes import NAMED_SIZES
 
@@ -66,21 +66,16 @@ def main() -> None:
         for source in SOURCES:
             with tempfile.TemporaryDirectory() as folder:
                 times[source].append(seconds_per_step(source, Path(folder)))
-    ratios = {
-        source: statistics.median(t / base for t, base in zip(times[source], times["none"], strict=True))
-        for source in SOURCES
-    }
     result = {
-        "hardware": hardware_name(),
-        "threads": torch.get_num_threads(),
+        "hardware": timing.hardware("cpu"),
         "model": "nano",
         "batch": [BATCH, BLOCK],
         "rounds": N_ROUNDS,
-        "median_seconds_per_step": {source: statistics.median(values) for source, values in times.items()},
-        "ratio_to_none": ratios,
+        "seconds_per_step": {source: timing.spread(values) for source, values in times.items()},
+        "ratio_to_none": timing.ratios(times, "none"),
     }
     print(json.dumps(result, indent=2))
-    write_results("signal_source", result)
+    timing.write("signal_source", result)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ Heavy imports are inside the commands, so that --help is quick and needs no torc
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import os
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dynamics.errors import DamagedRecordError, InputError
+from dynamics.errors import DamagedRecordError, InputError, TrainingDiverged
 
 if TYPE_CHECKING:
     from dynamics.config import StudyRecipe
@@ -38,11 +41,22 @@ SetOption = Annotated[
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")]
 
-_GOES_ON = "Interrupted. The same command goes on where it stopped."
-_RESUMES = "Interrupted. The same command with --resume goes on."
+
+def _goes_on() -> str:
+    return f"Interrupted. What is complete is kept; this goes on where it stopped: {_same_command()}"
 
 
-def _command(*, example: str, interrupted: str = "Interrupted.") -> Callable[[Any], Any]:
+def _resumes() -> str:
+    return f"Interrupted. What is complete is kept; this goes on: {_same_command('--resume')}"
+
+
+def _same_command(*options: str) -> str:
+    given = sys.argv[1:]
+    return shlex.join(["dynamics", *given, *(option for option in options if option not in given)])
+
+
+
+def _command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrupted.") -> Callable[[Any], Any]:
     """Register a command, with one message and the right exit code for all that users can cause.
 
     Interrupts are taken here: what Typer makes of them differs between its versions.
@@ -57,10 +71,12 @@ def _command(*, example: str, interrupted: str = "Interrupted.") -> Callable[[An
                     function(*args, **kwargs)
                 except InputError as error:
                     _fail(f"Error: {error}", 2)
-                except DamagedRecordError as error:
+                except (DamagedRecordError, TrainingDiverged) as error:
                     _fail(f"Error: {error}", 1)
+                except OSError as error:
+                    _fail_of_system(error)
                 except KeyboardInterrupt:
-                    _fail(interrupted, 130)
+                    _fail(interrupted(), 130)
 
         return app.command(epilog=f"\b\nExample:\n  {example}")(guarded)
 
@@ -69,7 +85,7 @@ def _command(*, example: str, interrupted: str = "Interrupted.") -> Callable[[An
 
 @_command(
     example="dynamics train recipe.yaml --set training.num_train_epochs=4 --output runs/first",
-    interrupted=_RESUMES,
+    interrupted=_resumes,
 )
 def train(
     recipe: RecipeArgument,
@@ -92,7 +108,7 @@ def train(
     _summary(_open([folder]), reporter)
 
 
-@_command(example="dynamics study quickstart --output runs/quickstart", interrupted=_GOES_ON)
+@_command(example="dynamics study quickstart --output runs/quickstart", interrupted=_goes_on)
 def study(
     recipe: RecipeArgument,
     set_: SetOption = None,
@@ -194,7 +210,7 @@ def figures(
     paths: Annotated[list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only this figure; may be repeated."),
+        typer.Option(metavar="NAME", help="Only this figure or table; may be repeated."),
     ] = None,
     venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
     format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
@@ -202,7 +218,7 @@ def figures(
 ) -> None:
     """Draw the figures of studies or runs.
 
-    Next to each lie the numbers that it draws, as CSV.
+    Next to each lie the numbers that it draws, as CSV. A table of arms comes as LaTeX, Markdown and CSV.
     """
     from dynamics.reporting import Reporter
 
@@ -216,11 +232,52 @@ def figures(
         reporter.line(str(file))
 
 
+@_command(example="dynamics export runs/quickstart/runs/baseline/seed-0 --format parquet --output tokens.parquet")
+def export(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run.")],
+    format_: Annotated[str, typer.Option("--format", metavar="parquet|zarr", help="What to write.")],
+    output: Annotated[Path, typer.Option(help="File (parquet) or directory (zarr) that is not there yet.")],
+) -> None:
+    """Write a run's records for other tools.
+
+    Parquet: one row a token and epoch, for polars and duckdb. zarr: labelled arrays.
+    """
+    from dynamics.records.export import check_export, export_run
+    from dynamics.records.reader import Run
+    from dynamics.reporting import Reporter
+
+    (opened,) = _open([path])
+    if not isinstance(opened, Run):
+        begun = next((str(run.path) for run in opened.runs.values()), None)
+        raise InputError(f"{path} is a study; export one of its runs{f', such as {begun}' if begun else ''}")
+    check_export(opened, output, format=format_)
+    _need_folder(output.absolute().parent)
+    reporter = Reporter()
+    total = len(opened.epochs) * len(opened.splits)
+    with reporter.progress(total, f"exporting {len(opened.epochs)} epochs of {path}") as bar:
+        export_run(opened, output, format=format_, on_epoch=lambda: bar.update(1))
+    reporter.line(str(output))
+
+
 def main() -> None:
     """Run the command."""
+    # A scheduler's SIGTERM ends a command as Ctrl-C does, wherever training does not finish its step first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Workers are forked after the tokenizer has been used; this is what it would warn about.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app(prog_name="dynamics")
+
+
+def _fail_of_system(error: OSError) -> NoReturn:
+    """Say what the system refused; of a full disk, what is left and how to go on. Anything else is a bug."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    place = f" ({error.filename})" if error.filename else ""
+    _fail(
+        f"Error: the disk is full{place}. All complete epochs are kept; make room, and this goes on: "
+        f"{_same_command('--resume') if 'train' in sys.argv[1:2] else _same_command()}",
+        1,
+    )
 
 
 def _fail(message: str, code: int) -> NoReturn:

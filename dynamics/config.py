@@ -194,6 +194,7 @@ class Recipe(Settings):
     regularizers: list[RegularizerSettings] = []
     recording: RecordingSettings = RecordingSettings()
     training: Training = {}
+    on_divergence: Literal["stop", "continue"] = "stop"
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class TrainingDiverged(RuntimeError):
+    """The training loss is NaN or infinite."""
+
+
 class DamagedRecordError(ValueError):
     """Records on disk are damaged or incomplete. The command line exits with 1.
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,17 +121,38 @@ def _run_here(folders: Sequence[Path], reporter: Reporter) -> None:
 def _run_apart(folders: Sequence[Path], jobs: int, reporter: Reporter) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    running: set[subprocess.Popen[str]] = set()
+    stopping = threading.Event()
 
     def one(folder: Path) -> tuple[Path, int, str]:
+        if stopping.is_set():
+            return folder, 130, ""
         command = [sys.executable, "-m", *run_command(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return folder, done.returncode, (done.stderr.strip() or done.stdout.strip())
+        # A process group of its own: Ctrl-C reaches this process, which passes it on once.
+        child = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        running.add(child)
+        out, err = child.communicate()
+        running.discard(child)
+        return folder, child.returncode, (err.strip() or out.strip())
 
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
-        for folder, code, said in pool.map(one, folders):
-            reporter.line(f"{folder}: {'complete' if code == 0 else f'failed with exit code {code}'}")
-            if code != 0:
-                failed.append(f"{folder}: {said.splitlines()[-1] if said else code}")
+        try:
+            for folder, code, said in pool.map(one, folders):
+                reporter.line(f"{folder}: {'complete' if code == 0 else f'failed with exit code {code}'}")
+                if code != 0:
+                    failed.append(f"{folder}: {said.splitlines()[-1] if said else code}")
+        except KeyboardInterrupt:
+            stopping.set()
+            for child in list(running):
+                child.terminate()  # it finishes its step and keeps what is complete
+            raise
     if failed:
         raise StudyFailure(f"{len(failed)} of {len(folders)} runs failed: {'; '.join(failed)}")

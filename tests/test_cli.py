@@ -16,7 +16,7 @@ from support.synthetic import make_run, make_study
 from dynamics import cli
 from dynamics.errors import DamagedRecordError, InputError
 
-COMMANDS = ["train", "study", "reference", "check", "figures"]
+COMMANDS = ["train", "study", "reference", "check", "figures", "export"]
 SMALL = """
 corpus: {source: builtin:python-reference}
 tokenizer: {train: {vocab_size: 300}}
@@ -231,6 +231,10 @@ def test_a_bad_override_is_one_message_and_exit_code_2(
         (["figures", "nowhere"], "nowhere"),
         (["figures", "done", "--format", " , "], "--format: ' , ' names no format"),
         (["figures", "done", "--output", "small.yaml"], "--output: small.yaml is a file"),
+        (["export", "nowhere", "--format", "zarr", "--output", "x"], "nowhere holds neither a study"),
+        (["export", "done", "--format", "parqet", "--output", "x"], "unknown format 'parqet'; did you mean 'parquet'"),
+        (["export", "done", "--format", "parquet", "--output", "small.yaml"], "small.yaml is there already"),
+        (["export", "done", "--format", "zarr", "--output", "small.yaml/x"], "small.yaml is no directory; name another"),
     ],
 )
 def test_bad_arguments_are_one_message_and_exit_code_2(dynamics: Command, arguments: list[str], phrase: str) -> None:
@@ -256,7 +260,7 @@ def test_wrong_usage_is_exit_code_2(dynamics: Command, arguments: list[str]) -> 
         (
             KeyboardInterrupt(),
             130,
-            "Interrupted. The same command with --resume goes on.\n",
+            "Interrupted. What is complete is kept; this goes on: dynamics train small.yaml --resume\n",
         ),
     ],
 )
@@ -280,7 +284,7 @@ def test_a_bug_shows_its_traceback(dynamics: Command, monkeypatch: pytest.Monkey
 def test_an_interrupted_study_says_how_to_go_on(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynamics.study.run_study", raising(KeyboardInterrupt()))
     done = dynamics("study", "quickstart")
-    assert done == (130, "", "Interrupted. The same command goes on where it stopped.\n")
+    assert done == (130, "", "Interrupted. What is complete is kept; this goes on where it stopped: dynamics study quickstart\n")
 
 
 def test_a_study_with_failed_runs_has_exit_code_1(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,12 +412,35 @@ def test_figures_go_where_they_are_wanted(dynamics: Command) -> None:
     assert done.code == 0
     kinds = ["csv", "pdf", "png", "svg"]
     assert sorted(Path("f").iterdir()) == [Path(f"f/token_dynamics.{kind}") for kind in kinds]
+    done = dynamics("figures", "study", "--only", "table", "--output", "t")
+    assert (done.code, done.out.split()) == (0, ["t/table.tex", "t/table.md", "t/table.csv"])
     done = dynamics("figures", "study", "--only", "degradatoin")
     assert_one_message(done, "degradatoin")
     done = dynamics("figures", "study", "--venue", "nowhere2024")
     assert_one_message(done, "nowhere2024")
     done = dynamics("figures", "study", "--format", "gif")
     assert_one_message(done, "gif")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "zarr"])
+def test_export_writes_one_run(dynamics: Command, kind: str) -> None:
+    make_run(Path("run"), epochs=2)
+    output = f"new/folder/run.{kind}"
+    done = dynamics("export", "run", "--format", kind, "--output", output)
+    assert done == (0, f"exporting 3 epochs of run\n{output}\n", "")
+    assert [path.name for path in Path("new/folder").iterdir()] == [f"run.{kind}"]
+    assert_one_message(dynamics("export", "run", "--format", kind, "--output", output), "is there already")
+    next(Path("run/epochs/epoch-0001").glob("train-*")).write_bytes(b"x")
+    done = dynamics("export", "run", "--format", kind, "--output", "other")
+    assert done.code == 1 and done.err.startswith("Error: Epoch 1 of run is damaged") and not Path("other").exists()
+
+
+def test_export_of_a_study_names_one_of_its_runs(dynamics: Command) -> None:
+    make_study(Path("study"), seeds=[3], skip=[("baseline", 3)])
+    done = dynamics("export", "study", "--format", "zarr", "--output", "x")
+    assert_one_message(done, "study is a study; export one of its runs, such as study/runs/entrodrop/seed-3\n")
+    make_study(Path("empty"), arms={"a": {}}, seeds=[0], skip=[("a", 0)])
+    assert_one_message(dynamics("export", "empty", "--format", "zarr", "--output", "x"), "one of its runs\n")
 
 
 @pytest.mark.filterwarnings("default")

@@ -25,11 +25,13 @@ from dynamics.plots.figures import save_figures
 from dynamics.plots.token_dynamics import plot_token_dynamics
 study = dynamics.open_study(sys.argv[1])
 run = study.run("baseline", 0)
-assert dynamics.open_run(run.path).records("validation").loss(1).size
+records = dynamics.open_run(run.path).records("validation")
+assert records.loss(1).size
+assert records.to_xarray().loss.sel(epoch=1).equals(records.to_xarray().loss.isel(epoch=1))
 for plot in (plot_degradation, plot_curriculum, plot_outcomes):
     plot(study, ax=Figure().add_subplot())
 plot_token_dynamics(study)
-assert len(save_figures([study], output=Path(sys.argv[2]))) == 12
+assert len(save_figures([study], output=Path(sys.argv[2]))) == 15
 try:
     dynamics.EntroDrop
 except ImportError as error:
@@ -60,3 +62,11 @@ def test_commands_that_read_work_and_those_that_train_say_what_they_need(tmp_pat
     done = run("-m", "dynamics", "study", "quickstart", "--output", str(tmp_path / "new"))
     assert done.returncode == 2 and "torch" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "new").exists()
+    for kind, package in (("parquet", "pyarrow"), ("zarr", "zarr")):
+        output = tmp_path / f"new.{kind}"
+        done = run(
+            *("-m", "dynamics", "export", str(study / "runs/baseline/seed-0"), "--format", kind),
+            *("--output", str(output)),
+        )
+        assert done.returncode == 2 and not output.exists()
+        assert f"written with {package}, which is not installed: pip install 'learning-dynamics[export]'" in done.stderr

@@ -46,6 +46,7 @@ def read_tensors(
     names: Iterable[str],
     *,
     identity: Mapping[str, Any],
+    mapped: bool = False,
 ) -> dict[str, Array]:
     """Read some tensors of a file, once its size, identity and layout are as its manifest says.
 
@@ -57,6 +58,8 @@ def read_tensors(
         What the manifest says of the file: ``bytes`` and ``tensors``.
     identity
         What the file's header must say of it, so that swapped files are found.
+    mapped
+        Return read-only views of the mapped file, whose pages are read when they are looked at, instead of copies.
 
     Raises
     ------
@@ -80,11 +83,26 @@ def read_tensors(
                 )
             if _layout(file) != entry["tensors"]:
                 raise DamagedRecordError(f"{path} holds other tensors than its manifest says")
+            if mapped:
+                return _map(path, names)
             return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         if isinstance(error, DamagedRecordError):
             raise
         raise DamagedRecordError(f"{path} cannot be read: {error}") from error
+
+
+def _map(path: Path, names: Iterable[str]) -> dict[str, Array]:
+    """Map a file whose layout was compared already; safetensors itself only copies into numpy."""
+    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    first = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    header = json.loads(whole[8:first].tobytes())
+    tensors = {}
+    for name in names:
+        part = header[name]
+        start, end = (first + offset for offset in part["data_offsets"])
+        tensors[name] = whole[start:end].view(schema.DTYPE_NAMES[part["dtype"]]).reshape(part["shape"])
+    return tensors
 
 
 def _identity(file: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from dynamics.records import schema
 from dynamics.records.tensors import Array, read_tensors
 
 if TYPE_CHECKING:
+    import xarray
+
     from dynamics.records.reader import Run
 
 Floats = npt.NDArray[np.float32]
@@ -115,6 +117,26 @@ class Records:
         """Return which tokens were the most probable ones: (R, B) bool. Raises as `loss` does."""
         return schema.unpack_bits(self._values(epoch, "correct"), self.token_id.shape[1])
 
+    def stored(self, value: str, epoch: SupportsIndex) -> Array:
+        """Return the loss or the entropy as it lies on disk, for readers that stream over epochs.
+
+        Read-only, and where one process wrote the epoch a view of the mapped file: pages are read when they are looked
+        at, and nothing stays in memory.
+
+        Parameters
+        ----------
+        value : {"loss", "entropy"}
+
+        Returns
+        -------
+        numpy.ndarray
+            (R, B) float16 or float32, nats. Raises as `loss` does.
+        """
+        assert value in ("loss", "entropy"), value
+        values: Array = self._values(epoch, value, mapped=True)
+        values.flags.writeable = False
+        return values
+
     def dropped(self, epoch: SupportsIndex) -> Bools:
         """Return what the regulariser dropped while training `epoch`: (R, B) bool.
 
@@ -169,7 +191,7 @@ class Records:
         values: Floats = found.astype(np.float32)
         return values
 
-    def _values(self, epoch: SupportsIndex, name: str, *, optional: bool = False) -> Any:
+    def _values(self, epoch: SupportsIndex, name: str, *, optional: bool = False, mapped: bool = False) -> Any:
         """Read one tensor of one epoch, in the order of `sequence_id`; None if absent."""
         epoch = operator.index(epoch)
         run = self.run
@@ -179,12 +201,38 @@ class Records:
             manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
             folder = run.path / schema.epoch_folder(epoch)
             rows = self.sequence_id
-            return read_epoch(folder, manifest, self.split, name, rows, optional=optional)
+            return read_epoch(folder, manifest, self.split, name, rows, optional=optional, mapped=mapped)
         except DamagedRecordError as error:
             raise DamagedRecordError(
                 f"Epoch {epoch} of {run.path} is damaged: {error}. Still good, by the same cheap "
                 f"checks: {numbers(good_epochs(run))}. 'dynamics check {run.path}' checks all"
             ) from error
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return a labelled data set of everything, with the dimensions epoch, sequence and position.
+
+        It is lazy: making it reads no value, and what is recorded by epoch is read from disk each time it is indexed,
+        only the epochs that the index asks for. ``.load()`` keeps what was read.
+
+        Returns
+        -------
+        xarray.Dataset
+            (epoch, sequence, position): ``loss``, ``entropy`` (float32, nats), ``correct``; for "train" also
+            ``dropped`` (false in epoch 0) and, where recorded, ``training_loss`` and ``training_entropy`` (NaN in
+            epoch 0). (sequence, position): ``token_id``, ``document_id``, ``predicted``, ``reference_loss``,
+            ``reference_entropy``. The coordinate ``sequence`` holds `sequence_id`. Attributes name the run, its
+            split, hashes and versions.
+
+        Raises
+        ------
+        InputError
+            If xarray is not installed. Indexing raises what `loss` does.
+        """
+        try:
+            from dynamics.records.labelled import labelled
+        except ModuleNotFoundError as error:
+            raise InputError(f"to_xarray() needs {error.name}, which is not installed: pip install xarray") from error
+        return labelled(self)
 
     # Text. --------------------------------------------------------------------------------------
 
@@ -242,6 +290,21 @@ class Records:
             return ""
         return self._decode(document, int(self.byte_start[at]), int(self.byte_end[at]))
 
+    def token_texts(self, sequence: SupportsIndex) -> list[str]:
+        """Return the texts of all B tokens of a sequence, each as `token_text` gives it.
+
+        Raises
+        ------
+        InputError
+            If there is no such row.
+        """
+        row = _row(sequence, len(self.token_id), "sequence")
+        # Padding has no document, and no bytes: any offset will do.
+        first = self._text_offset[np.maximum(self.document_id[row], 0)]
+        starts, ends = (first + self.byte_start[row]).tolist(), (first + self.byte_end[row]).tolist()
+        raw = self._text.data
+        return [str(raw[start:end], "utf-8", "replace") for start, end in zip(starts, ends, strict=True)]
+
     def _decode(self, document: int, start: int, end: int | None) -> str:
         first, last = self._text_offset[document : document + 2].tolist()
         stop = last if end is None else first + end
@@ -287,10 +350,11 @@ def read_epoch(
     sequence_id: Array,
     *,
     optional: bool = False,
+    mapped: bool = False,
 ) -> Array | None:
     """Read one tensor of one epoch from all its shards, rows in the order of `sequence_id`.
 
-    Returns None when `optional` and no shard has it.
+    Returns None when `optional` and no shard has it. `mapped`: a single shard is not copied (see `read_tensors`).
 
     Raises
     ------
@@ -310,6 +374,7 @@ def read_epoch(
             entry,
             ["sequence_id"] if absent else ["sequence_id", name],
             identity=schema.shard_identity(epoch, split, rank, world),
+            mapped=mapped,
         )
         ids.append(tensors["sequence_id"])
         values.append(tensors.get(name))
@@ -318,6 +383,8 @@ def read_epoch(
         return None
     if len(present) < len(values):
         raise DamagedRecordError(f"{folder}: only some of the {split} shards hold {name!r}")
+    if len(present) == 1 and np.array_equal(ids[0], sequence_id):
+        return present[0]  # In order already, as one process writes it: no copy.
     merged = np.concatenate(ids)
     order = np.argsort(merged, kind="stable")
     if not np.array_equal(merged[order], sequence_id):

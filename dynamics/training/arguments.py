@@ -71,11 +71,12 @@ def check_training(training: Mapping[str, Any], *, where: str = "training") -> N
 
 
 def training_arguments(
-    training: Mapping[str, Any], *, output_dir: Path, seed: int, where: str = "training"
+    training: Mapping[str, Any], *, output_dir: Path, seed: int, where: str = "training", save: bool = False
 ) -> TrainingArguments:
     """Return the TrainingArguments of a run: the recipe's fields over the project's.
 
-    On a CUDA device that can, training is in bf16 unless the recipe chooses a precision itself.
+    With `save`, a checkpoint is due after every epoch. On a CUDA device that can, training is in bf16 unless the
+    recipe chooses a precision itself.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def training_arguments(
         "output_dir": str(output_dir),
         "seed": seed,
         "data_seed": seed,
-        "save_strategy": "no",
+        "save_strategy": "epoch" if save else "no",
         "eval_strategy": "no",
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
 from transformers import Trainer, TrainingArguments
 
-from dynamics.config import Recipe, differing_keys, dump_yaml, resolved
-from dynamics.errors import InputError
+from dynamics.config import Recipe, dump_yaml, resolved
+from dynamics.errors import InputError, TrainingDiverged
 from dynamics.records import schema
 from dynamics.records.metrics import append_metrics
 from dynamics.records.reader import open_run
@@ -22,11 +23,14 @@ from dynamics.regularizers.base import Regularizer, TrainingData
 from dynamics.regularizers.registry import build_regularizers, curricula
 from dynamics.reporting import Reporter
 from dynamics.training.arguments import forward_dtype, training_arguments
+from dynamics.training.checkpoints import Checkpoints
 from dynamics.training.dataset import SequenceDataset
 from dynamics.training.environment import hardware, versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
+from dynamics.training.interrupts import finishing_steps
 from dynamics.training.prepare import Prepared, prepare
 from dynamics.training.recorder import EpochRecorder, choose_sequences
+from dynamics.training.resuming import discard, finished, resume_point, rewind
 from dynamics.training.session import Session, TrainingPass
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.trainer import DynamicsTrainer
@@ -41,25 +45,27 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     output : Path
         New or empty, unless `resume`.
     resume : bool
-        Start a run that is not there, leave a finished one as it is, and start one that was interrupted
-        again from the beginning, as long as its recipe is the same.
+        Start a run that is not there, leave a finished one as it is, and go on with one that was interrupted from
+        its newest whole checkpoint, as long as recipe, data and starting model are the same.
     reporter : Reporter
 
     Raises
     ------
     InputError
         For bad input, before anything is written; or if `output` holds another run.
+    TrainingDiverged
+        The training loss is NaN or infinite, unless the recipe says to go on.
+    Interrupted
+        A signal asked to stop; what is complete is kept.
     """
     started = time.time()
-    if _finished(recipe, output, resume=resume, reporter=reporter):
+    if finished(recipe, output, resume=resume, reporter=reporter):
         return
     prepared, methods, args = make_ready(recipe, output, reporter)
+    config_hash = schema.config_hash(resolved(recipe))
+    checkpoints = Checkpoints(output / schema.CHECKPOINTS_FOLDER, config_hash=config_hash)
+    point = resume_point(output, checkpoints, prepared, reporter)
     model = prepared.load_model()
-
-    output.mkdir(parents=True, exist_ok=True)
-    _discard(output)
-    config = resolved(recipe)
-    schema.atomic_write_bytes(output / schema.CONFIG_FILE, dump_yaml(recipe).encode())
     recorded = {
         split: choose_sequences(
             len(prepared.splits[split].token_id),
@@ -68,22 +74,20 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         )
         for split in ("train", "validation")
     }
-    tokens = {
-        split: write_tokens(
-            output,
-            split,
-            prepared.splits[split],
-            reference_loss=prepared.reference[split].loss,
-            reference_entropy=prepared.reference[split].entropy,
-            recorded_sequence_id=rows,
-        )
-        for split, rows in recorded.items()
-    }
+    output.mkdir(parents=True, exist_ok=True)
+    if point is None:
+        discard(output)
+        schema.atomic_write_bytes(output / schema.CONFIG_FILE, dump_yaml(recipe).encode())
+        tokens = _write_tokens(output, prepared, recorded)
+    else:
+        rewind(output, point, reporter)
+        before = open_run(output).manifest
+        tokens, started = before["tokens"], before["timing"]["started"]
     recorder = EpochRecorder(
         output,
         splits={split: prepared.splits[split] for split in recorded},
         recorded=recorded,
-        config_hash=schema.config_hash(config),
+        config_hash=config_hash,
         batch_size=args.per_device_eval_batch_size,
         value_dtype=recipe.recording.dtype,
         forward_dtype=forward_dtype(args),
@@ -91,26 +95,34 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     train_split = prepared.splits["train"]
     n_sequences = len(train_split.token_id)
     epochs = round(args.num_train_epochs)
-    with reporter.progress(n_sequences * epochs, "training") as progress:
+    with (
+        reporter.progress(n_sequences * (epochs - (point.epoch if point else 0)), "training") as progress,
+        finishing_steps() as stops,
+    ):
+        session = session_of(
+            prepared,
+            methods,
+            metrics=StepMetrics(output / schema.METRICS_FILE),
+            on_epoch=_epoch_recorder(recorder, prepared, output, epochs, reporter),
+            on_resume=lambda trainer, epoch: recorder.recorded("train", open_run(output).records("train"), epoch),
+            on_batch=progress.update,
+            training_pass=recipe.recording.training_pass,
+            stops=stops,
+            on_divergence=_divergence(prepared, checkpoints) if recipe.on_divergence == "stop" else None,
+        )
         trainer = DynamicsTrainer(
             model=model,
             args=args,
             train_dataset=SequenceDataset(train_split.token_id, train_split.labels()),
-            session=session_of(
-                prepared,
-                methods,
-                metrics=StepMetrics(output / schema.METRICS_FILE),
-                on_epoch=_epoch_recorder(recorder, prepared, output, epochs, reporter),
-                on_batch=progress.update,
-                training_pass=recipe.recording.training_pass,
-            ),
+            session=session,
+            checkpoints=checkpoints,
         )
         steps = trainer.steps_per_epoch
         manifest: dict[str, Any] = {
             "format_version": schema.FORMAT_VERSION,
             "status": "running",
             "name": recipe.name,
-            "config_hash": schema.config_hash(config),
+            "config_hash": config_hash,
             "config_sha256": schema.sha256_file(output / schema.CONFIG_FILE),
             "versions": versions(),
             "hardware": hardware(),
@@ -124,9 +136,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             "timing": {"started": started},
         }
         schema.write_manifest(output / schema.MANIFEST_FILE, manifest)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=None if point is None else str(point.path))
     _save_model(trainer, prepared, output)
-    shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
     schema.write_manifest(
         output / schema.MANIFEST_FILE,
         {
@@ -136,6 +147,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             "timing": {"started": started, "seconds": round(time.time() - started, 3)},
         },
     )
+    # Last, so that whatever is interrupted before can go on from them.
+    shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
 
 
 def make_ready(
@@ -145,7 +158,7 @@ def make_ready(
     prepared = prepare(recipe, reporter)
     methods = build_regularizers(recipe.regularizers)
     args = training_arguments(
-        _merged_training(recipe, methods), output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed
+        _merged_training(recipe, methods), output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed, save=True
     )
     for method in methods:
         method.prepare(_training_data(prepared, recipe.seed))
@@ -160,45 +173,34 @@ def session_of(prepared: Prepared, methods: list[Regularizer], **options: Any) -
     return session
 
 
-def _finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:
-    """Whether there is nothing left to do; refuse an output that this run may not have."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output: {output} is a file; name a new directory")
-    if not output.exists() or not any(output.iterdir()):
-        return False
-    if not resume:
-        raise InputError(
-            f"--output: {output} is not empty; give --resume to go on with the run in it, or name a new directory"
+def _divergence(prepared: Prepared, checkpoints: Checkpoints) -> Callable[[int, list[int]], None]:
+    packed = prepared.splits["train"]
+
+    def stop(step: int, rows: list[int]) -> None:
+        documents = np.unique(packed.document_id[rows])
+        shown = ", ".join(map(str, documents[documents >= 0][:8])) + (", ..." if (documents >= 0).sum() > 8 else "")
+        last = next(checkpoints.latest(), None)
+        where = "no checkpoint is whole yet" if last is None else f"the last whole checkpoint is {last.path}"
+        raise TrainingDiverged(
+            f"step {step}: the training loss is NaN or infinite; its batch held the training documents {shown}; "
+            f"{where}. Lower training.learning_rate or set training.max_grad_norm; on_divergence: continue trains on"
         )
-    config_file = output / schema.CONFIG_FILE
-    if not config_file.exists():
-        raise InputError(f"--output: {output} holds something else than a run; name a new directory")
-    differing = differing_keys(yaml.safe_load(config_file.read_text()), resolved(recipe))
-    if differing:
-        raise InputError(
-            f"--output: {output} holds a run of another recipe, which differs in {', '.join(differing)}; name a new "
-            "directory, or give the recipe of that run"
-        )
-    if not (output / schema.MANIFEST_FILE).exists():
-        return False
-    if open_run(output).complete:
-        reporter.line(f"{output}: the run is finished already; nothing to do")
-        return True
-    reporter.line(f"{output}: the run was interrupted; it starts again from its first epoch")
-    return False
+
+    return stop
 
 
-def _discard(output: Path) -> None:
-    """Remove what an interrupted attempt at this run left: only names that a run writes."""
-    for name in (schema.MANIFEST_FILE, schema.METRICS_FILE):
-        (output / name).unlink(missing_ok=True)
-    for name in (
-        schema.TOKENS_FOLDER,
-        schema.EPOCHS_FOLDER,
-        schema.MODEL_FOLDER,
-        schema.CHECKPOINTS_FOLDER,
-    ):
-        shutil.rmtree(output / name, ignore_errors=True)
+def _write_tokens(output: Path, prepared: Prepared, recorded: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        split: write_tokens(
+            output,
+            split,
+            prepared.splits[split],
+            reference_loss=prepared.reference[split].loss,
+            reference_entropy=prepared.reference[split].entropy,
+            recorded_sequence_id=rows,
+        )
+        for split, rows in recorded.items()
+    }
 
 
 def _merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, Any]:
@@ -258,8 +260,9 @@ def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, e
 
 
 def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
-    staged = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX)
-    shutil.rmtree(staged, ignore_errors=True)
+    staged, final = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX), output / schema.MODEL_FOLDER
+    for folder in (staged, final):  # what was interrupted between the model and the last manifest
+        shutil.rmtree(folder, ignore_errors=True)
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged)
     prepared.tokenizer.save_pretrained(staged)
-    os.rename(staged, output / schema.MODEL_FOLDER)
+    os.rename(staged, final)

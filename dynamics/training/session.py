@@ -19,6 +19,7 @@ from dynamics.errors import InputError
 from dynamics.regularizers.base import Batch, Regularizer, Removable
 from dynamics.training.evaluation import TokenValues, forward_values
 from dynamics.training.fused_head import fused_head
+from dynamics.training.interrupts import Interrupted
 from dynamics.training.rng import evaluating
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.survey import SequenceIndex, keys_of, where_in
@@ -63,6 +64,11 @@ class Session(TrainerCallback):
         Called with the number of rows of each micro-batch, for progress bars.
     training_pass : bool
         Keep what the optimiser saw of each token.
+    stops : callable, optional
+        Asked after each step whether to end training; then `Interrupted` is raised.
+    on_divergence : callable, optional
+        Called with a step and its sequences (rows of the training set) once its loss is known to be NaN or infinite,
+        which is after the next step, so that no device is waited for; expected to raise. Without, training goes on.
     on_begin : callable, optional
         Called with the trainer before anything else, when training begins: opens the session.
     on_resume : callable, optional
@@ -84,6 +90,8 @@ class Session(TrainerCallback):
         on_epoch: OnEpoch | None = None,
         on_batch: Callable[[int], None] | None = None,
         training_pass: bool = False,
+        stops: Callable[[], bool] = lambda: False,
+        on_divergence: Callable[[int, list[int]], None] | None = None,
         on_begin: Callable[[Trainer], None] | None = None,
         on_resume: Callable[[Trainer, int], TokenValues] | None = None,
         on_end: Callable[[Trainer], None] | None = None,
@@ -100,6 +108,10 @@ class Session(TrainerCallback):
         self._on_epoch = on_epoch
         self._on_batch = on_batch
         self.keeps_training_pass = training_pass
+        self._stops = stops
+        self._on_divergence = on_divergence
+        self._unchecked: tuple[int, torch.Tensor, list[torch.Tensor]] | None = None
+        self._rows: list[torch.Tensor] = []
         self._on_begin = on_begin
         self._on_resume = on_resume
         self._on_end = on_end
@@ -107,7 +119,8 @@ class Session(TrainerCallback):
         self._index: SequenceIndex | None = None
         self._shape = (0, 0)
         self._pad_token_id: int | None = None
-        self._epoch = 1
+        #: The pass over the data that is under way, or was last.
+        self.epoch = 1
         self._learning_rate = 0.0
         self._dropped: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -157,7 +170,7 @@ class Session(TrainerCallback):
             sequence_id=rows.clamp_min(0),
             position=where.position.clamp_max(self._shape[1] - 1),
             predicted=where.predicted,
-            epoch=self._epoch,
+            epoch=self.epoch,
             progress=state.global_step / state.max_steps,
             loss=None if values is None else values.loss,
             entropy=None if values is None else values.entropy,
@@ -216,6 +229,8 @@ class Session(TrainerCallback):
         if dropped is not None:
             self._dropped.append((batch.sequence_id, batch.position, dropped))
         self.metrics.add_batch(loss_sum=loss_sum, dropped=dropped, predicted=batch.predicted)
+        if self._on_divergence is not None:
+            self._rows.append(batch.sequence_id)
         if self._on_batch is not None:
             self._on_batch(len(batch.sequence_id))
 
@@ -257,7 +272,7 @@ class Session(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note which pass over the data begins, or goes on after a resume within it."""
-        self._epoch = int((state.epoch or 0.0) + 1e-6) + 1
+        self.epoch = int((state.epoch or 0.0) + 1e-6) + 1
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -267,6 +282,9 @@ class Session(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Finish the step's row of metrics."""
+        self._check_loss()
+        self._unchecked = (state.global_step, self.metrics.loss_of_step(), self._rows)
+        self._rows = []
         progress = (state.global_step - 1) / state.max_steps
         ratios = [r for method in self.regularizers if (r := method.ratio(progress)) is not None]
         self.metrics.end_step(
@@ -279,12 +297,17 @@ class Session(TrainerCallback):
         )
         for method in self.regularizers:
             method.end_step()
+        if self._stops():
+            self._check_loss()
+            self.metrics.flush()
+            raise Interrupted
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Hand on the epoch."""
-        self._end_epoch(self._epoch, self.metrics.end_epoch())
+        self._check_loss()
+        self._end_epoch(self.epoch, self.metrics.end_epoch())
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -310,6 +333,15 @@ class Session(TrainerCallback):
             values = self._on_epoch(self._trainer, epoch, seen)
         self._tell(epoch, values)
         self.metrics.restart_clock()
+
+    def _check_loss(self) -> None:
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is None or self._on_divergence is None:
+            return
+        step, loss, rows = unchecked
+        if not torch.isfinite(loss):
+            self.metrics.flush()
+            self._on_divergence(step, torch.unique(torch.cat([row.flatten() for row in rows])).tolist())
 
     def _seen_values(self, epoch: int) -> dict[str, np.ndarray]:
         if not self.keeps_training_pass or epoch == 0:

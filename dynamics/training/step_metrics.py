@@ -47,6 +47,11 @@ class StepMetrics:
         sums = torch.stack([loss_sum.detach().double(), n_dropped, predicted.sum(dtype=torch.float64)])
         self._sums = sums if self._sums is None else self._sums + sums
 
+    def loss_of_step(self) -> torch.Tensor:
+        """Return the loss of the step that is about to end, a scalar on the device."""
+        assert self._sums is not None, "a step without a batch"
+        return self._sums[0]
+
     def end_step(self, row: Mapping[str, Any]) -> None:
         """Finish the row of an optimiser step."""
         assert self._sums is not None, "a step without a batch"

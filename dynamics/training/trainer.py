@@ -20,6 +20,7 @@ from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics,
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.arguments import forward_dtype
 from dynamics.training.attach import open_session
+from dynamics.training.checkpoints import Checkpoints
 from dynamics.training.dataset import KeyedOrder
 from dynamics.training.evaluation import TokenValues, forward_context
 from dynamics.training.fused_head import HeadRequest
@@ -52,6 +53,8 @@ class DynamicsTrainer(Trainer):
     fused : bool
         Compute losses straight from hidden states where the model's head allows it (`fused_head`), never holding
         the logits of a whole batch. Methods that weigh tokens by their own predictions need the logits.
+    checkpoints : Checkpoints, optional
+        Where checkpoints go that must be whole; otherwise the Trainer writes them as it does.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class DynamicsTrainer(Trainer):
         recorder: TokenRecorder | None = None,
         session: Session | None = None,
         fused: bool = True,
+        checkpoints: Checkpoints | None = None,
         **kwargs: Any,
     ) -> None:
         if session is None:
@@ -84,6 +88,8 @@ class DynamicsTrainer(Trainer):
         # The loss below is divided by the tokens of the whole accumulated batch, whatever the model accepts.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+        self.checkpoints = checkpoints
+        self._staging: str | None = None
         self.session = session
         session.wants_fused = fused
         session.bind(self)
@@ -217,10 +223,30 @@ class DynamicsTrainer(Trainer):
             columns.append("sequence_id")
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.checkpoints is None:
+            self._write_checkpoint(*args, **kwargs)
+            return
+        with self.checkpoints.writing(
+            epoch=self.session.epoch,
+            step=self.state.global_step,
+            main_process=self.args.should_save,
+            wait=self.accelerator.wait_for_everyone,
+        ) as staging:
+            self._staging = str(staging)
+            try:
+                self._write_checkpoint(*args, **kwargs)
+            finally:
+                self._staging = None
+
+    def _write_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        folder = Path(cast(str, self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        state = {type(method).__name__: method.state() for method in self.session.regularizers}
-        (folder / REGULARIZERS_FILE).write_text(json.dumps(state))
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
+            state = {type(method).__name__: method.state() for method in self.session.regularizers}
+            (folder / REGULARIZERS_FILE).write_text(json.dumps(state))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._staging or super()._get_output_dir(trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

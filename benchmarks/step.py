@@ -1,0 +1,181 @@
+"""A whole training step, and an epoch's recording, against transformers' own.
+
+    python -m benchmarks.step --threads 1
+
+- `step`: DynamicsTrainer (fused head, per-token statistics, metrics) over transformers.Trainer; the same model, batches
+  and optimiser, from one step's beginning to its end.
+- `recording`: the clean pass after an epoch, files written and flushed, over a bare forward pass (logits, nothing done
+  with them) on the same tokens.
+- `epoch`: an epoch with recording of all training sequences and a quarter as many for validation, over one without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from benchmarks import timing
+from dynamics import DynamicsTrainer, TokenRecorder
+from dynamics.named_sizes import NAMED_SIZES
+from dynamics.training.evaluation import forward_context
+
+
+class StepTimes(TrainerCallback):
+    """Seconds of each optimiser step, the first two left out."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        _wait()
+        self._start = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        _wait()
+        self.seconds.append(time.perf_counter() - self._start)
+
+    def median(self) -> float:
+        return statistics.median(self.seconds[2:])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def sequences(n: int, block: int, vocabulary: int, seed: int) -> list[dict[str, torch.Tensor]]:
+    ids = torch.randint(vocabulary, (n, block), generator=torch.Generator().manual_seed(seed))
+    labels = ids.clone()
+    labels[:, 0] = -100
+    return [{"input_ids": one, "labels": label} for one, label in zip(ids, labels, strict=True)]
+
+
+def arguments(folder: Path, batch: int, device: str) -> TrainingArguments:
+    return TrainingArguments(
+        str(folder / "out"),
+        num_train_epochs=1,
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=device == "cpu",
+        bf16=device == "cuda",
+        dataloader_pin_memory=device == "cuda",
+    )
+
+
+def measure(size: str, vocabulary: int, given: argparse.Namespace, device: str) -> dict[str, Any]:
+    shape: dict[str, Any] = dict(NAMED_SIZES[size])
+    if given.layers:
+        shape["num_hidden_layers"] = given.layers
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**shape, vocab_size=vocabulary, use_cache=False))
+    train = sequences(given.batch * given.steps, given.block, vocabulary, 0)
+    held_out = sequences(max(1, len(train) // 4), given.block, vocabulary, 1)
+    names = ("plain", "ours", "bare pass", "recording", "without", "with")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(given.rounds + 1):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            args = arguments(folder, given.batch, device)
+            kinds = ["plain", "ours"] if round_ % 2 else ["ours", "plain"]
+            found: dict[str, float] = {}
+            for kind in kinds:
+                clock = StepTimes()
+                common = {"args": args, "train_dataset": train, "callbacks": [clock]}
+                if kind == "plain":
+                    Trainer(copy.deepcopy(model), **common).train()
+                else:
+                    DynamicsTrainer(copy.deepcopy(model), **common).train()
+                found[kind] = clock.median()
+            found |= recording(copy.deepcopy(model), train, held_out, args, folder)
+        if round_:  # the first warms up
+            for name, seconds in found.items():
+                times[name].append(seconds)
+    pairs = {"step": ("ours", "plain"), "recording": ("recording", "bare pass"), "epoch": ("with", "without")}
+    return {
+        "model": size,
+        "layers": shape["num_hidden_layers"],
+        "vocabulary": vocabulary,
+        "batch": [given.batch, given.block],
+        "rounds": given.rounds,
+        "seconds": {name: timing.spread(values) for name, values in times.items()},
+        "ratios": {
+            name: timing.spread([a / b for a, b in zip(times[one], times[other], strict=True)])
+            for name, (one, other) in pairs.items()
+        },
+    }
+
+
+def recording(
+    model: Any, train: list[Any], held_out: list[Any], args: TrainingArguments, folder: Path
+) -> dict[str, float]:
+    """Time an epoch without and with recording, and, within the latter, the recording alone; and a bare pass."""
+    start = time.perf_counter()
+    DynamicsTrainer(copy.deepcopy(model), args, train_dataset=train).train()
+    without = time.perf_counter() - start
+    recorder = TokenRecorder(folder / "run")
+    spent: list[float] = []
+    on_epoch = recorder.on_epoch
+
+    def timed(*given: Any) -> Any:
+        _wait()
+        begin = time.perf_counter()
+        result = on_epoch(*given)
+        spent.append(time.perf_counter() - begin)
+        return result
+
+    recorder.on_epoch = timed  # type: ignore[method-assign]
+    trainer = DynamicsTrainer(model, args, train_dataset=train, eval_dataset=held_out, recorder=recorder)
+    trainer.train()
+    ids = torch.stack([one["input_ids"] for one in [*train, *held_out]]).to(trainer.args.device)
+    trained = trainer.model.eval()
+    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    begin = time.perf_counter()
+    with torch.no_grad(), forward_context(ids.device, dtype):
+        for part in ids.split(args.per_device_eval_batch_size):
+            trained(input_ids=part, use_cache=False)
+    _wait()
+    bare = time.perf_counter() - begin
+    shutil.rmtree(folder / "run")
+    # With: training, and one recording more (that of epoch 0 belongs to the run, not to an epoch).
+    return {"bare pass": bare, "recording": float(np.median(spent)), "without": without, "with": without + spent[-1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--block", type=int, default=128)
+    parser.add_argument("--size", default="nano")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[4096, 32000])
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    transformers_logging.set_verbosity_error()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cases = [measure(given.size, vocabulary, given, device) for vocabulary in given.vocabulary]
+    for case in cases:
+        shown = {name: f"{value['median']:.3f}" for name, value in case["ratios"].items()}
+        print(case["model"], case["vocabulary"], shown)
+    timing.write(f"step-{device}", {"hardware": timing.hardware(device), "cases": cases})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Paired timing, peak memory in a process of its own, and results as JSON with the hardware's name.
+
+Other work may share the machine. So competitors run in turn, round by round, and what is reported is the median of
+the ratios within rounds, with their quartiles: a disturbance of one round touches all of them or shows in the spread.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each function in each round; a first round warms up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(rounds + 1):
+        # Every second round runs backwards, so that no one always follows the same neighbour.
+        for name in list(functions)[:: 1 if round_ % 2 else -1]:
+            start = time.perf_counter()
+            functions[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median and the quartiles."""
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median": median, "low": low, "high": high}
+
+
+def ratios(seconds: dict[str, list[float]], baseline: str) -> dict[str, dict[str, float]]:
+    """Return the spread of each function's time over the baseline's of the same round."""
+    base = seconds[baseline]
+    return {name: spread([a / b for a, b in zip(times, base, strict=True)]) for name, times in seconds.items()}
+
+
+def peak_memory(prepare: Callable[[], Callable[[], Any]], device: str) -> int:
+    """Return the bytes that one call needs above what is there before it, in this process.
+
+    On a CPU resident memory is sampled every millisecond, allocator and libraries' buffers included.
+    """
+    run = prepare()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    before = peak = _resident()
+    done = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, _resident())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    result = run()
+    peak = max(peak, _resident())
+    done.set()
+    sampler.join()
+    del result
+    return peak - before
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the function's result, computed in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return what a result must name to mean anything."""
+    name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    fields: dict[str, str] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    flags = fields.get("flags", "").split()
+    simd = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')}, {simd})"
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write a result into benchmarks/results and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path

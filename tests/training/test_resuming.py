@@ -1,0 +1,286 @@
+"""What an interrupted run says and does when it goes on: skipped checkpoints, changed data, signals, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from support.tiny import quiet, run_tiny, tiny_recipe
+
+from dynamics.config import dump_yaml
+from dynamics.errors import InputError, TrainingDiverged
+from dynamics.records import schema
+from dynamics.records.check import check_run
+from dynamics.records.reader import open_run
+from dynamics.reporting import Reporter
+from dynamics.training.checkpoints import Checkpoints
+from dynamics.training.interrupts import Interrupted, finishing_steps
+from dynamics.training.run import train
+from dynamics.training.session import Session
+from dynamics.training.step_metrics import StepMetrics
+from dynamics.training.trainer import DynamicsTrainer
+
+RECIPE = {
+    "recording": {"train_sequences": 20, "validation_sequences": 10},
+    "training": {"num_train_epochs": 3, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("whole") / "run", **RECIPE)
+
+
+def interrupted(folder, monkeypatch, *, step):
+    """A run that ended as by a signal at the end of `step`."""
+    stop = Session.on_step_end
+
+    def ends(self, args, state, control, **kwargs):
+        # Each epoch has its recording and its checkpoint behind it when the next begins.
+        self._stops = lambda: state.global_step == step and self.metrics._path is not None
+        return stop(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "on_step_end", ends)
+        with pytest.raises(Interrupted):
+            train(tiny_recipe(**RECIPE), folder, reporter=quiet())
+
+
+def resumed(folder, **changes):
+    """Go on with a run, and return what was said."""
+    said = io.StringIO()
+    train(tiny_recipe(**{**RECIPE, **changes}), folder, resume=True, reporter=Reporter(Console(file=said, width=500)))
+    return said.getvalue()
+
+
+def same_run(one, other):
+    for name in ("model/model.safetensors", "config.yaml"):
+        assert schema.sha256_file(one.path / name) == schema.sha256_file(other.path / name), name
+    assert one.epochs == other.epochs
+    for split in one.splits:
+        for epoch in one.epochs:
+            values = [run.records(split).loss(epoch) for run in (one, other)]
+            assert np.array_equal(*values, equal_nan=True)
+    rows = [[{k: v for k, v in row.items() if k != "tokens_per_second"} for row in run.metrics()] for run in (one, other)]
+    assert rows[0] == rows[1]
+
+
+def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(tmp_path, monkeypatch, whole):
+    steps = whole.manifest["steps_per_epoch"]
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch, step=2 * steps + 1)
+    run = open_run(folder)
+    assert run.epochs == [0, 1, 2] and not run.complete and check_run(folder).ok
+    # A torn row and one that came after the checkpoint: both go.
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 99')
+    assert "it goes on after epoch 2" in resumed(folder)
+    same_run(open_run(folder), whole)
+    assert check_run(folder).ok and not (folder / "checkpoints").exists()
+    assert "finished already" in resumed(folder)
+
+
+def test_damaged_checkpoints_are_skipped_by_name(tmp_path, monkeypatch, whole):
+    steps = whole.manifest["steps_per_epoch"]
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch, step=2 * steps + 1)
+    newest = folder / "checkpoints" / f"checkpoint-{2 * steps}"
+    data = bytearray((newest / "optimizer.pt").read_bytes())
+    data[100] ^= 1
+    (newest / "optimizer.pt").write_bytes(data)
+    said = resumed(folder)
+    assert f"checkpoint-{2 * steps} is skipped: optimizer.pt was changed after it was written" in said
+    assert "it goes on after epoch 1" in said and "epochs 2 came after the checkpoint" in said
+    same_run(open_run(folder), whole)
+
+
+def test_an_epoch_that_is_damaged_is_trained_again(tmp_path, monkeypatch, whole):
+    steps = whole.manifest["steps_per_epoch"]
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch, step=2 * steps + 1)
+    (folder / "epochs" / "epoch-0002" / schema.shard_file("train", 0, 1)).unlink()
+    said = resumed(folder)
+    assert "checkpoint-" in said and "epoch 2, which comes before it, is damaged or missing" in said
+    same_run(open_run(folder), whole)
+
+
+def test_without_a_whole_checkpoint_it_starts_again(tmp_path, monkeypatch, whole):
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch, step=1)
+    assert "it starts from its first epoch" in resumed(folder)
+    same_run(open_run(folder), whole)
+
+
+def test_threads_are_restored(tmp_path, monkeypatch, whole):
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch, step=whole.manifest["steps_per_epoch"] + 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert f"{before} threads, as the run began with, instead of {before + 1}" in resumed(folder)
+    finally:
+        torch.set_num_threads(before)
+    same_run(open_run(folder), whole)
+
+
+def test_another_recipe_or_other_data_are_refused_by_key(tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(30):
+        (corpus / f"{number}.txt").write_text(f"Document {number}. " + "some words that stand here again " * 12)
+    changes = {"corpus": {"source": str(corpus)}, "validation": {"fraction": 0.4}}
+    monkeypatch.setitem(RECIPE, "corpus", changes["corpus"])
+    monkeypatch.setitem(RECIPE, "validation", changes["validation"])
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch, step=2)
+    with pytest.raises(InputError, match="differs in regularizers, seed;"):
+        resumed(folder, seed=1, regularizers=[{"name": "neftune"}])
+    (corpus / "3.txt").write_text("Another text altogether. " * 20)
+    monkeypatch.setattr("dynamics.training.prepare._last", None)  # as in another process
+    with pytest.raises(InputError, match=r"other data than the recipe gives now, which differs in data\.corpus_hash"):
+        resumed(folder)
+
+
+def test_a_checkpoint_of_another_run_is_none(tmp_path):
+    mine = Checkpoints(tmp_path, config_hash="mine")
+    other = Checkpoints(tmp_path, config_hash="other")
+    for checkpoints, step in ((mine, 5), (other, 10), (mine, 15), (mine, 20)):
+        with checkpoints.writing(epoch=step // 5, step=step, main_process=True, wait=lambda: None) as staging:
+            (staging / f"checkpoint-{step}").mkdir()
+            (staging / f"checkpoint-{step}" / "weights").write_bytes(b"weights")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-15", "checkpoint-20"]
+    assert [point.epoch for point in mine.latest()] == [4, 3]
+    skipped = []
+    assert not list(other.latest(on_skip=skipped.append))
+    assert skipped[0] == "checkpoint-20 is skipped: it belongs to a run of another recipe"
+
+
+# Signals.
+
+
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
+    before = signal.getsignal(signal.SIGTERM)
+    with finishing_steps() as stops:
+        assert not stops()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stops()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_130_and_the_command_that_goes_on(tmp_path, number):
+    recipe = tiny_recipe(**{**RECIPE, "training": {**RECIPE["training"], "num_train_epochs": 40}})
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe))
+    command = ["-m", "dynamics", "train", "recipe.yaml", "--output", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "epochs" / "epoch-0002").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in err
+    again = re.fullmatch(r"Interrupted\. What is complete is kept; this goes on: (.+)\n", err)[1]
+    assert again == "dynamics train recipe.yaml --output run --resume"
+    run = open_run(tmp_path / "run")
+    assert run.epochs == list(range(len(run.epochs))) and 3 <= len(run.epochs) < 41 and check_run(run.path).ok
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(again)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "it goes on after epoch" in done.stdout and open_run(tmp_path / "run").complete
+
+
+# Losses that are no numbers.
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_training_stops_where_the_loss_is_no_number(tmp_path, monkeypatch, value, whole):
+    losses = DynamicsTrainer._losses
+    steps = whole.manifest["steps_per_epoch"]
+
+    def diverging(self, *args):
+        outputs, total, values = losses(self, *args)
+        # In the second epoch: the weights stay as they are, so that training can go on.
+        at = self.state.global_step == steps + 1 and total.requires_grad
+        return outputs, (total.detach() * float(value) + 0 * total.nan_to_num() if at else total), values
+
+    monkeypatch.setattr(DynamicsTrainer, "_losses", diverging)
+    with pytest.raises(TrainingDiverged) as caught:
+        run_tiny(tmp_path / "run", **RECIPE)
+    said = str(caught.value)
+    assert said.startswith(f"step {steps + 2}: the training loss is NaN or infinite; its batch held the training doc")
+    assert f"the last whole checkpoint is {tmp_path / 'run' / 'checkpoints' / f'checkpoint-{steps}'}" in said
+    assert "on_divergence: continue" in said
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if isinstance(row["training_loss"], str)] == [steps + 2]
+    documents = {int(number) for number in re.search(r"documents ([\d, ]+)", said)[1].rstrip(", ").split(", ")}
+    assert documents <= set(range(whole.manifest["data"]["documents"]["train"]))
+    assert open_run(tmp_path / "run").epochs == [0, 1]
+
+
+def test_training_goes_on_where_it_is_told_to(tmp_path, monkeypatch):
+    add = StepMetrics.add_batch
+    monkeypatch.setattr(StepMetrics, "add_batch", lambda self, **given: add(self, **bad(given)))
+    run = run_tiny(tmp_path / "run", **{**RECIPE, "on_divergence": "continue"})
+    assert run.complete and all(np.isnan(row["training_loss"]) for row in run.metrics())
+
+
+def bad(given):
+    """What a batch noted, with a loss of NaN."""
+    return {**given, "loss_sum": given["loss_sum"] * torch.nan}
+
+
+# A full disk.
+
+
+@pytest.mark.parametrize("place", ["epochs", "checkpoints", "metrics"])
+def test_a_full_disk_loses_nothing_that_is_complete(tmp_path, monkeypatch, whole, place):
+    folder = tmp_path / "run"
+    writes = {"n": 0}
+    fsync, opened = os.fsync, open
+
+    def where(descriptor):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+
+    def full(descriptor):
+        if place in where(descriptor):
+            writes["n"] += 1
+            if writes["n"] == 14:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where(descriptor))
+        return fsync(descriptor)
+
+    def full_open(file, mode="r", *args, **kwargs):
+        if place == "metrics" and mode == "ab":
+            writes["n"] += 1
+            if writes["n"] == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        return opened(file, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr("dynamics.records.metrics.open", full_open, raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            train(tiny_recipe(**RECIPE), folder, reporter=quiet())
+    report = check_run(folder)
+    assert report.ok and report.good_epochs == open_run(folder).epochs and report.good_epochs
+    resumed(folder)
+    same_run(open_run(folder), whole)

@@ -103,9 +103,12 @@ def train(
     _need_training()
     from dynamics.training.run import train as train_run
 
-    reporter = Reporter()
+    # Of the processes that a launcher started, the first speaks.
+    first = os.environ.get("RANK", "0") == "0"
+    reporter = Reporter() if first else Reporter.silent()
     train_run(loaded, folder, resume=resume, reporter=reporter)
-    _summary(_open([folder]), reporter)
+    if first:
+        _summary(_open([folder]), reporter)
 
 
 @_command(example="dynamics study quickstart --output runs/quickstart", interrupted=_goes_on)

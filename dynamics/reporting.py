@@ -43,6 +43,11 @@ class Reporter:
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console() if console is None else console
 
+    @classmethod
+    def silent(cls) -> Reporter:
+        """Return a reporter that says nothing."""
+        return cls(Console(quiet=True))
+
     def line(self, text: str) -> None:
         """Write one line, as it is: nothing in it is markup, and it is not wrapped."""
         self._print(Text(text))

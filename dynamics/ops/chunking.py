@@ -7,7 +7,7 @@ import torch
 # CPU: below this size glibc hands the same pages out again, chunk after chunk; above it every chunk is mapped, and
 # faulted in page by page, anew (measured: the first product then runs at less than half its speed).
 _CPU_BYTES = 30 << 20
-_CPU_MOST_ROWS = 512  # more rows do not speed the products up, and the chunk leaves the cache
+_CPU_MOST_ROWS = 192  # more rows hardly speed the products up, and oneDNN keeps a copy of the chunk
 _CPU_FEWEST_ROWS = 64  # the weight's gradient is read and written once a chunk: too few rows and that dominates
 
 # Accelerators: products want at least 2,048 rows to fill the device. Not tuned: no such device was at hand.

@@ -15,12 +15,13 @@ import torch
 
 from dynamics.ops.chunking import spans
 
-# Elements of a partial product of the weight's gradient: 4 MiB of float32, read back from cache when added.
-_PARTIAL_ELEMENTS = 1 << 20
+# Elements of a partial product of the weight's gradient: 1 MiB of float32, read back from cache when added.
+_PARTIAL_ELEMENTS = 1 << 18
 
-# oneDNN adds up a dot product in order, in float32: long ones come in slices of so many terms, which are added up.
-_LOGIT_TERMS = 256
-_HIDDEN_TERMS = 512
+# oneDNN adds up a dot product in order, in float32: beyond so many terms the error of logits nears 1e-6 (10 + max |z|).
+# Longer ones come in slices, which are added up.
+_MOST_TERMS = 512
+_SLICE_TERMS = 256
 
 
 def _onednn(*factors: torch.Tensor) -> bool:
@@ -57,10 +58,10 @@ def weight_slices(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     Tensors of shape (V, at most H)
         Side by side they are `weight`.
     """
-    if weight.shape[1] <= _LOGIT_TERMS or not _onednn(weight):
+    if weight.shape[1] <= _MOST_TERMS or not _onednn(weight):
         return (weight,)
     transposed = weight.t().contiguous()  # its rows are cut without leaving the layouts that are fast
-    return tuple(transposed[start:stop].t() for start, stop in spans(weight.shape[1], _LOGIT_TERMS))
+    return tuple(transposed[start:stop].t() for start, stop in spans(weight.shape[1], _SLICE_TERMS))
 
 
 def logits_product(hidden: torch.Tensor, slices: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
@@ -104,7 +105,7 @@ def hidden_product(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if not (_onednn(grad, weight) and weight.is_contiguous()):
         return torch.mm(grad, weight)
     out: torch.Tensor | None = None
-    for start, stop in spans(grad.shape[1], _HIDDEN_TERMS):
+    for start, stop in spans(grad.shape[1], _MOST_TERMS):
         partial = _by_onednn(grad[:, start:stop], weight[start:stop].t())
         out = partial if out is None else out.add_(partial)
     assert out is not None
@@ -126,7 +127,7 @@ def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, 
     if _onednn(a, b):
         # No output argument and no accumulation there: in slices, so that what is added is still in cache.
         bt = b.t()
-        for start, stop in spans(total.shape[0], max(256, _PARTIAL_ELEMENTS // total.shape[1])):
+        for start, stop in spans(total.shape[0], max(64, _PARTIAL_ELEMENTS // total.shape[1])):
             partial = _by_onednn(a[:, start:stop].t(), bt)
             if first:
                 total[start:stop].copy_(partial)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -81,18 +80,15 @@ def training_arguments(
     Raises
     ------
     InputError
-        A field is wrong, or several processes were started.
+        A field is wrong.
     """
     check_training(training, where=where)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: records of several processes are not supported yet; start one "
-            "process, or spread the runs of a study with --list"
-        )
     fields: dict[str, Any] = {
         "report_to": "none",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
+        # Every parameter is used in every step; looking for others costs a walk over the graph.
+        "ddp_find_unused_parameters": False,
         "logging_strategy": "no" if training.get("report_to", "none") == "none" else "steps",
         "per_device_eval_batch_size": training.get("per_device_train_batch_size", 8),
         "bf16": "fp16" not in training and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
@@ -107,8 +103,9 @@ def training_arguments(
     }
     try:
         return TrainingArguments(**fields)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # the library raises many kinds: of values, of files that it wants to read, of imports
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: TrainingArguments refuses it ({reason})") from error
 
 
 def forward_dtype(args: TrainingArguments) -> torch.dtype:

@@ -20,6 +20,7 @@ from dynamics.records.tensors import read_identity, write_tensors
 from dynamics.regularizers.base import Regularizer, TrainingData
 from dynamics.training.arguments import forward_dtype
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
+from dynamics.training.processes import world_size
 from dynamics.training.rng import isolated_rng
 from dynamics.training.session import Session
 from dynamics.training.step_metrics import StepMetrics
@@ -95,6 +96,11 @@ def open_session(
     metrics = StepMetrics(None if recorder is None else recorder.metrics_path, losses=losses)
 
     def begin(trainer: Trainer) -> None:
+        if world_size() > 1:
+            raise InputError(
+                f"{world_size()} processes train this model; recording and regularisers of one's own trainer work in "
+                "one process so far: use `dynamics train` with a recipe, or start one process"
+            )
         surveys = {"train": _survey(trainer, trainer.train_dataset)}
         if recorder is not None and trainer.eval_dataset is not None:
             surveys["validation"] = _survey(trainer, trainer.eval_dataset)

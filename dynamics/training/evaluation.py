@@ -45,6 +45,7 @@ def evaluate_tokens(
     *,
     batch_size: int,
     dtype: torch.dtype = torch.float32,
+    n_batches: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> TokenValues:
     """Run the model over sequences in evaluation mode and return the values of every token.
@@ -60,11 +61,14 @@ def evaluate_tokens(
         Sequences per forward pass. Sequences go in order, without a data loader.
     dtype : torch.dtype
         float32, or the autocast type of training. Statistics are float32 at least.
+    n_batches : int
+        Forward passes to make at least: a sharded model waits for all processes in each.
     on_batch : callable, optional
         Called with the number of sequences done in each batch.
     """
     device = next(model.parameters()).device
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    nothing = torch.zeros(1, token_id.shape[1], dtype=torch.int64, device=device)
     with evaluating(model), forward_context(device, dtype), fused_head(model) as fused:
         for start in range(0, len(token_id), batch_size):
             inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
@@ -74,6 +78,11 @@ def evaluate_tokens(
             parts.append((values.loss.float().cpu(), values.entropy.float().cpu(), values.correct.cpu()))
             if on_batch is not None:
                 on_batch(len(inputs))
+        for _ in range(len(parts), n_batches):
+            forward_values(model, {"input_ids": nothing}, torch.full_like(nothing, IGNORE_INDEX), fused=fused)
+    if not parts:
+        blank = np.zeros((0, token_id.shape[1]), dtype=np.float32)
+        return TokenValues(loss=blank, entropy=blank, correct=blank.astype(np.bool_))
     loss, entropy, correct = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return TokenValues(loss=loss, entropy=entropy, correct=correct)
 

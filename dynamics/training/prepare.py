@@ -32,6 +32,7 @@ from dynamics.training.arguments import check_training, forward_dtype, training_
 from dynamics.training.dataset import SequenceDataset
 from dynamics.training.environment import versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
+from dynamics.training.processes import launched
 from dynamics.training.session import Session, TrainingPass
 from dynamics.training.trainer import DynamicsTrainer
 
@@ -249,6 +250,7 @@ def _starting_model(
     }
 
     def build(path: Path) -> None:
+        _need_one_process("the starting model is not pretrained yet")
         model = untrained()
         loss = _pretrain(
             model,
@@ -308,6 +310,14 @@ def _pretrain(
     return losses[-1]
 
 
+def _need_one_process(what: str) -> None:
+    if launched() > 1:
+        raise InputError(
+            f"{what}, and {launched()} processes were started: run `dynamics reference RECIPE` once, in one process, "
+            "with the same $DYNAMICS_CACHE; what it makes is found in the cache then"
+        )
+
+
 # ------------------------------------------------------------------------ reference pass
 
 
@@ -329,6 +339,7 @@ def _reference_pass(
     }
 
     def build(path: Path) -> None:
+        _need_one_process("the reference pass is not done yet")
         model = load_model()
         model.to(args.device)  # type: ignore[arg-type]
         arrays: dict[str, np.ndarray] = {}

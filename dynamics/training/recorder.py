@@ -11,8 +11,9 @@ import torch
 from dynamics.corpus.packing import PackedSplit
 from dynamics.records.schema import quantise
 from dynamics.records.values import Records
-from dynamics.records.writer import SplitValues, write_epoch
+from dynamics.records.writer import SplitValues, seal_epoch, write_shard
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
+from dynamics.training.processes import merged, rank, sum_of, wait, world_size
 from dynamics.training.session import TrainingPass
 
 
@@ -89,15 +90,19 @@ class EpochRecorder:
         dict
             Mean loss of each split, in nats.
         """
-        values, means = {}, {}
+        values, means, world = {}, {}, world_size()
         for split, packed in self._splits.items():
-            rows = self._recorded[split]
+            # Every process takes each world-th sequence, and all make as many forward passes.
+            mine = slice(rank(), None, world)
+            rows = self._recorded[split][mine]
+            most = -(-len(self._recorded[split]) // world)
             measured = evaluate_tokens(
                 model,
                 packed.token_id[rows],
-                self._labels[split],
+                self._labels[split][mine],
                 batch_size=self._batch_size,
                 dtype=self._forward_dtype,
+                n_batches=-(-most // self._batch_size),
                 on_batch=on_batch,
             )
             values[split] = SplitValues(
@@ -107,19 +112,35 @@ class EpochRecorder:
                 correct=measured.correct,
                 **(_of_rows(seen, rows) if split == "train" and seen is not None else {}),
             )
-            means[split] = measured.mean_loss
-            self.values[split] = self._spread(split, measured)
-        write_epoch(self._run_dir, epoch, values, config_hash=self._config_hash, dtype=self._value_dtype)
+            known = ~np.isnan(measured.loss)
+            sums = torch.tensor([measured.loss[known].sum(dtype=np.float64), known.sum()], dtype=torch.float64)
+            total, count = sum_of(sums).tolist()
+            means[split] = total / count
+            self.values[split] = self._spread(split, measured, rows)
+        write_shard(self._run_dir, epoch, values, rank=rank(), world=world, dtype=self._value_dtype)
+        wait()
+        if rank() == 0:
+            seal_epoch(self._run_dir, epoch, splits=list(values), world=world, config_hash=self._config_hash)
+        wait()
+        if world > 1:
+            self.values = {
+                split: TokenValues(
+                    loss=merged(found.loss, blank=np.nan),
+                    entropy=merged(found.entropy, blank=np.nan),
+                    correct=merged(found.correct, blank=False),
+                )
+                for split, found in self.values.items()
+            }
         return means
 
     def recorded(self, split: str, records: Records, epoch: int) -> TokenValues:
         """Return what the records of `split` hold of `epoch`, in the form of `values`."""
         found = TokenValues(loss=records.loss(epoch), entropy=records.entropy(epoch), correct=records.correct(epoch))
-        return self._spread(split, found)
+        return self._spread(split, found, self._recorded[split])
 
-    def _spread(self, split: str, measured: TokenValues) -> TokenValues:
-        """Put the values of recorded sequences, in the precision on disk, in their places among all."""
-        rows, shape = self._recorded[split], self._splits[split].token_id.shape
+    def _spread(self, split: str, measured: TokenValues, rows: np.ndarray) -> TokenValues:
+        """Put the values of some sequences, in the precision on disk, in their places among all."""
+        shape = self._splits[split].token_id.shape
         whole = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("loss", "entropy")}
         for name, into in whole.items():
             into[rows] = quantise(getattr(measured, name), self._value_dtype)[0]

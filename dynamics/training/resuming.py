@@ -19,6 +19,7 @@ from dynamics.reporting import Reporter
 from dynamics.training.checkpoints import Checkpoint, Checkpoints
 from dynamics.training.environment import hardware
 from dynamics.training.prepare import Prepared
+from dynamics.training.processes import world_size
 
 
 def finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:
@@ -80,17 +81,21 @@ def resume_point(
 
 
 def rewind(output: Path, point: Checkpoint, reporter: Reporter) -> None:
-    """Bring a run back to a checkpoint: later epochs and metrics go, and threads are as they were."""
+    """Bring a run back to a checkpoint: later epochs and metrics go."""
     gone = discard_epochs(output, after=point.epoch)
     if gone:
         reporter.line(f"{output}: epochs {', '.join(map(str, gone))} came after the checkpoint; they are trained again")
     rewind_metrics(output / schema.METRICS_FILE, step=point.step)
-    before, now = open_run(output).manifest["hardware"], hardware()
+
+
+def restore_threads(output: Path, reporter: Reporter) -> None:
+    """Compute with as many threads as the run began with; say so, and what else differs."""
+    before, now = open_run(output).manifest["hardware"], {**hardware(), "processes": world_size()}
     threads = before.get("threads", now["threads"])
     if threads != now["threads"]:
         reporter.line(f"{output}: {threads} threads, as the run began with, instead of {now['threads']}")
         torch.set_num_threads(threads)
-    differing = [key for key in ("machine", "processor", "device") if before.get(key) != now.get(key)]
+    differing = [key for key in ("machine", "processor", "device", "processes") if before.get(key) != now[key]]
     if differing:
         reporter.line(
             f"{output}: the run began on other hardware ({', '.join(differing)}); it goes on, but not in the same bits"

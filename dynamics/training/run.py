@@ -29,8 +29,9 @@ from dynamics.training.environment import hardware, versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
 from dynamics.training.interrupts import finishing_steps
 from dynamics.training.prepare import Prepared, prepare
+from dynamics.training.processes import decided, rank, wait, world_size
 from dynamics.training.recorder import EpochRecorder, choose_sequences
-from dynamics.training.resuming import discard, finished, resume_point, rewind
+from dynamics.training.resuming import discard, finished, restore_threads, resume_point, rewind
 from dynamics.training.session import Session, TrainingPass
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.trainer import DynamicsTrainer
@@ -59,12 +60,14 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         A signal asked to stop; what is complete is kept.
     """
     started = time.time()
-    if finished(recipe, output, resume=resume, reporter=reporter):
+    # Before anything else, so that the processes of a launcher have met.
+    training_arguments(recipe.training, output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed)
+    if decided(lambda: finished(recipe, output, resume=resume, reporter=reporter)):
         return
     prepared, methods, args = make_ready(recipe, output, reporter)
     config_hash = schema.config_hash(resolved(recipe))
     checkpoints = Checkpoints(output / schema.CHECKPOINTS_FOLDER, config_hash=config_hash)
-    point = resume_point(output, checkpoints, prepared, reporter)
+    point = decided(lambda: resume_point(output, checkpoints, prepared, reporter))
     model = prepared.load_model()
     recorded = {
         split: choose_sequences(
@@ -74,15 +77,21 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         )
         for split in ("train", "validation")
     }
-    output.mkdir(parents=True, exist_ok=True)
-    if point is None:
+    if point is not None:
+        restore_threads(output, reporter)
+        started = open_run(output).manifest["timing"]["started"]
+
+    def lay_out() -> dict[str, Any]:
+        output.mkdir(parents=True, exist_ok=True)
+        if point is not None:
+            rewind(output, point, reporter)
+            tokens: dict[str, Any] = open_run(output).manifest["tokens"]
+            return tokens
         discard(output)
         schema.atomic_write_bytes(output / schema.CONFIG_FILE, dump_yaml(recipe).encode())
-        tokens = _write_tokens(output, prepared, recorded)
-    else:
-        rewind(output, point, reporter)
-        before = open_run(output).manifest
-        tokens, started = before["tokens"], before["timing"]["started"]
+        return _write_tokens(output, prepared, recorded)
+
+    tokens = decided(lay_out)
     recorder = EpochRecorder(
         output,
         splits={split: prepared.splits[split] for split in recorded},
@@ -125,7 +134,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             "config_hash": config_hash,
             "config_sha256": schema.sha256_file(output / schema.CONFIG_FILE),
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": {**hardware(), "processes": world_size()},
             "seeds": {"seed": recipe.seed, "base": recipe.base.seed if recipe.base else None},
             **prepared.facts,
             "precision": str(forward_dtype(args)).removeprefix("torch."),
@@ -135,9 +144,14 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
             "total_steps": steps * epochs,
             "timing": {"started": started},
         }
-        schema.write_manifest(output / schema.MANIFEST_FILE, manifest)
+        decided(lambda: schema.write_manifest(output / schema.MANIFEST_FILE, manifest))
         trainer.train(resume_from_checkpoint=None if point is None else str(point.path))
-    _save_model(trainer, prepared, output)
+    # Gathered in all processes, where the model is sharded.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if world_size() > 1 else None
+    if rank() != 0:
+        wait()
+        return
+    _save_model(trainer, prepared, output, weights)
     schema.write_manifest(
         output / schema.MANIFEST_FILE,
         {
@@ -149,6 +163,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     )
     # Last, so that whatever is interrupted before can go on from them.
     shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
+    wait()
 
 
 def make_ready(
@@ -232,6 +247,7 @@ def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, e
         model = trainer.model_wrapped
         means = recorder.record(model, epoch, seen=seen)
         if tuning is not None:
+            # The same in every process: it is small, and a sharded model needs all of them.
             values = evaluate_tokens(
                 model,
                 tuning.token_id,
@@ -239,16 +255,9 @@ def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, e
                 batch_size=trainer.args.per_device_eval_batch_size,
                 dtype=forward_dtype(trainer.args),
             )
-            append_metrics(
-                output / schema.METRICS_FILE,
-                [
-                    {
-                        "step": trainer.state.global_step,
-                        "epoch": float(epoch),
-                        "tuning_loss": values.mean_loss,
-                    }
-                ],
-            )
+            row = {"step": trainer.state.global_step, "epoch": float(epoch), "tuning_loss": values.mean_loss}
+            if rank() == 0:
+                append_metrics(output / schema.METRICS_FILE, [row])
         reporter.line(
             f"epoch {epoch:>{len(str(epochs))}}/{epochs}  train {means['train']:.4f}  "
             f"validation {means['validation']:.4f}"
@@ -259,10 +268,10 @@ def _epoch_recorder(recorder: EpochRecorder, prepared: Prepared, output: Path, e
     return on_epoch
 
 
-def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
+def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path, weights: dict[str, Any] | None) -> None:
     staged, final = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX), output / schema.MODEL_FOLDER
     for folder in (staged, final):  # what was interrupted between the model and the last manifest
         shutil.rmtree(folder, ignore_errors=True)
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged)
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged, state_dict=weights)
     prepared.tokenizer.save_pretrained(staged)
     os.rename(staged, final)

@@ -17,9 +17,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import Batch, Regularizer, Removable
+from dynamics.training.dataset import KeyedOrder
 from dynamics.training.evaluation import TokenValues, forward_values
 from dynamics.training.fused_head import fused_head
 from dynamics.training.interrupts import Interrupted
+from dynamics.training.processes import any_of, merged
 from dynamics.training.rng import evaluating
 from dynamics.training.step_metrics import StepMetrics
 from dynamics.training.survey import SequenceIndex, keys_of, where_in
@@ -105,6 +107,8 @@ class Session(TrainerCallback):
         #: Whether the trainer wants a model that answers a `HeadRequest` in training, and whether it has one.
         self.wants_fused = False
         self.fused = False
+        #: The order of the training set, where the trainer keys it by epoch.
+        self.order: KeyedOrder | None = None
         self._on_epoch = on_epoch
         self._on_batch = on_batch
         self.keeps_training_pass = training_pass
@@ -273,6 +277,9 @@ class Session(TrainerCallback):
     ) -> None:
         """Note which pass over the data begins, or goes on after a resume within it."""
         self.epoch = int((state.epoch or 0.0) + 1e-6) + 1
+        if self.order is not None:
+            # Set here, since what several processes wrap around a sampler does not hand the epoch on.
+            self.order.set_epoch(self.epoch - 1)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -297,7 +304,7 @@ class Session(TrainerCallback):
         )
         for method in self.regularizers:
             method.end_step()
-        if self._stops():
+        if any_of(self._stops()):
             self._check_loss()
             self.metrics.flush()
             raise Interrupted
@@ -325,6 +332,7 @@ class Session(TrainerCallback):
             for sequence_id, position, mask in self._dropped:
                 where = mask.cpu()
                 dropped[sequence_id.cpu()[where].numpy(), position.cpu()[where].numpy()] = True
+            dropped = merged(dropped, blank=False)
         self._dropped = []
         values = None
         if self._on_epoch is not None:
@@ -350,7 +358,8 @@ class Session(TrainerCallback):
         for sequence_id, position, both in self._seen:
             whole[:, sequence_id, position] = both
         self._seen = []
-        return {"loss": whole[0].numpy(), "entropy": whole[1].numpy()}
+        loss, entropy = (merged(values.numpy(), blank=np.nan) for values in whole)
+        return {"loss": loss, "entropy": entropy}
 
     def _tell(self, epoch: int, values: TokenValues | None) -> None:
         """Tell the regularisers that an epoch is done, and what was recorded after it."""

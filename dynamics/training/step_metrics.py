@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dynamics.records.metrics import append_metrics
+from dynamics.training.processes import rank, sum_of
 
 
 class StepMetrics:
@@ -70,7 +71,8 @@ class StepMetrics:
         """Write what has been collected."""
         if not self._rows:
             return
-        sums = torch.stack([row_sums for _, row_sums in self._rows]).cpu()
+        # Of all processes: each has a part of every step's batch.
+        sums = sum_of(torch.stack([row_sums for _, row_sums in self._rows])).cpu()
         now = time.perf_counter()
         rate = float(sums[:, 2].sum()) / max(now - self._started, 1e-9)
         self._started = now
@@ -86,7 +88,7 @@ class StepMetrics:
                 }
             )
         self._rows = []
-        if self._path is not None:
+        if self._path is not None and rank() == 0:
             append_metrics(self._path, rows)
         if self._with_losses:
             self._losses += [row["training_loss"] for row in rows]

@@ -24,6 +24,7 @@ from dynamics.training.checkpoints import Checkpoints
 from dynamics.training.dataset import KeyedOrder
 from dynamics.training.evaluation import TokenValues, forward_context
 from dynamics.training.fused_head import HeadRequest
+from dynamics.training.processes import sum_of, world_size
 from dynamics.training.session import Session
 from dynamics.training.token_recorder import TokenRecorder
 
@@ -113,7 +114,7 @@ class DynamicsTrainer(Trainer):
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the data."""
-        batches = math.ceil(len(cast(Sized, self.train_dataset)) / self.args.train_batch_size)
+        batches = math.ceil(len(cast(Sized, self.train_dataset)) / (self.args.train_batch_size * world_size()))
         return math.ceil(batches / self.args.gradient_accumulation_steps)
 
     def compute_loss(
@@ -204,8 +205,8 @@ class DynamicsTrainer(Trainer):
             weight = self.session.token_weight(batch) if by_kept else None
             total += batch.predicted.sum() if weight is None else (weight * batch.predicted).sum()
         # A batch whose every token is dropped has a loss of 0, not 0 / 0.
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            total = self.accelerator.gather(total).sum()
+        if self.args.average_tokens_across_devices:
+            total = sum_of(total)
         return total.clamp_min(1.0)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -213,7 +214,9 @@ class DynamicsTrainer(Trainer):
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return KeyedOrder(len(cast(Sized, dataset)), seed)
+        multiple = 1 if world_size() == 1 else world_size() * self.args.train_batch_size
+        self.session.order = KeyedOrder(len(cast(Sized, dataset)), seed, multiple=multiple)
+        return self.session.order
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -1,0 +1,200 @@
+"""The fused head against plain and naive ones: time in turns, peak memory in processes of their own.
+
+    python -m benchmarks.head --threads 1
+
+- `plain`: linear, cross_entropy, backward: what training needs, and no statistics.
+- `naive`: the same, and entropy and argmax from the logits.
+- `fused`: linear_token_statistics and backward.
+- `fused, loss only`: the same operator told to keep no statistics: what recording adds.
+- `fused, torch.mm`: the fused operator with torch's own products instead of oneDNN's, as `plain` has them.
+- `products`: the three products alone, by torch.mm, into memory that is there already: the floor of `plain`.
+- `products, fused`: the same by the routines that `fused` uses, chunk by chunk: the floor of `fused`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import timing
+from dynamics.ops import linear_statistics
+from dynamics.ops.chunking import rows_per_chunk, spans
+from dynamics.ops.products import accumulate_outer_, hidden_product, logits_product, weight_slices
+from dynamics.ops.row_statistics import HeadOptions
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def inputs(rows: int, hidden: int, vocabulary: int, device: str, dtype: torch.dtype) -> Tensors:
+    """Hidden states and a weight at the scale of a trained head (logits of a few units), and targets."""
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(rows, hidden, generator=generator)
+    w = torch.randn(vocabulary, hidden, generator=generator) * (3 / hidden**0.5)
+    y = torch.randint(vocabulary, (rows,), generator=generator)
+    return h.to(device, dtype).requires_grad_(), w.to(device, dtype).requires_grad_(), y.to(device)
+
+
+def plain(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> None:
+    F.cross_entropy(F.linear(h, w), y).backward()
+
+
+def naive(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    logits = F.linear(h, w)
+    loss = F.cross_entropy(logits, y)
+    with torch.no_grad():
+        log_p = torch.log_softmax(logits, -1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        correct = logits.argmax(-1) == y
+        token_loss = -log_p.gather(1, y[:, None])[:, 0]
+    loss.backward()
+    return token_loss, entropy, correct
+
+
+def fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    result = linear_statistics.linear_token_statistics(h, w, y)
+    result.total_loss.backward()
+    return result
+
+
+def fused_loss_only(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    static = linear_statistics._Static(None, HeadOptions(statistics=False), -100, None, h.dtype)
+    total = linear_statistics._LinearTokenStatistics.apply(h, w, None, y, static)[0]
+    total.backward()
+    return total
+
+
+def fused_by_torch_mm(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    torch.backends.mkldnn.set_flags(_enabled=False)
+    try:
+        return fused(h, w, y)
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=True)
+
+
+@torch.no_grad()
+def fused_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    slices = weight_slices(w)
+    grad = torch.empty_like(w)
+    logits = None
+    for start, stop in spans(len(h), rows_per_chunk(len(w), h.dtype, h.device)):
+        logits = None
+        logits = logits_product(h[start:stop], slices, None)
+        hidden_product(logits, w)
+        accumulate_outer_(grad, logits, h[start:stop], first=start == 0)
+    return grad
+
+
+def bare_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Callable[[], Any]:
+    """The products with their outputs allocated beforehand."""
+    h, w = h.detach(), w.detach()
+    logits, grad_h, grad_w = h.new_empty(len(h), len(w)), torch.empty_like(h), torch.empty_like(w)
+
+    def run() -> None:
+        torch.mm(h, w.t(), out=logits)
+        torch.mm(logits, w, out=grad_h)
+        torch.mm(logits.t(), h, out=grad_w)
+
+    return run
+
+
+COMPETITORS: dict[str, Callable[..., Any]] = {
+    "plain": plain,
+    "naive": naive,
+    "fused": fused,
+    "fused, loss only": fused_loss_only,
+    "fused, torch.mm": fused_by_torch_mm,
+    "products, fused": fused_products,
+}
+
+
+def _memory(name: str, shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int) -> int:
+    torch.set_num_threads(threads)
+
+    def prepare() -> Callable[[], Any]:
+        small = inputs(64, 64, 1024, device, dtype)
+        COMPETITORS[name](*small)  # libraries load and set up their buffers
+        tensors = inputs(*shape, device, dtype)
+        return lambda: COMPETITORS[name](*tensors)
+
+    return timing.peak_memory(prepare, device)
+
+
+def measure(
+    shape: tuple[int, int, int], device: str, dtype: torch.dtype, rounds: int, threads: int, memory: bool
+) -> dict[str, Any]:
+    """Time, and peak memory over that of `naive`, of all competitors on one shape (rows, hidden, vocabulary)."""
+    rows, hidden, vocabulary = shape
+    tensors = inputs(*shape, device, dtype)
+
+    def cleared(function: Callable[..., Any]) -> Callable[[], Any]:
+        def run() -> None:
+            tensors[0].grad = tensors[1].grad = None
+            function(*tensors)
+
+        return run
+
+    functions = {name: cleared(function) for name, function in COMPETITORS.items()}
+    functions["products"] = bare_products(*tensors)
+    seconds = timing.interleaved(functions, rounds)
+    result: dict[str, Any] = {
+        "rows": rows,
+        "hidden": hidden,
+        "vocabulary": vocabulary,
+        "dtype": str(dtype),
+        "operations": 6 * rows * hidden * vocabulary,
+        "seconds": {name: timing.spread(values) for name, values in seconds.items()},
+        "over plain": timing.ratios(seconds, "plain"),
+        "over fused, loss only": timing.ratios(seconds, "fused, loss only"),
+        "over products, fused": timing.ratios(seconds, "products, fused"),
+    }
+    if device == "cpu" and threads == 1:
+        # A few percent drown in a shared machine's noise on the wall clock.
+        pair = {name: functions[name] for name in ("fused, loss only", "fused")}
+        times = timing.interleaved(pair, 3 * rounds, time.thread_time)
+        result["recording, processor time"] = timing.ratios(times, "fused, loss only")["fused"]
+    if memory:
+        peaks = {
+            name: timing.in_own_process(_memory, name, shape, device, dtype, threads)
+            for name in ("naive", "plain", "fused")
+        }
+        result["peak bytes"] = peaks
+        result["peak over naive"] = {name: value / peaks["naive"] for name, value in peaks.items()}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default=None, help="float32 on a CPU, bfloat16 on CUDA")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[4096, 32000])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--output", default=None, help="name of the result, head-DEVICE-Nthreads by default")
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    dtype = getattr(torch, a.dtype or ("float32" if a.device == "cpu" else "bfloat16"))
+    results = []
+    for hidden in a.hidden:
+        for vocabulary in a.vocabulary:
+            shape = (a.rows, hidden, vocabulary)
+            result = measure(shape, a.device, dtype, a.rounds, a.threads, not a.no_memory)
+            results.append(result)
+            over = {name: round(s["median"], 3) for name, s in result["over plain"].items()}
+            print(f"{shape}: plain {result['seconds']['plain']['median']:.3f} s; over plain {over}", flush=True)
+            recording = result.get("recording, processor time", result["over fused, loss only"]["fused"])
+            print(f"  recording {recording['median']:.3f} [{recording['low']:.3f}, {recording['high']:.3f}]", end="")
+            print(f"; memory over naive { ({k: round(v, 3) for k, v in result.get('peak over naive', {}).items()}) }")
+    name = a.output or f"head-{a.device}-{a.threads}threads"
+    print(timing.write(name, {"benchmark": "head", "hardware": timing.hardware(a.device), "results": results}))
+
+
+if __name__ == "__main__":
+    main()

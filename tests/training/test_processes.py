@@ -1,0 +1,159 @@
+"""Two processes on a CPU, with DDP and with FSDP2: records, masks and metrics are those of one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny import quiet, tiny_recipe
+
+from dynamics.config import dump_yaml
+from dynamics.records.check import check_run
+from dynamics.records.reader import open_run
+from dynamics.training.run import train
+
+TESTS = Path(__file__).parents[1]
+# An odd number of sequences, so that the last batch must be filled.
+RECIPE = {
+    "block_size": 33,
+    "regularizers": [{"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "previous_epoch"}],
+    "recording": {"train_sequences": "all", "validation_sequences": 31, "dtype": "float32", "training_pass": True},
+}
+ONE = {"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
+TWO = {**ONE, "per_device_train_batch_size": 16, "ddp_backend": "gloo", "use_cpu": True}
+
+SHARDED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from dataclasses import replace
+from pathlib import Path
+from accelerate import Accelerator
+from support.tiny import quiet
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+import dynamics.training.run as run
+from dynamics.config import load_recipe
+
+ready = run.make_ready
+seen = []
+
+def sharded(recipe, output, reporter):
+    prepared, methods, args = ready(recipe, output, reporter)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+
+    def load():
+        model = prepared.load_model()
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        assert all(isinstance(p, DTensor) for p in model.parameters())
+        seen.append(model)
+        return model
+
+    return replace(prepared, load_model=load), methods, args
+
+run.make_ready = sharded
+# On a CPU accelerate knows DDP alone, and would wrap a model that is sharded already.
+Accelerator.prepare_model = lambda self, model, **kwargs: model
+Accelerator.get_state_dict = lambda self, model, **kwargs: {
+    name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in model.state_dict().items()
+}
+# Nor does its Trainer gather such a model for a checkpoint; with accelerate's own FSDP2, on a GPU, it does.
+run.DynamicsTrainer._save_checkpoint = lambda self, *args, **kwargs: None
+run.train(load_recipe(sys.argv[2]), Path(sys.argv[3]), reporter=quiet())
+assert all(isinstance(p, DTensor) for p in seen[0].parameters())
+"""
+
+
+def launch(tmp_path: Path, command: list[str]) -> list[str]:
+    """Run two processes as torchrun does, and return what each wrote."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOCAL_WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        # One that fails leaves the other waiting, as a launcher would not.
+        failed = next((p for p in started if p.wait(timeout=120) != 0), None)
+        assert failed is None, "".join(failed.communicate())
+        return [process.communicate()[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same training in one process, whose batch is that of both; it fills the cache too."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    train(tiny_recipe(**RECIPE, training=ONE), folder, reporter=quiet())
+    run = open_run(folder)
+    assert run.manifest["tokens"]["train"]["n_sequences"] % 2 == 1
+    return run
+
+
+def recipe_file(tmp_path: Path, **changes) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_yaml(tiny_recipe(**{**RECIPE, "training": TWO, **changes})))
+    return path
+
+
+def assert_same(run, alone):
+    assert run.complete and check_run(run.path).ok and run.epochs == alone.epochs == [0, 1, 2]
+    assert run.manifest["hardware"]["processes"] == 2
+    assert (run.path / "epochs" / "epoch-0001" / "train-00001-of-00002.safetensors").is_file()
+    for split in run.splits:
+        mine, theirs = run.records(split), alone.records(split)
+        assert np.array_equal(mine.sequence_id, theirs.sequence_id)
+        for epoch, tolerance in ((0, 1e-5), (1, 1e-3), (2, 5e-3)):
+            for name in ("loss", "entropy"):
+                one, other = (getattr(records, name)(epoch) for records in (mine, theirs))
+                np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=f"{split} {epoch} {name}")
+    mine, theirs = run.records("train"), alone.records("train")
+    # By the ranks of epoch 0, which agree to the last token; and, where nearly equal values change places, nearly so.
+    assert np.array_equal(mine.dropped(1), theirs.dropped(1)) and mine.dropped(1).any()
+    assert (mine.dropped(2) != theirs.dropped(2)).mean() < 1e-3
+    np.testing.assert_allclose(mine.training_loss(1), theirs.training_loss(1), rtol=0, atol=2e-3)
+    rows = [[(row["step"], row["training_loss"], row["dropped_share"]) for row in one.metrics()] for one in (run, alone)]
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-3, atol=1e-3)
+
+
+def test_ddp_equals_one_process(tmp_path, alone):
+    recipe = recipe_file(tmp_path)
+    said = launch(tmp_path, ["-m", "dynamics", "train", str(recipe), "--output", "run"])
+    assert "validation loss, nats per token" in said[0] and said[1] == ""
+    assert_same(open_run(tmp_path / "run"), alone)
+
+
+def test_fsdp2_equals_one_process(tmp_path, alone):
+    recipe = recipe_file(tmp_path)
+    launch(tmp_path, ["-c", SHARDED, str(TESTS), str(recipe), str(tmp_path / "run")])
+    assert_same(open_run(tmp_path / "run"), alone)
+
+
+def test_what_is_made_once_is_made_by_one_process(tmp_path):
+    recipe = recipe_file(tmp_path, block_size=30)
+    environment = {**os.environ, "DYNAMICS_CACHE": str(tmp_path / "cache")}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError) as caught:
+        patch.setenv("DYNAMICS_CACHE", environment["DYNAMICS_CACHE"])
+        launch(tmp_path, ["-m", "dynamics", "train", str(recipe), "--output", "run"])
+    assert "the reference pass is not done yet, and 2 processes were started: run `dynamics reference" in str(caught.value)
+    assert not (tmp_path / "run").exists()

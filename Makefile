@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
 
-.PHONY: demo test install acceptance lint clean
+.PHONY: demo test install acceptance bench torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
@@ -16,6 +16,23 @@ test: install $(LIGHT)/.installed
 # The full length of what `make test` shortens: the wheel in an environment of its own runs the quickstart.
 acceptance: install
 	$(BIN)/python -m pytest -s acceptance
+
+# Speed: ratios in one process, interleaved; results in benchmarks/results. Run it on a machine that does nothing else.
+bench: install
+	$(BIN)/python -m benchmarks.head --threads 1
+	$(BIN)/python -m benchmarks.step --threads 1
+	$(BIN)/python -m benchmarks.signal_source
+	$(BIN)/python -m benchmarks.aggregation
+
+# What can go wrong at length: kills, corruptions, a full disk (needs root, or says that it is skipped), ten minutes of
+# random input. The figures are in docs/reliability.md.
+torture: install
+	mkdir -p build/torture
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/kills.py --instants 60 --output build/torture/kills.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/kills.py --methods --output build/torture/kills-methods.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/corruptions.py --corruptions 200 --output build/torture/corruptions.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/full_disk.py --output build/torture/full-disk.json
+	OMP_NUM_THREADS=1 DYNAMICS_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s tests/fuzz
 
 install: $(VENV)/.installed
 

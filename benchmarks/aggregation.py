@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,11 @@ def main() -> None:
     from benchmarks import timing  # Here, since it loads torch, which no measurement may.
 
     names = [name for name in COMPETITORS if name in ("ours", "read") or importlib.util.find_spec(name)]
-    result: dict[str, Any] = {"hardware": timing.hardware("cpu") | {"threads": 1}, "epochs": N_EPOCHS}
+    if arguments.rounds < 2:
+        parser.error("--rounds must be at least 2, for quartiles")
+    versions = {name: version(name) for name in ("numpy", "scipy", *names) if name not in ("ours", "read")}
+    hardware = timing.hardware("cpu") | {"threads": 1}
+    result: dict[str, Any] = {"hardware": hardware, "versions": versions, "epochs": N_EPOCHS}
     with tempfile.TemporaryDirectory() as temporary:
         stores = {}
         for share in (10, 3, 1):

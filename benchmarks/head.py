@@ -9,6 +9,9 @@
 - `fused, torch.mm`: the fused operator with torch's own products instead of oneDNN's, as `plain` has them.
 - `products`: the three products alone, by torch.mm, into memory that is there already: the floor of `plain`.
 - `products, fused`: the same by the routines that `fused` uses, chunk by chunk: the floor of `fused`.
+- rivals, where they run: torch's linear_cross_entropy and Liger's (loss alone), TRL's chunked function (loss, entropy,
+  argmax).
+- `validation`: forward alone, statistics included, over linear and cross_entropy.
 """
 
 from __future__ import annotations
@@ -112,6 +115,58 @@ COMPETITORS: dict[str, Callable[..., Any]] = {
 }
 
 
+def torch_linear_cross_entropy(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> None:
+    F.linear_cross_entropy(h, w, y).backward()
+
+
+def trl_chunked(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFunction
+
+    outputs = ("log_probs", "entropy", "is_top1")
+    found = _ChunkedLogProbFunction.apply(h, w, None, y, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, outputs)
+    (-found[0].mean()).backward()
+    return found
+
+
+def liger_fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    loss = liger_fused_linear_cross_entropy(h, w, y)
+    loss.backward()
+    return loss
+
+
+# What others offer, where it is installed and runs: loss alone for torch and Liger, with statistics for TRL.
+RIVALS: dict[str, Callable[..., Any]] = {
+    "torch linear_cross_entropy": torch_linear_cross_entropy,
+    "TRL chunked": trl_chunked,
+    "Liger fused": liger_fused,
+}
+
+
+def that_run(rivals: dict[str, Callable[..., Any]], device: str, dtype: torch.dtype) -> dict[str, Callable[..., Any]]:
+    """Return those that run here, and say why others do not."""
+    found = {}
+    for name, function in rivals.items():
+        try:
+            function(*inputs(64, 64, 1024, device, dtype))
+        except Exception as error:  # noqa: BLE001 (whatever another library raises where it cannot run)
+            print(f"{name}: not run ({type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''})")
+        else:
+            found[name] = function
+    return found
+
+
+@torch.no_grad()
+def forward_loss_only(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    return F.cross_entropy(F.linear(h, w), y, reduction="none")
+
+
+@torch.no_grad()
+def forward_fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    return linear_statistics.linear_token_statistics(h, w, y)
+
+
 def _memory(name: str, shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int) -> int:
     torch.set_num_threads(threads)
 
@@ -138,7 +193,8 @@ def measure(
 
         return run
 
-    functions = {name: cleared(function) for name, function in COMPETITORS.items()}
+    everyone = COMPETITORS | that_run(RIVALS, device, dtype)
+    functions = {name: cleared(function) for name, function in everyone.items()}
     functions["products"] = bare_products(*tensors)
     seconds = timing.interleaved(functions, rounds)
     result: dict[str, Any] = {
@@ -152,6 +208,8 @@ def measure(
         "over fused, loss only": timing.ratios(seconds, "fused, loss only"),
         "over products, fused": timing.ratios(seconds, "products, fused"),
     }
+    forward = {"loss only": cleared(forward_loss_only), "fused": cleared(forward_fused)}
+    result["validation, over loss only"] = timing.ratios(timing.interleaved(forward, rounds), "loss only")["fused"]
     if device == "cpu" and threads == 1:
         # A few percent drown in a shared machine's noise on the wall clock.
         pair = {name: functions[name] for name in ("fused, loss only", "fused")}
@@ -191,6 +249,7 @@ def main() -> None:
             print(f"{shape}: plain {result['seconds']['plain']['median']:.3f} s; over plain {over}", flush=True)
             recording = result.get("recording, processor time", result["over fused, loss only"]["fused"])
             print(f"  recording {recording['median']:.3f} [{recording['low']:.3f}, {recording['high']:.3f}]", end="")
+            print(f"; validation {result['validation, over loss only']['median']:.3f}", end="")
             print(f"; memory over naive { ({k: round(v, 3) for k, v in result.get('peak over naive', {}).items()}) }")
     name = a.output or f"head-{a.device}-{a.threads}threads"
     print(timing.write(name, {"benchmark": "head", "hardware": timing.hardware(a.device), "results": results}))

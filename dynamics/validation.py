@@ -71,7 +71,10 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value) if isinstance(value, date) else repr(value)  # a datetime is a date
+    try:
+        text = str(value) if isinstance(value, date) else repr(value)  # a datetime is a date
+    except ValueError:  # more digits than Python writes
+        return "a number that is too large" if isinstance(value, int) else "values with a number that is too large"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -128,3 +128,8 @@ def test_shown_is_much_like_yaml(value: Any, text: str) -> None:
 def test_shown_is_short_and_one_line() -> None:
     assert len(shown("x" * 1000)) == 60
     assert "\n" not in shown("a\nb")
+
+
+def test_shown_names_a_number_that_python_does_not_write() -> None:
+    assert shown(10**5000) == "a number that is too large"
+    assert shown([10**5000]) == "values with a number that is too large"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from dynamics.analysis.buckets import Buckets, entropy_buckets
-from dynamics.analysis.curves import DocumentSums, Value, average_sums, document_sums
+from dynamics.analysis.buckets import Bucketing, Buckets, entropy_buckets
+from dynamics.analysis.curves import DocumentSums, Value, average_sums, sums_by_value
 from dynamics.errors import InputError
 from dynamics.records.reader import Run, Study, require_same_tokens
 
@@ -29,7 +30,7 @@ class Arm:
         assert runs, f"arm {name!r} has no run"
         self.name = name
         self.runs = list(runs)
-        self._sums: dict[tuple[str, bytes, Value], list[DocumentSums]] = {}
+        self._sums: dict[tuple[str, Any, Value], list[DocumentSums]] = {}
 
     @property
     def epochs(self) -> list[int]:
@@ -48,30 +49,33 @@ class Arm:
             )
         return common
 
-    def seed_sums(self, split: str, *, buckets: Buckets | None = None, value: Value = "loss") -> list[DocumentSums]:
+    def load(self, split: str, values: Sequence[Value], *, buckets: Bucketing | None = None) -> None:
+        """Read the sums of several values in one pass over the records, so that they are at hand."""
+        key = None if buckets is None else buckets.key
+        missing = [value for value in values if (split, key, value) not in self._sums]
+        if missing:
+            epochs = self.epochs
+            parts = [
+                sums_by_value(run.records(split), values=missing, epochs=epochs, buckets=buckets) for run in self.runs
+            ]
+            for value in missing:
+                self._sums[split, key, value] = [part[value] for part in parts]
+
+    def seed_sums(self, split: str, *, buckets: Bucketing | None = None, value: Value = "loss") -> list[DocumentSums]:
         """Return the sums per document of every run, at the epochs that all runs have.
 
         Parameters
         ----------
         split : str
             ``validation`` or ``train``.
-        buckets : Buckets, optional
-            Buckets by reference entropy; without, one bucket of all tokens.
-        value : {"loss", "entropy", "correct"}
+        buckets : Buckets, TwoWayBuckets or MovingBuckets, optional
+            Without, one bucket of all tokens.
+        value : {"loss", "entropy", "correct", "certainty"}
         """
-        key = (
-            split,
-            b"" if buckets is None else repr(buckets.labels).encode() + buckets.edges.tobytes(),
-            value,
-        )
-        if key not in self._sums:
-            epochs = self.epochs
-            self._sums[key] = [
-                document_sums(run.records(split), epochs=epochs, buckets=buckets, value=value) for run in self.runs
-            ]
-        return self._sums[key]
+        self.load(split, [value], buckets=buckets)
+        return self._sums[split, None if buckets is None else buckets.key, value]
 
-    def sums(self, split: str, *, buckets: Buckets | None = None, value: Value = "loss") -> DocumentSums:
+    def sums(self, split: str, *, buckets: Bucketing | None = None, value: Value = "loss") -> DocumentSums:
         """Return the sums per document averaged over the runs; parameters as for `seed_sums`."""
         return average_sums(self.seed_sums(split, buckets=buckets, value=value))
 
@@ -119,3 +123,8 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
 def reference_buckets(arms: Sequence[Arm], n: int = 2) -> Buckets:
     """Return buckets by reference entropy, frozen from the training tokens that the arms share."""
     return entropy_buckets(arms[0].runs[0].records("train"), n)
+
+
+def as_buckets(arms: Sequence[Arm], buckets: Bucketing | int) -> Bucketing:
+    """Return buckets as given, or that many by reference entropy (`reference_buckets`)."""
+    return reference_buckets(arms, buckets) if isinstance(buckets, int) else buckets

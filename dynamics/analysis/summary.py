@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.arms import Arm, Source, collect_arms, reference_buckets
+from dynamics.analysis.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.bootstrap import (
     Interval,
     bootstrap_curve,
     bootstrap_difference,
     bootstrap_statistic,
-    cross_fitted_rebound,
+    cross_fitted_rebound_interval,
 )
-from dynamics.analysis.buckets import Buckets
+from dynamics.analysis.buckets import Bucketing
 from dynamics.analysis.curves import DocumentSums, Floats, Value, best_epoch, mean_curve, rebound
 from dynamics.errors import InputError, nearest
 from dynamics.records.reader import Run
@@ -58,7 +58,9 @@ class ArmSummary:
         `final` minus `best`, with its interval; biased upward where the curve is flat against its
         noise.
     rebound_cross_fitted : float
-        The rebound without that bias; see `cross_fitted_rebound`.
+        The rebound without that bias, which figures and tables report; see `cross_fitted_rebound`.
+    rebound_cross_fitted_low, rebound_cross_fitted_high : float
+        Its 95 % interval; see `cross_fitted_rebound_interval`.
     dropped_share : float
         Measured share of predicted tokens dropped, the mean over training; 0 without token dropout,
         NaN without metrics.
@@ -85,6 +87,8 @@ class ArmSummary:
     mean_ratio: float
     final_by_seed: tuple[float, ...]
     rebound_by_seed: tuple[float, ...]
+    rebound_cross_fitted_low: float = math.nan
+    rebound_cross_fitted_high: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ class BucketDynamics:
         Nats per token; the gap is validation minus training.
     rebound : Interval of arrays of shape (K,)
         Of the validation loss.
-    rebound_cross_fitted : ndarray, shape (K,)
+    rebound_cross_fitted, rebound_cross_fitted_low, rebound_cross_fitted_high : ndarray, shape (K,)
+        Without the plain rebound's bias; None where the interval was not asked for.
     """
 
     arm: str
@@ -112,6 +117,8 @@ class BucketDynamics:
     gap: Interval
     rebound: Interval
     rebound_cross_fitted: Floats
+    rebound_cross_fitted_low: Floats | None = None
+    rebound_cross_fitted_high: Floats | None = None
 
 
 def arm_sums(
@@ -119,7 +126,7 @@ def arm_sums(
     arm: str,
     *,
     split: str = "validation",
-    buckets: Buckets | None = None,
+    buckets: Bucketing | None = None,
     value: Value = "loss",
 ) -> DocumentSums:
     """Return an arm's sums per document, averaged over its seeds.
@@ -199,6 +206,7 @@ def arm_summary(
         by_seed = [mean_curve(part)[:, 0] for part in arm.seed_sums("validation")]
         band = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
         rise = bootstrap_statistic(sums, _rebound_of_curves, n_resamples=n_resamples, level=level, seed=seed)
+        fitted = cross_fitted_rebound_interval(sums, n_resamples=n_resamples, level=level, seed=seed)
         share, asked = dropout_means(arm)
         rows.append(
             ArmSummary(
@@ -214,7 +222,9 @@ def arm_summary(
                 rebound=float(rise.estimate[0]),
                 rebound_low=float(rise.low[0]),
                 rebound_high=float(rise.high[0]),
-                rebound_cross_fitted=float(cross_fitted_rebound(sums)[0]),
+                rebound_cross_fitted=float(fitted.estimate[0]),
+                rebound_cross_fitted_low=float(fitted.low[0]),
+                rebound_cross_fitted_high=float(fitted.high[0]),
                 dropped_share=share,
                 mean_ratio=asked,
                 final_by_seed=tuple(float(values[-1]) for values in by_seed),
@@ -227,7 +237,7 @@ def arm_summary(
 def bucket_dynamics(
     data: Source | Iterable[Source],
     *,
-    buckets: Buckets | int = 2,
+    buckets: Bucketing | int = 2,
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -237,8 +247,8 @@ def bucket_dynamics(
     Parameters
     ----------
     data : Study, Run, Arm, or an iterable of them
-    buckets : Buckets or int
-        Frozen buckets, or how many to make by the reference entropy of the training tokens: 2 for
+    buckets : Bucketing or int
+        Buckets, or how many to make by the reference entropy of the training tokens: 2 for
         halves, 10 for deciles. The same buckets serve every arm and both splits.
     n_resamples, level, seed
         As for `bootstrap_curve`.
@@ -249,13 +259,13 @@ def bucket_dynamics(
         In the order of the recipe.
     """
     arms = collect_arms(data)
-    if isinstance(buckets, int):
-        buckets = reference_buckets(arms, buckets)
+    buckets = as_buckets(arms, buckets)
     how: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
     result = []
     for arm in arms:
         train = arm.sums("train", buckets=buckets)
         validation = arm.sums("validation", buckets=buckets)
+        fitted = cross_fitted_rebound_interval(validation, **how)
         result.append(
             BucketDynamics(
                 arm=arm.name,
@@ -266,7 +276,9 @@ def bucket_dynamics(
                 validation=bootstrap_curve(validation, **how),
                 gap=bootstrap_difference(validation, train, paired=False, **how),
                 rebound=bootstrap_statistic(validation, _rebound_of_curves, **how),
-                rebound_cross_fitted=cross_fitted_rebound(validation),
+                rebound_cross_fitted=fitted.estimate,
+                rebound_cross_fitted_low=fitted.low,
+                rebound_cross_fitted_high=fitted.high,
             )
         )
     return result

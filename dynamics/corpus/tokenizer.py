@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|pad|>"
 _N_BYTES = 256
 _BATCH = 1024  # documents encoded at once; bounds the memory that their offsets take
+# Characters of one word that training sees in one piece: its time grows with the square of a word's length, and a
+# line of a megabyte without a space (base64, say) would take it minutes.
+_LONGEST_WORD = 4096
+_RUN = re.compile(rf"\S{{1,{_LONGEST_WORD}}}|\s{{1,{_LONGEST_WORD}}}")
 
 # Saved by these classes, a tokenizer is what its tokenizer.json says and nothing else.
 _GENERIC_CLASSES = {"TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer"}
@@ -86,10 +91,24 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer=trainer)
+    backend.train_from_iterator(_with_short_words(texts), trainer=trainer)
     wrap: Any = PreTrainedTokenizerFast  # untyped in transformers
     tokenizer: PreTrainedTokenizerFast = wrap(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PADDING)
     return tokenizer
+
+
+def _with_short_words(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts, those with a run of letters or of spaces beyond all measure in several parts."""
+    for text in texts:
+        lengths = [len(word) for word in text.split()]
+        start = 0
+        # Splitting at spaces is quick; going from run to run is for the few texts that may need it.
+        if max(lengths, default=0) > _LONGEST_WORD or len(text) - sum(lengths) > _LONGEST_WORD:
+            for run in _RUN.finditer(text):
+                if run.end() - run.start() == _LONGEST_WORD:
+                    yield text[start : run.end()]
+                    start = run.end()
+        yield text[start:]
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:

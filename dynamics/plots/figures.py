@@ -1,4 +1,4 @@
-"""Every figure by name, and saving them: PDF, SVG and PNG, with the drawn numbers as CSV."""
+"""Every figure and table by name, and saving them: PDF, SVG and PNG, with the drawn numbers as CSV."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from dynamics.plots.curriculum import (
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
 from dynamics.plots.labels import legend_columns
 from dynamics.plots.style import Style, load_style
+from dynamics.plots.tables import arm_table, latex_table, markdown_table, table_rows
 from dynamics.plots.token_dynamics import (
     as_dynamics,
     plot_token_dynamics,
@@ -105,6 +106,19 @@ FIGURES: dict[str, FigureBuilder] = {
 }
 
 
+def _arm_table(arms: list[Arm]) -> dict[str, bytes]:
+    table = arm_table(arms)
+    return {
+        "tex": latex_table(table).encode("utf-8"),
+        "md": markdown_table(table).encode("utf-8"),
+        "csv": _table(table_rows(table)),
+    }
+
+
+#: Tables take the arms, and give their files by ending: always LaTeX, Markdown and CSV.
+TABLES: dict[str, Callable[[list[Arm]], dict[str, bytes]]] = {"table": _arm_table}
+
+
 def save_figures(
     opened: Sequence[Study | Run],
     *,
@@ -114,7 +128,7 @@ def save_figures(
     formats: str | Sequence[str] = FORMATS,
     on_skip: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Make the figures of a study or a run, or of several side by side.
+    """Make the figures and tables of a study or a run, or of several side by side.
 
     Everything is checked and drawn before the first file is written, and each file is written whole
     or not at all. The same records give the same bytes.
@@ -126,18 +140,19 @@ def save_figures(
     output : Path
         Folder of the figures, made if it is not there.
     only : str or sequence of str, optional
-        Names of figures; default: all for which the records hold what they need.
+        Names of figures and tables; default: all for which the records hold what they need.
     venue : str, optional
         Sizes and fonts of a conference, such as ``icml2024``.
     formats : str or sequence of str
-        Of ``pdf``, ``svg`` and ``png``.
+        Of ``pdf``, ``svg`` and ``png``, for figures.
     on_skip : callable, optional
         Told of every figure that is left out, and why. Default: a UserWarning.
 
     Returns
     -------
     list of Path
-        NAME.pdf, NAME.svg, NAME.png and NAME.csv (the drawn numbers) of each figure.
+        NAME.pdf, NAME.svg, NAME.png and NAME.csv (the drawn numbers) of each figure; NAME.tex, NAME.md and NAME.csv
+        of each table.
 
     Raises
     ------
@@ -145,13 +160,13 @@ def save_figures(
         For an unknown figure, venue or format; if a figure of `only` cannot be made from these
         records; if no epoch is complete, or tokens differ.
     """
-    names = _known(only, FIGURES, "figure")
+    names = _known(only, [*FIGURES, *TABLES], "figure")
     kinds = _known(formats, FORMATS, "format")
     style = load_style(venue)
     arms = collect_arms(opened)
     wanted = []
     for name in names:
-        reason = FIGURES[name].missing(arms)
+        reason = FIGURES[name].missing(arms) if name in FIGURES else None
         if reason is None:
             wanted.append(name)
         elif only is not None:
@@ -162,6 +177,9 @@ def save_figures(
     output = Path(output)
     with style.context():
         for name in wanted:
+            if name in TABLES:
+                files |= {output / f"{name}.{kind}": content for kind, content in TABLES[name](arms).items()}
+                continue
             figure, rows = FIGURES[name].build(arms, style)
             for kind in kinds:
                 files[output / f"{name}.{kind}"] = _render(figure, kind)

@@ -159,6 +159,12 @@ def check_run(path: str | os.PathLike[str]) -> CheckReport:
         schema.require_format(manifest, path)
         report.n_files += 1
         report.n_bytes += (path / schema.MANIFEST_FILE).stat().st_size
+        try:
+            schema.require_run(manifest, path / schema.MANIFEST_FILE)
+        except DamagedRecordError as error:
+            # Intact, and in the wrong place: it vouches for nothing here.
+            report.problems.append(Problem(schema.MANIFEST_FILE, None, str(error)))
+            manifest = None
 
     tokens = {}
     if manifest is not None:
@@ -169,6 +175,11 @@ def check_run(path: str | os.PathLike[str]) -> CheckReport:
         tokens = _check_tokens(report, manifest)
         _check_model(report, manifest)
         _check_metrics(report, manifest)
+    else:
+        report.notes.append(
+            f"{schema.CONFIG_FILE}, {schema.TOKENS_FOLDER}/, {schema.METRICS_FILE} and {schema.MODEL_FOLDER}/ were not "
+            f"checked: only {schema.MANIFEST_FILE} vouches for them"
+        )
     _check_epochs(report, manifest, tokens)
     for child in sorted(path.iterdir()):
         if child.name not in _KNOWN and not child.name.startswith("."):

@@ -2,7 +2,8 @@
 
 Opening reads manifests alone. Values are read epoch by epoch, each file only after its size, the
 identity in its header and its layout were compared with its manifest. What these cheap checks
-cannot see (a flipped bit) is found by `dynamics.records.check`, which hashes everything.
+cannot see (a flipped bit among the values) is found with ``verify=True``, which hashes each file
+before its values are used, and by `dynamics.records.check`, which hashes everything at once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, nearest
+from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
 from dynamics.records.metrics import read_metrics
+from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records, complete_epochs, numbers
 
 __all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
@@ -22,32 +24,44 @@ __all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
 PathLike = str | os.PathLike[str]
 
 
-def open_run(path: PathLike) -> Run:
+def open_run(path: PathLike, *, verify: bool = False) -> Run:
     """Open a run directory; reads its manifest and the names of its epochs, nothing else.
+
+    Parameters
+    ----------
+    verify
+        Hash every file that is read, once, before anything in it is used, and want all epochs that
+        the manifest of a complete run names. Without it sizes, headers and layouts are compared,
+        which finds files that are torn, missing or in another's place, but no flipped bit.
 
     Raises
     ------
     InputError
         If there is no run at `path`, or one of a later format.
     DamagedRecordError
-        If its manifest is damaged.
+        If its manifest is damaged; with `verify`, if epochs of a complete run are missing.
     """
-    return Run(path)
+    return Run(path, verify=verify)
 
 
-def open_study(path: PathLike) -> Study:
+def open_study(path: PathLike, *, verify: bool = False) -> Study:
     """Open a study directory; reads its recipe and looks which of its runs have begun.
+
+    Parameters
+    ----------
+    verify
+        Open its runs so, as `open_run` does.
 
     Raises
     ------
     InputError
         If there is no study at `path`, or its recipe cannot be read.
     """
-    return Study(path)
+    return Study(path, verify=verify)
 
 
-def open_any(path: PathLike) -> Study | Run:
-    """Open a study or a run, whichever lies at `path`.
+def open_any(path: PathLike, *, verify: bool = False) -> Study | Run:
+    """Open a study or a run, whichever lies at `path`, as `open_study` and `open_run` do.
 
     Raises
     ------
@@ -55,9 +69,9 @@ def open_any(path: PathLike) -> Study | Run:
         If neither does.
     """
     if (Path(path) / schema.STUDY_FILE).is_file():
-        return open_study(path)
+        return open_study(path, verify=verify)
     if (Path(path) / schema.MANIFEST_FILE).is_file():
-        return open_run(path)
+        return open_run(path, verify=verify)
     raise InputError(
         f"{path} holds neither a study ({schema.STUDY_FILE}) nor a run ({schema.MANIFEST_FILE}): "
         "give the directory that 'dynamics train' or 'dynamics study' wrote"
@@ -79,16 +93,21 @@ class Run:
         The parts of the corpus that are recorded: "train", "validation", and "tuning" if set aside.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, *, verify: bool = False) -> None:
         self.path = Path(path)
+        #: What was hashed already; None where nothing is to be.
+        self.hashes = Hashes() if verify else None
         manifest_path = self.path / schema.MANIFEST_FILE
         if not manifest_path.is_file():
             raise InputError(f"{path} holds no run (no {schema.MANIFEST_FILE}): check the path")
         self.manifest: dict[str, Any] = schema.read_manifest(manifest_path)
         schema.require_format(self.manifest, self.path)
+        schema.require_run(self.manifest, manifest_path)
         self.name: str = self.manifest.get("name") or self.path.name
         self.epochs: list[int] = complete_epochs(self.path)
-        self.splits: list[str] = schema.in_split_order(self.manifest.get("tokens", {}))
+        self.splits: list[str] = schema.in_split_order(self.manifest["tokens"])
+        if verify:
+            self._require_epochs()
 
     def __repr__(self) -> str:
         splits = ", ".join(self.splits)
@@ -102,6 +121,8 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved recipe, read from ``config.yaml``."""
+        if self.hashes is not None and "config_sha256" in self.manifest:
+            self.hashes.require(self.path / schema.CONFIG_FILE, {"sha256": self.manifest["config_sha256"]})
         return _read_yaml(self.path / schema.CONFIG_FILE)
 
     def records(self, split: str) -> Records:
@@ -127,9 +148,28 @@ class Run:
         Raises
         ------
         DamagedRecordError
-            Naming the line that is no row.
+            Naming the line that is no row; or, of a complete run, if the file is not as long as it was.
         """
-        return read_metrics(self.path / schema.METRICS_FILE, running=not self.complete)
+        path = self.path / schema.METRICS_FILE
+        entry = self.manifest.get("metrics_file")
+        if entry:
+            size = path.stat().st_size if path.is_file() else None
+            if size != entry["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes; the run's manifest says {entry['bytes']}"
+                raise DamagedRecordError(f"{path} {found}. What was recorded by token is not affected")
+            if self.hashes is not None:
+                self.hashes.require(path, entry)
+        return read_metrics(path, running=not self.complete)
+
+    def _require_epochs(self) -> None:
+        named = self.manifest.get("epochs")
+        missing = sorted({int(epoch) for epoch in named or {}} - set(self.epochs))
+        if missing:
+            folders = ", ".join(schema.epoch_folder(epoch) for epoch in missing)
+            raise DamagedRecordError(
+                f"{self.path} has lost {folders}, which its manifest names. There are {numbers(self.epochs)}; "
+                "open_run without verify=True opens what is left"
+            )
 
 
 class Study:
@@ -145,8 +185,9 @@ class Study:
     seeds : list of int
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, *, verify: bool = False) -> None:
         self.path = Path(path)
+        self.verify = verify
         file = self.path / schema.STUDY_FILE
         if not file.is_file():
             raise InputError(f"{path} holds no study (no {schema.STUDY_FILE}): check the path")
@@ -172,7 +213,11 @@ class Study:
             If the manifest of one is damaged.
         """
         folders = {(arm, seed): study_run_path(self.path, arm, seed) for arm in self.arms for seed in self.seeds}
-        runs = {key: open_run(folder) for key, folder in folders.items() if (folder / schema.MANIFEST_FILE).is_file()}
+        runs = {
+            key: open_run(folder, verify=self.verify)
+            for key, folder in folders.items()
+            if (folder / schema.MANIFEST_FILE).is_file()
+        }
         require_same_tokens(list(runs.values()))
         return runs
 

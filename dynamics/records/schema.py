@@ -318,6 +318,12 @@ def require_format(manifest: Mapping[str, Any], path: str | os.PathLike[str]) ->
         )
 
 
+def require_run(manifest: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raise DamagedRecordError if a sealed manifest is no run's: an epoch's in its place, say."""
+    if not isinstance(manifest.get("tokens"), dict):
+        raise DamagedRecordError(f"{path} is no run's manifest: it names no tokens")
+
+
 def _finite(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     """Refuse the NaN and Infinity that Python's JSON reader lets pass."""
     try:

@@ -20,6 +20,28 @@ _METADATA_KEY = "dynamics"
 Array = npt.NDArray[Any]
 
 
+class Hashes:
+    """Files whose bytes were found to be those of their manifest: each is hashed once, when it is first read."""
+
+    def __init__(self) -> None:
+        self._whole: set[tuple[Path, str, int, int]] = set()
+
+    def require(self, path: Path, entry: Mapping[str, Any]) -> None:
+        """Raise DamagedRecordError, naming the file, unless its SHA-256 is the entry's ``sha256``."""
+        try:
+            # A file that is replaced or written to later is another one, and hashed again.
+            stat = path.stat()
+            key = (path, entry["sha256"], stat.st_size, stat.st_mtime_ns)
+            if key in self._whole:
+                return
+            found = schema.sha256_file(path)
+        except OSError as error:
+            raise DamagedRecordError(f"{path} cannot be read: {error.strerror or error}") from error
+        if found != entry["sha256"]:
+            raise DamagedRecordError(f"{path} was changed after it was written: its SHA-256 is not the manifest's")
+        self._whole.add(key)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Array], identity: Mapping[str, Any]) -> None:
     """Write a safetensors file atomically, with `identity` (JSON values) in its header."""
     # One metadata key only: safetensors writes several in an order that differs by process.
@@ -47,10 +69,9 @@ def read_tensors(
     *,
     identity: Mapping[str, Any],
     mapped: bool = False,
+    hashes: Hashes | None = None,
 ) -> dict[str, Array]:
     """Read some tensors of a file, once its size, identity and layout are as its manifest says.
-
-    Values are not hashed here: that is `dynamics.records.check`.
 
     Parameters
     ----------
@@ -60,6 +81,8 @@ def read_tensors(
         What the file's header must say of it, so that swapped files are found.
     mapped
         Return read-only views of the mapped file, whose pages are read when they are looked at, instead of copies.
+    hashes
+        Where every byte is to be compared too; without it a flipped bit among the values goes unseen.
 
     Raises
     ------
@@ -83,6 +106,8 @@ def read_tensors(
                 )
             if _layout(file) != entry["tensors"]:
                 raise DamagedRecordError(f"{path} holds other tensors than its manifest says")
+            if hashes is not None:
+                hashes.require(path, entry)
             if mapped:
                 return _map(path, names)
             return {name: file.get_tensor(name) for name in names}

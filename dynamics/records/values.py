@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
-from dynamics.records.tensors import Array, read_tensors
+from dynamics.records.tensors import Array, Hashes, read_tensors
 
 if TYPE_CHECKING:
     import xarray
@@ -69,6 +69,8 @@ class Records:
             entry,
             entry["tensors"],
             identity=schema.tokens_identity(split),
+            hashes=run.hashes,
+            mapped=True,  # Most readers look at two or three of the columns; the file never changes.
         )
         rows: Array = arrays["recorded_sequence_id"]
         if len(rows) == len(arrays["token_id"]):
@@ -198,10 +200,12 @@ class Records:
         if epoch not in run.epochs:
             raise InputError(f"{run.path} has no complete epoch {epoch}: it has {numbers(run.epochs)}")
         try:
-            manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
+            manifest = sealed_epoch_manifest(run, epoch)
             folder = run.path / schema.epoch_folder(epoch)
             rows = self.sequence_id
-            return read_epoch(folder, manifest, self.split, name, rows, optional=optional, mapped=mapped)
+            return read_epoch(
+                folder, manifest, self.split, name, rows, optional=optional, mapped=mapped, hashes=run.hashes
+            )
         except DamagedRecordError as error:
             raise DamagedRecordError(
                 f"Epoch {epoch} of {run.path} is damaged: {error}. Still good, by the same cheap "
@@ -342,6 +346,22 @@ def read_epoch_manifest(run_dir: Path, epoch: int, config_hash: str | None) -> d
     return manifest
 
 
+def sealed_epoch_manifest(run: Run, epoch: int) -> dict[str, Any]:
+    """Read the manifest of an epoch as `read_epoch_manifest` does; of a complete run it is the one that it ended with.
+
+    Raises
+    ------
+    DamagedRecordError
+        If it is damaged, or another one: an older copy of the same epoch, say.
+    """
+    manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
+    named: Mapping[str, str] | None = run.manifest.get("epochs")
+    if named is not None and named.get(str(epoch)) != manifest[schema.SELF_HASH]:
+        folder = run.path / schema.epoch_folder(epoch)
+        raise DamagedRecordError(f"{folder} is not the epoch that {run.path / schema.MANIFEST_FILE} names")
+    return manifest
+
+
 def read_epoch(
     folder: Path,
     manifest: Mapping[str, Any],
@@ -351,10 +371,12 @@ def read_epoch(
     *,
     optional: bool = False,
     mapped: bool = False,
+    hashes: Hashes | None = None,
 ) -> Array | None:
     """Read one tensor of one epoch from all its shards, rows in the order of `sequence_id`.
 
-    Returns None when `optional` and no shard has it. `mapped`: a single shard is not copied (see `read_tensors`).
+    Returns None when `optional` and no shard has it. `mapped`: a single shard is not copied; `hashes`: files are
+    hashed first (both as `read_tensors` does).
 
     Raises
     ------
@@ -375,6 +397,7 @@ def read_epoch(
             ["sequence_id"] if absent else ["sequence_id", name],
             identity=schema.shard_identity(epoch, split, rank, world),
             mapped=mapped,
+            hashes=hashes,
         )
         ids.append(tensors["sequence_id"])
         values.append(tensors.get(name))
@@ -400,7 +423,7 @@ def good_epochs(run: Run) -> list[int]:
     for epoch in run.epochs:
         folder = run.path / schema.epoch_folder(epoch)
         try:
-            manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
+            manifest = sealed_epoch_manifest(run, epoch)
             sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
         except (DamagedRecordError, OSError):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,39 @@ from dynamics.records import schema
 
 _PREFIX = "checkpoint-"
 _STAGING = "next" + schema.PARTIAL_SUFFIX
+_PROBE_BYTES = 1 << 20
+
+
+@contextmanager
+def telling_full_disk(folder: Path) -> Iterator[None]:
+    """Raise OSError (ENOSPC or EDQUOT) for what libraries raise in its place when there is no room below `folder`.
+
+    torch and safetensors write in code of their own: one says "unexpected pos", the other has an error of its own.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        refusal = _refusal(folder)
+        if refusal is None:
+            raise
+        raise OSError(refusal.errno, os.strerror(refusal.errno or 0), str(folder)) from error
+
+
+def _refusal(folder: Path) -> OSError | None:
+    """Return why the system takes no more bytes below `folder`; None if it does."""
+    probe = folder / f"room{schema.TEMPORARY_SUFFIX}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    finally:
+        probe.unlink(missing_ok=True)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +94,8 @@ class Checkpoints:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
         wait()
-        yield staging
+        with telling_full_disk(self.folder):
+            yield staging
         wait()
         if main_process:
             self._seal(staging, epoch=epoch, step=step)

@@ -23,7 +23,7 @@ from dynamics.regularizers.base import Regularizer, TrainingData
 from dynamics.regularizers.registry import build_regularizers, curricula
 from dynamics.reporting import Reporter
 from dynamics.training.arguments import forward_dtype, training_arguments
-from dynamics.training.checkpoints import Checkpoints
+from dynamics.training.checkpoints import Checkpoints, telling_full_disk
 from dynamics.training.dataset import SequenceDataset
 from dynamics.training.environment import hardware, versions
 from dynamics.training.evaluation import TokenValues, evaluate_tokens
@@ -272,6 +272,7 @@ def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path, weig
     staged, final = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX), output / schema.MODEL_FOLDER
     for folder in (staged, final):  # what was interrupted between the model and the last manifest
         shutil.rmtree(folder, ignore_errors=True)
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged, state_dict=weights)
-    prepared.tokenizer.save_pretrained(staged)
+    with telling_full_disk(output):
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged, state_dict=weights)
+        prepared.tokenizer.save_pretrained(staged)
     os.rename(staged, final)

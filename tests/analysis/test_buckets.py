@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from dynamics.analysis.buckets import (
     Buckets,
+    TwoWayBuckets,
     assign_buckets,
     bucket_labels,
     entropy_buckets,
+    make_buckets,
+    moving_buckets,
     quantile_edges,
 )
+from dynamics.analysis.signals import own_signal, token_frequency
 from dynamics.errors import InputError
 
 
@@ -87,3 +91,130 @@ def test_edges_come_from_predicted_training_tokens_alone() -> None:
 def test_buckets_do_not_change() -> None:
     with pytest.raises(AttributeError):
         Buckets(np.array([1.0]), ("low", "high")).labels = ("a", "b")  # type: ignore[misc]
+
+
+def hand_records(split: str = "train") -> Any:
+    """One sequence: tokens 5, 5, 6, 5, 9 and one of padding; two documents."""
+    return cast(
+        Any,
+        SimpleNamespace(
+            split=split,
+            token_id=np.array([[5, 5, 6, 5, 9, 0]]),
+            document_id=np.array([[0, 0, 0, 1, 1, -1]]),
+            predicted=np.array([[False, True, True, False, True, False]]),
+            reference_entropy=np.array([[np.nan, 1.0, 2.0, np.nan, 3.0, np.nan]], dtype=np.float32),
+            reference_loss=np.array([[np.nan, 4.0, 0.5, np.nan, 1.0, np.nan]], dtype=np.float32),
+        ),
+    )
+
+
+def test_other_signals() -> None:
+    records = hand_records()
+    loss = make_buckets(records, "reference_loss", n=2)
+    assert loss.edges.tolist() == [1.0]
+    assert loss.index(records).tolist() == [[-1, 1, 0, -1, 1, -1]]
+    position = make_buckets(records, "position", edges=[2, 4], labels=["begin", "middle", "end"])
+    assert position.index(records).tolist() == [[0, 0, 1, 1, 2, 2]]
+    assert position.labels == ("begin", "middle", "end")
+
+
+def test_frequency_counts_the_training_tokens_without_padding() -> None:
+    signal = token_frequency(hand_records())
+    other = hand_records("validation")
+    # 8 is between ids that occur, 12 above all of them, and 0 occurs as padding alone.
+    other.token_id = np.array([[5, 6, 8, 9, 12, 0]])
+    assert signal.read(other).tolist() == [[3, 1, 0, 1, 0, 0]]
+    buckets = make_buckets(hand_records(), "frequency", edges=[1, 2])
+    assert buckets.index(other).tolist() == [[2, 1, 0, 1, 0, 0]]
+
+
+def test_an_array_of_ones_own() -> None:
+    mine = {"train": np.array([[9, 0.0, 1, 9, 2, 9]]), "validation": np.array([[0.5, 0.75, np.nan, 2, 0, 1]])}
+    buckets = make_buckets(hand_records(), own_signal("mine", mine), n=2)
+    assert buckets.edges.tolist() == [1.0]  # the median of 0, 1 and 2, those that are predicted
+    assert buckets.index(hand_records("validation")).tolist() == [[0, 0, -1, 1, 0, 1]]
+    with pytest.raises(InputError, match=r"'mine' has no values for 'tuning': it has train, validation"):
+        buckets.index(hand_records("tuning"))
+    short = own_signal("short", {"train": np.zeros((1, 3))})
+    with pytest.raises(InputError, match=r"'short' has shape \(1, 3\), and the records \(1, 6\)"):
+        make_buckets(hand_records(), short, n=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either n or edges"),
+        ({"n": 2, "edges": [1.0]}, "either n or edges"),
+        ({"edges": [2.0, 1.0]}, r"edges \[2.0, 1.0\] do not rise"),
+        ({"edges": [1.0, 1.0]}, "do not rise"),
+        ({"n": 3, "labels": ["a", "b"]}, "3 buckets need as many labels; got 2: a, b"),
+        ({"by": "reference_entropi", "n": 2}, "did you mean 'reference_entropy'"),
+    ],
+)
+def test_buckets_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_buckets(hand_records(), **options)
+
+
+def test_two_way_buckets() -> None:
+    records = hand_records()
+    pairs = TwoWayBuckets(make_buckets(records, edges=[1.5]), make_buckets(records, "position", edges=[2, 4]))
+    assert pairs.labels == ("low x 1", "low x 2", "low x 3", "high x 1", "high x 2", "high x 3")
+    assert pairs.index(records).tolist() == [[-1, 0, 4, -1, 5, -1]]
+    assert pairs.grid(np.arange(12).reshape(2, 6))[1].tolist() == [[6, 7, 8], [9, 10, 11]]
+
+
+class Moving:
+    """Entropies of two epochs; the last token is not predicted."""
+
+    predicted = np.array([[True, True, True, True, False]])
+    entropy = {  # noqa: RUF012
+        0: np.array([[1, 2, 3, 4, 9]], dtype=np.float16),
+        1: np.array([[8, 7, np.nan, 5, np.nan]], dtype=np.float16),
+        2: np.full((1, 5), np.nan, dtype=np.float16),
+    }
+
+    def stored(self, value: str, epoch: int) -> np.ndarray[Any, Any]:
+        assert value == "entropy"
+        return self.entropy[epoch]
+
+
+def test_moving_buckets_follow_the_epoch() -> None:
+    records = cast(Any, Moving())
+    halves = moving_buckets(2)
+    assert halves.index(records, 0).tolist() == [[0, 0, 1, 1, -1]]
+    # The median of 8, 7 and 5 is 7; a predicted token that is NaN is in the highest bucket.
+    assert halves.index(records, 1).tolist() == [[1, 1, 1, 0, -1]]
+    assert halves.index(records, 2).tolist() == [[1, 1, 1, 1, -1]]
+    fixed = moving_buckets(edges=[2, 6])
+    assert fixed.index(records, 0).tolist() == [[0, 1, 1, 1, -1]]
+    assert fixed.index(records, 1).tolist() == [[2, 2, 2, 1, -1]]
+    with pytest.raises(InputError, match="'correct'; use entropy or loss"):
+        moving_buckets(2, value="correct")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="either n or edges"):
+        moving_buckets()
+
+
+def test_keys_tell_buckets_apart() -> None:
+    records = hand_records()
+    every = [
+        make_buckets(records, n=2),
+        make_buckets(records, n=3),
+        make_buckets(records, "reference_loss", n=2),
+        make_buckets(records, n=2, labels=("a", "b")),
+        moving_buckets(2),
+        moving_buckets(2, value="loss"),
+        TwoWayBuckets(make_buckets(records, n=2), make_buckets(records, n=2)),
+    ]
+    assert len({buckets.key for buckets in every}) == len(every)
+    assert make_buckets(records, n=2).key == every[0].key
+
+
+@given(
+    st.lists(st.floats(0, 20, width=16), min_size=1, max_size=50), st.lists(st.floats(0, 20), max_size=40, unique=True)
+)
+def test_comparing_in_the_values_own_type_is_exact(values: list[float], edges: list[float]) -> None:
+    cut = np.sort(np.array(edges, dtype=np.float64))
+    expected = [sum(value >= edge for edge in cut) for value in values]
+    for dtype in (np.float16, np.float32, np.float64):
+        assert assign_buckets(np.array(values, dtype=dtype), cut).tolist() == expected

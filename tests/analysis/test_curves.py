@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynamics.analysis.buckets import Buckets
+from dynamics.analysis.buckets import Buckets, moving_buckets
 from dynamics.analysis.curves import (
     DocumentSums,
     average_sums,
     best_epoch,
+    coarsen,
     document_sums,
+    epochs_to_reach,
     gap,
     mean_curve,
     rebound,
+    sums_by_value,
 )
 from dynamics.errors import InputError
 
@@ -28,6 +31,8 @@ class HandRecords:
     run = SimpleNamespace(epochs=[0, 2])
     document_id = np.array([[4, 4, 4, 7, 7], [7, 7, 9, -1, -1]], dtype=np.int32)
     predicted = np.array([[0, 1, 1, 0, 1], [0, 1, 0, 0, 0]], dtype=bool)
+    token_id = np.array([[1, 2, 3, 1, 2], [2, 2, 1, 0, 0]], dtype=np.int32)
+    reference_loss = np.array([[NAN, 1.0, 2.0, NAN, 3.0], [NAN, 4.0, NAN, NAN, NAN]])
     reference_entropy = np.array([[NAN, 0.5, 3.0, NAN, 0.25], [NAN, 2.0, NAN, NAN, NAN]])
     losses: dict[int, np.ndarray[Any, Any]] = {  # noqa: RUF012
         0: np.array([[NAN, 4.0, 6.0, NAN, 1.0], [NAN, 3.0, NAN, NAN, NAN]], dtype=np.float16),
@@ -37,12 +42,9 @@ class HandRecords:
     def __init__(self) -> None:
         self.read: list[int] = []
 
-    def loss(self, epoch: int) -> np.ndarray[Any, Any]:
+    def stored(self, value: str, epoch: int) -> np.ndarray[Any, Any]:
         self.read.append(epoch)
-        return self.losses[epoch]
-
-    def entropy(self, epoch: int) -> np.ndarray[Any, Any]:
-        return self.losses[epoch] * 0.5
+        return self.losses[epoch] * np.float16({"loss": 1, "entropy": 0.5}[value])
 
     def correct(self, epoch: int) -> np.ndarray[Any, Any]:
         return self.losses[epoch] < 2.5  # NaN < 2.5 is false, as it is in records
@@ -78,7 +80,45 @@ def test_other_values() -> None:
     assert mean_curve(correct).tolist() == [[0.25], [0.75]]
 
 
-def test_one_epoch_is_read_at_a_time_and_only_those_asked_for() -> None:
+def test_certainty_is_the_least_probability_of_the_argmax() -> None:
+    certainty = document_sums(HandRecords(), epochs=[0], value="certainty")
+    by_hand = np.exp([[-2.0, -3.0], [-0.5, -1.5]]).sum(axis=1)
+    np.testing.assert_allclose(certainty.sums[0, :, 0], by_hand, rtol=1e-6)
+
+
+def test_several_values_at_once() -> None:
+    records = HandRecords()
+    both = sums_by_value(records, values=("loss", "correct"), buckets=TWO)
+    for value, sums in both.items():
+        alone = document_sums(records, buckets=TWO, value=value)
+        assert sums.sums.tolist() == alone.sums.tolist()
+        assert sums.counts.tolist() == alone.counts.tolist()
+
+
+def test_sums_in_moving_buckets() -> None:
+    # Entropies are half the losses: 2, 3 and 0.5, 1.5 at epoch 0; 1, 3.5 and 0.25, 0.5 at epoch 2.
+    ds = document_sums(HandRecords(), buckets=moving_buckets(edges=[1.0]))
+    assert ds.counts.tolist() == [[[0, 2], [1, 1]], [[0, 2], [2, 0]]]
+    assert ds.sums.tolist() == [[[0, 10], [1, 3]], [[0, 9], [1.5, 0]]]
+    assert mean_curve(ds).tolist() == [[1.0, 13 / 3], [0.75, 4.5]]
+    mean = average_sums([ds, dataclasses.replace(ds, sums=3 * ds.sums, counts=2 * ds.counts)])
+    # All tokens of both together: four times the sums over three times the tokens.
+    np.testing.assert_allclose(mean_curve(mean), mean_curve(ds) * 4 / 3)
+
+
+def test_coarser_buckets_are_those_read_anew() -> None:
+    records = HandRecords()
+    fine = document_sums(records, buckets=Buckets(np.array([0.3, 1.0, 2.5]), ("1", "2", "3", "4")))
+    halves = coarsen(fine, [0, 0, 1, 1], ["low", "high"])
+    expected = document_sums(records, buckets=TWO)
+    assert halves.sums.tolist() == expected.sums.tolist()
+    assert halves.counts.tolist() == expected.counts.tolist()
+    assert halves.labels == ("low", "high")
+    with pytest.raises(InputError, match=r"groups \[0, 2\] do not put 4 buckets into 2"):
+        coarsen(fine, [0, 2], ["low", "high"])
+
+
+def test_only_the_epochs_asked_for_are_read() -> None:
     records = HandRecords()
     document_sums(records, epochs=[2])
     assert records.read == [2]
@@ -165,6 +205,20 @@ def test_rebound_best_epoch_and_gap() -> None:
     assert rebound(np.array([1.0])) == 0.0
     assert rebound(np.stack([curve, curve[::-1]]), axis=1).tolist() == [0.5, 0.75]
     assert gap(np.array([1.0]), np.array([3.0])).tolist() == [2.0]
+
+
+def test_epochs_to_reach_a_level() -> None:
+    curve = np.array([4.0, 3.0, 2.0, 2.5])
+    # Epochs 0, 2, 4 and 6: from 4 to 3 in two epochs, so 3.5 after one.
+    epochs = [0, 2, 4, 6]
+    assert [float(epochs_to_reach(curve, epochs, level)) for level in (5, 4, 3.5, 3, 2.25, 2, 1.9)] == [
+        *(0, 0, 1, 2, 3.5, 4),
+        np.inf,
+    ]
+    both = epochs_to_reach(np.stack([curve, curve + 1, [NAN, 1, 1, 1]], axis=1), epochs, 3.0)
+    np.testing.assert_array_equal(both, [2.0, 4.0, NAN])
+    # A curve that comes down twice has reached the level the first time.
+    assert epochs_to_reach(np.array([3.0, 1.0, 3.0, 1.0]), [0, 1, 2, 3], 2.0) == 0.5
 
 
 def test_a_falling_curve_has_no_rebound() -> None:

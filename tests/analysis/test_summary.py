@@ -58,6 +58,7 @@ def test_a_planted_arm(study: Study) -> None:
     assert baseline.final_low == baseline.final_high == pytest.approx(3.5)
     assert baseline.rebound == baseline.rebound_cross_fitted == pytest.approx(0.5)
     assert baseline.rebound_low == baseline.rebound_high == pytest.approx(0.5)
+    assert baseline.rebound_cross_fitted_low == baseline.rebound_cross_fitted_high == pytest.approx(0.5)
     assert baseline.final_by_seed == (3.5, 3.5)
     assert baseline.rebound_by_seed == (0.5, 0.5)
     assert (baseline.dropped_share, baseline.mean_ratio) == (0.0, 0.0)
@@ -108,6 +109,9 @@ def test_bucket_dynamics_of_the_planted_diagnosis(tmp_path: Path) -> None:
     np.testing.assert_allclose(arm.validation.estimate[:, 1], rising, rtol=1e-6)
     np.testing.assert_allclose(arm.rebound.estimate, [0.0, 0.5], atol=1e-6)
     np.testing.assert_allclose(arm.rebound_cross_fitted, [0.0, 0.5], atol=1e-6)
+    # Without noise every resample has the same rebound.
+    np.testing.assert_allclose(arm.rebound_cross_fitted_low, [0.0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(arm.rebound_cross_fitted_high, [0.0, 0.5], atol=1e-6)
     train = run.records("train")
     entropy = train.reference_entropy[train.predicted].astype(float)
     training = entropy[entropy > 2].mean() * halves
@@ -140,7 +144,8 @@ def test_arm_sums_by_name(study: Study) -> None:
 
 
 def test_dropped_share(tmp_path: Path) -> None:
-    study = open_study(make_study(tmp_path / "study", n_documents=120, epochs=2))
+    # Still running: the manifest of a complete run knows the size of its metrics.
+    study = open_study(make_study(tmp_path / "study", n_documents=120, epochs=2, status="running"))
     for seed, extra in ((0, 0.0), (1, 0.02)):
         rows = [{"step": s, "dropped_share": 0.01 * s + extra, "ratio": 0.01 * s} for s in range(1, 21)]
         rewrite_metrics(study.run("entrodrop", seed), rows)
@@ -158,7 +163,7 @@ def test_dropped_share(tmp_path: Path) -> None:
 
 
 def test_without_metrics_the_share_is_unknown(tmp_path: Path) -> None:
-    run = open_run(make_run(tmp_path / "run", n_documents=120, epochs=1))
+    run = open_run(make_run(tmp_path / "run", n_documents=120, epochs=1, status="running"))
     (run.path / "metrics.jsonl").unlink()
     (row,) = arm_summary(run, n_resamples=20)
     assert math.isnan(row.dropped_share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import unicodedata
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynamics.corpus import tokenizer as tokenizer_module
 from dynamics.corpus.tokenizer import (
     EncodedDocument,
     encode,
@@ -339,3 +341,24 @@ def test_a_hub_name_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="'someone/no-such-tokenizer' could not be loaded"):
         load_tokenizer("someone/no-such-tokenizer")
+
+
+def test_a_word_beyond_all_measure_is_learned_from_in_parts() -> None:
+    # Time grows with the square of a word's length: a line of a megabyte took seven minutes.
+    longest = tokenizer_module._LONGEST_WORD
+    word, blank = "aé" * (2 * longest), "\n" * (2 * longest + 1)
+    texts = [f"before {word} after{blank}end", "x" * (longest + 1)]
+    for text in texts:
+        parts = list(tokenizer_module._with_short_words([text]))
+        assert "".join(parts) == text
+        longest_run = max((len(run) for part in parts for run in re.findall(r"\S+|\s+", part)), default=0)
+        assert longest_run <= longest and len(parts) > 1
+    ordinary = [*TEXTS, *AWKWARD, "x" * longest, "many words " * longest]
+    assert list(tokenizer_module._with_short_words(ordinary)) == ordinary
+    tokenizer = train_tokenizer([word * 60], vocab_size=300)  # a million bytes
+    assert b"".join(token_bytes(encode(tokenizer, word), word)) == word.encode()
+
+
+def token_bytes(encoded: EncodedDocument, text: str) -> list[bytes]:
+    raw = text.encode()
+    return [raw[start:end] for start, end in zip(encoded.byte_start, encoded.byte_end, strict=True)]

@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from support.synthetic import make_run, make_study
 
 from dynamics.errors import InputError
-from dynamics.plots.figures import FIGURES, save_figures
+from dynamics.plots.figures import FIGURES, TABLES, save_figures
 from dynamics.records.reader import Run, Study, open_run, open_study
 
 
@@ -24,6 +24,7 @@ def saved(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert matplotlib.get_backend() == backend
     assert pyplot.get_fignums() == []
     expected = [f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "svg", "png", "csv")]
+    expected += [f"{name}.{kind}" for name in TABLES for kind in ("tex", "md", "csv")]
     assert [path.name for path in paths] == expected
     assert sorted(path.name for path in output.iterdir()) == sorted(expected)
     return output
@@ -104,7 +105,7 @@ def test_unknown_names_are_refused_before_anything_is_written(
 def test_a_figure_that_the_data_do_not_give(plain_run: Run, tmp_path: Path) -> None:
     reasons: list[str] = []
     paths = save_figures([plain_run], output=tmp_path, formats=["svg"], on_skip=reasons.append)
-    assert {path.stem for path in paths} == {"degradation", "token_dynamics"}
+    assert {path.stem for path in paths} == {"degradation", "token_dynamics", "table"}
     assert reasons == ["figure 'curriculum' is left out: no arm drops tokens on a schedule"]
     with pytest.warns(UserWarning, match="'curriculum' is left out"):
         save_figures([plain_run], output=tmp_path, formats=["svg"])
@@ -123,12 +124,12 @@ def test_a_study_of_one_arm(tmp_path: Path) -> None:
         epochs=2,
     )
     paths = save_figures([open_study(path)], output=tmp_path / "out", formats=["png"])
-    assert len(paths) == 6
+    assert len(paths) == 9
 
 
 def test_one_epoch_only(started_run: Run, tmp_path: Path) -> None:
     paths = save_figures([started_run], output=tmp_path, formats=["png"])
-    assert len(paths) == 6
+    assert len(paths) == 9
     (row,) = table(tmp_path / "degradation.csv")
     assert (row["epoch"], row["best"], row["above_best"]) == ("0", "1", "0")
 

@@ -483,3 +483,13 @@ def check_report_or_refusal(run_path: Path) -> bool:
         return check_run(run_path).ok
     except InputError:
         return False
+
+
+def test_an_epochs_manifest_in_place_of_the_runs_is_named(run_path: Path) -> None:
+    shutil.copy(run_path / "epochs/epoch-0001/manifest.json", run_path / "manifest.json")
+    report = check_run(run_path)
+    assert [problem.file for problem in report.problems] == ["manifest.json"]
+    assert "no run's manifest" in report.problems[0].message
+    # Epochs vouch for themselves; of all else it is said that nothing does.
+    assert report.good_epochs == [0, 1, 2]
+    assert [note for note in report.notes if "were not checked" in note]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +224,8 @@ def test_what_is_no_complete_epoch_is_not_listed(run_path: Path) -> None:
     assert open_run(run_path).epochs == [0]
 
 
-def test_a_run_that_has_just_begun(run_path: Path) -> None:
+def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    run_path = make_run(tmp_path / "run", n_documents=4, epochs=0, status="running")
     shutil.rmtree(run_path / "epochs")
     (run_path / "metrics.jsonl").unlink()
     run = open_run(run_path)
@@ -376,6 +378,108 @@ def test_damaged_tokens_are_not_read(run_path: Path) -> None:
     with pytest.raises(DamagedRecordError, match=r"train\.safetensors has .* bytes"):
         open_run(run_path).records("train")
     assert open_run(run_path).records("validation").loss(1).shape
+
+
+def test_metrics_that_a_complete_run_has_lost_are_not_read_as_none(run_path: Path) -> None:
+    path = run_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))  # whole lines, and one fewer
+    with pytest.raises(DamagedRecordError, match=r"metrics\.jsonl has \d+ bytes; the run's manifest says"):
+        open_run(run_path).metrics()
+    path.unlink()
+    with pytest.raises(DamagedRecordError, match=r"metrics\.jsonl is missing"):
+        open_run(run_path).metrics()
+
+
+def test_an_epochs_manifest_in_place_of_the_runs(run_path: Path) -> None:
+    shutil.copy(run_path / "epochs" / "epoch-0001" / "manifest.json", run_path / "manifest.json")
+    with pytest.raises(DamagedRecordError, match=r"manifest\.json is no run's manifest"):
+        open_run(run_path)
+
+
+def test_an_epoch_written_again_is_not_the_one_of_a_complete_run(run_path: Path) -> None:
+    # Intact and of this run's recipe and epoch, but with other values than the run ended with.
+    epochs = run_path / "epochs"
+    manifest = schema.read_manifest(epochs / "epoch-0001" / "manifest.json")
+    schema.write_manifest(epochs / "epoch-0001" / "manifest.json", {**manifest, "written": "again"})
+    message = damage_message(run_path)
+    assert "epoch-0001 is not the epoch that" in message
+    assert "checks: 0, 2." in message
+
+
+# Hashes on request. -------------------------------------------------------------------------------
+
+
+def flip_last_byte(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+
+
+def test_a_flipped_bit_is_read_as_values_unless_it_is_verified(run_path: Path) -> None:
+    whole = open_run(run_path).records("train").loss(1).tobytes()
+    path = run_path / SHARD
+    raw = path.read_bytes()
+    at = raw.rindex(open_run(run_path).records("train").stored("loss", 1).tobytes()) + 3
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    assert open_run(run_path).records("train").loss(1).tobytes() != whole
+    verified = open_run(run_path, verify=True)
+    for read in (verified.records("train").loss, lambda epoch: verified.records("train").stored("loss", epoch)):
+        with pytest.raises(DamagedRecordError, match=r"Epoch 1 .*train-00000-of-00001\.safetensors.*SHA-256"):
+            read(1)
+    assert verified.records("train").loss(2).shape
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("tokens/validation.safetensors", lambda run: run.records("validation")),
+        ("metrics.jsonl", lambda run: run.metrics()),
+        ("config.yaml", lambda run: run.config),
+    ],
+)
+def test_other_flipped_bits_are_found_when_verified(
+    run_path: Path, name: str, read: Callable[[Run], object]
+) -> None:
+    flip_last_byte(run_path / name)
+    run = open_run(run_path, verify=True)  # Opening hashes nothing.
+    with pytest.raises(DamagedRecordError, match=f"{name}.*SHA-256"):
+        read(run)
+
+
+def test_each_file_is_hashed_once_and_again_when_it_was_written_to(
+    run_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = schema.sha256_file
+    monkeypatch.setattr(schema, "sha256_file", lambda path: hashed.append(Path(path).name) or real(path))
+    run = open_run(run_path, verify=True)
+    assert hashed == []
+    for _ in range(3):
+        records = run.records("train")
+        records.loss(1), records.entropy(1), records.dropped(1)
+    assert hashed == ["train.safetensors", "train-00000-of-00001.safetensors"]
+    flip_last_byte(run_path / SHARD)
+    with pytest.raises(DamagedRecordError, match="SHA-256"):
+        records.loss(1)
+    assert hashed.count("train-00000-of-00001.safetensors") == 2
+    assert open_run(run_path).hashes is None
+
+
+def test_an_epoch_that_a_complete_run_has_lost_is_missed_when_verified(run_path: Path) -> None:
+    shutil.rmtree(run_path / "epochs" / "epoch-0001")
+    assert open_run(run_path).epochs == [0, 2]
+    with pytest.raises(DamagedRecordError, match=r"lost epochs/epoch-0001, .* There are 0, 2"):
+        open_run(run_path, verify=True)
+
+
+def test_a_verified_study_verifies_its_runs(study_path: Path) -> None:
+    assert {run.hashes is None for run in open_study(study_path).runs.values()} == {True}
+    for study in (open_study(study_path, verify=True), open_any(study_path, verify=True)):
+        assert isinstance(study, Study)
+        assert {run.hashes is None for run in study.runs.values()} == {False}
+    one = study_path / "runs" / "baseline" / "seed-3"
+    opened = open_any(one, verify=True)
+    assert isinstance(opened, Run) and opened.hashes is not None
 
 
 # Studies. -----------------------------------------------------------------------------------------

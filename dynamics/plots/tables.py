@@ -1,0 +1,316 @@
+"""The table of arms: what each reached and where it ended, as LaTeX, Markdown and rows for CSV.
+
+Losses are validation losses in nats per token, averaged over seeds. Rebound is the cross-fitted one: the plain one is
+biased upward. Differences are paired: both arms are measured on the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dynamics.analysis.arms import Arm, Source, collect_arms
+from dynamics.analysis.bootstrap import FEW_DOCUMENTS, bootstrap_difference
+from dynamics.analysis.curves import DocumentSums
+from dynamics.analysis.summary import ArmSummary, arm_summary
+from dynamics.errors import InputError, nearest
+from dynamics.plots.style import arm_role
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Final loss of an arm minus that of the baseline, in nats per token, after `epoch`.
+
+    `low` and `high` are the percentile interval of documents resampled together for both arms.
+    """
+
+    epoch: int
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes 0; false where anything is NaN."""
+        return self.low > 0.0 or self.high < 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTable:
+    """The table of arms.
+
+    Attributes
+    ----------
+    rows : tuple of ArmSummary
+        In the order of the recipe.
+    differences : dict of str to Difference
+        By arm; none of the baseline, nor of an arm that has no epoch in common with it.
+    baseline : str or None
+        The arm that the others are compared with; None where there is one arm alone.
+    level : float
+        Of all intervals.
+    """
+
+    rows: tuple[ArmSummary, ...]
+    differences: dict[str, Difference]
+    baseline: str | None
+    level: float
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know to read the table, one sentence or two each."""
+        n_documents = self.rows[0].n_documents
+        percent = f"{100 * self.level:g} %"
+        notes = [
+            "Validation loss in nats per token, averaged over seeds.",
+            f"Intervals: {percent}, {n_documents:,} validation documents resampled, the trained models held fixed.",
+            "Rebound: final minus best, the best epoch chosen on other documents than it is measured on.",
+            "Dropped: share of the predicted tokens dropped, mean over training.",
+        ]
+        if self.baseline is not None:
+            notes.append(
+                f"Difference: final loss minus that of {self.baseline}, paired by document; * where its interval "
+                "excludes 0 (each arm by itself, not corrected for their number)."
+            )
+        finals = {row.arm: row.final_epoch for row in self.rows}
+        early = {
+            arm: each.epoch
+            for arm, each in self.differences.items()
+            if {finals[arm], finals[str(self.baseline)]} != {each.epoch}
+        }
+        if early:
+            listed = ", ".join(f"{arm} ({epoch})" for arm, epoch in early.items())
+            notes.append(f"Arms differ in their last epoch; compared at the last common one: {listed}.")
+        if n_documents < FEW_DOCUMENTS:
+            notes.append(
+                f"Warning: intervals over {n_documents} documents are unreliable, most of all too narrow; "
+                f"{FEW_DOCUMENTS} or more are needed."
+            )
+        return notes
+
+
+def arm_table(
+    data: Source | Iterable[Source],
+    *,
+    baseline: str | None = None,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> ArmTable:
+    """Return the table of the arms of a study, or of runs side by side.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+        A run counts as one arm.
+    baseline : str, optional
+        The arm that the others are compared with. Default: the one whose name says so (``baseline``, ``none``,
+        ``control``), or the first.
+    n_resamples, level, seed
+        As for `bootstrap_curve`. Every arm is resampled with the same documents.
+
+    Raises
+    ------
+    InputError
+        If there is no arm `baseline`, no epoch is complete, or the tokens of the runs differ.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 50 validation documents, or when seeds have different epochs.
+    """
+    arms = collect_arms(data)
+    names = [arm.name for arm in arms]
+    if baseline is not None and baseline not in names:
+        raise InputError(f"no arm {baseline!r} to compare with; there are {', '.join(names)}{nearest(baseline, names)}")
+    how: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
+    rows = tuple(arm_summary(arms, **how))
+    if len(arms) == 1:
+        return ArmTable(rows, {}, None, level)
+    chosen = arms[names.index(baseline or _default_baseline(names))]
+    differences = {}
+    for arm in arms:
+        difference = None if arm is chosen else _difference(arm, chosen, **how)
+        if difference is not None:
+            differences[arm.name] = difference
+    return ArmTable(rows, differences, chosen.name, level)
+
+
+def table_rows(table: ArmTable) -> list[dict[str, Any]]:
+    """Return the numbers of the table as they are, one row an arm; what does not exist is NaN or empty."""
+    rows = []
+    for row in table.rows:
+        difference = table.differences.get(row.arm)
+        rows.append(
+            {
+                "arm": row.arm,
+                "seeds": row.n_seeds,
+                "documents": row.n_documents,
+                "best": row.best,
+                "best_epoch": row.best_epoch if row.best_epoch >= 0 else "",
+                "final": row.final,
+                "final_epoch": row.final_epoch,
+                "final_low": row.final_low,
+                "final_high": row.final_high,
+                "rebound_cross_fitted": row.rebound_cross_fitted,
+                "rebound_cross_fitted_low": row.rebound_cross_fitted_low,
+                "rebound_cross_fitted_high": row.rebound_cross_fitted_high,
+                "dropped_share": row.dropped_share,
+                "baseline": table.baseline or "",
+                "difference": difference.estimate if difference else math.nan,
+                "difference_low": difference.low if difference else math.nan,
+                "difference_high": difference.high if difference else math.nan,
+                "difference_epoch": difference.epoch if difference else "",
+                "significant": int(difference.significant) if difference else "",
+            }
+        )
+    return rows
+
+
+def markdown_table(table: ArmTable) -> str:
+    """Return the table in Markdown, its notes below as a list."""
+    header, body = _cells(table)
+    lines = [
+        _markdown_line(header),
+        _markdown_line(["---", *["---:"] * (len(header) - 1)]),
+        *(_markdown_line([_escape_markdown(cell) for cell in cells]) for cells in body),
+        "",
+        *(f"- {_escape_markdown(note)}" for note in table.notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(table: ArmTable) -> str:
+    """Return the table in LaTeX, its notes as the caption. Needs no package but booktabs."""
+    header, body = _cells(table)
+    lines = [
+        r"% Needs \usepackage{booktabs}.",
+        r"\begin{table}",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        f"  \\caption{{{_escape_latex(' '.join(table.notes))}}}",
+        f"  \\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        r"    \toprule",
+        _latex_line(header),
+        r"    \midrule",
+        *(_latex_line(cells) for cells in body),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------- numbers
+
+
+def _default_baseline(names: Sequence[str]) -> str:
+    named = [name for name in names if arm_role(name) == "baseline"]
+    exact = [name for name in named if name.lower() == "baseline"]
+    return [*exact, *named, *names][0]
+
+
+def _difference(arm: Arm, baseline: Arm, **how: Any) -> Difference | None:
+    """Compare two arms after the last epoch that both have; None if there is no such epoch."""
+    minuend, subtrahend = arm.sums("validation"), baseline.sums("validation")
+    common = np.intersect1d(minuend.epochs, subtrahend.epochs)
+    if not len(common):
+        return None
+    epoch = int(common[-1])
+    interval = bootstrap_difference(_at_epoch(minuend, epoch), _at_epoch(subtrahend, epoch), paired=True, **how)
+    estimate, low, high = (float(part[0, 0]) for part in (interval.estimate, interval.low, interval.high))
+    return Difference(epoch, estimate, low, high)
+
+
+def _at_epoch(sums: DocumentSums, epoch: int) -> DocumentSums:
+    here = sums.epochs == epoch
+    return replace(sums, sums=sums.sums[here], epochs=sums.epochs[here])
+
+
+# ---------------------------------------------------------------------------------------- text
+
+# A thousandth of a nat is less than documents or seeds make of a difference; the CSV has all digits.
+_DIGITS = 3
+_NOTHING = "–"
+_MINUS = "−"
+
+
+def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells, as they are read; the renderers write them in their language."""
+    interval = f"{100 * table.level:g} % interval"
+    header = ["Arm", "Seeds", "Best", "Epoch", "Final", interval, "Rebound", interval, "Dropped"]
+    if table.baseline is not None:
+        header += ["Difference", interval]
+    body = []
+    for row in table.rows:
+        cells = [
+            row.arm,
+            str(row.n_seeds),
+            _number(row.best),
+            str(row.best_epoch) if row.best_epoch >= 0 else _NOTHING,
+            _number(row.final),
+            _interval(row.final_low, row.final_high),
+            _number(row.rebound_cross_fitted),
+            _interval(row.rebound_cross_fitted_low, row.rebound_cross_fitted_high),
+            _number(row.dropped_share),
+        ]
+        if table.baseline is not None:
+            difference = table.differences.get(row.arm)
+            if difference is None:
+                cells += [_NOTHING, _NOTHING]
+            else:
+                star = "*" if difference.significant else ""
+                cells += [_number(difference.estimate) + star, _interval(difference.low, difference.high)]
+        body.append(cells)
+    return header, body
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return _NOTHING
+    # Rounded first: what is 0 to these digits has no sign.
+    rounded = round(value, _DIGITS) + 0.0
+    return f"{rounded:.{_DIGITS}f}".replace("-", _MINUS)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{_number(low)}, {_number(high)}]" if math.isfinite(low) and math.isfinite(high) else _NOTHING
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]~#&$])", r"\\\1", text)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    _MINUS: "$-$",
+    _NOTHING: "--",
+    "*": r"\textsuperscript{*}",
+}
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    # After the end of a line LaTeX takes a bracket for an option of it.
+    guard = "{}" if cells[0].startswith("[") else ""
+    return f"    {guard}{' & '.join(_escape_latex(cell) for cell in cells)} \\\\"
+
+
+def _escape_latex(text: str) -> str:
+    # Hyphens of a name stay hyphens: two in a row would become a dash. A number keeps its unit beside it.
+    text = re.sub(r"(?<=\d) %", "\1%", re.sub(r"-(?=-)", "-\0", text))
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    return escaped.replace("\0", "{}").replace("\1", r"\,")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from transformers import (
 from dynamics.config import ModelSettings
 from dynamics.errors import InputError, nearest
 from dynamics.named_sizes import NAMED_SIZES
+
+# Models whose code is run: a run loads its model several times, and says so once.
+_trusted: set[str] = set()
 
 
 def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
@@ -96,6 +100,13 @@ def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
             f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
             f"name of the form owner/model{nearest(name, NAMED_SIZES)}"
         )
+    if settings.trust_remote_code and name not in _trusted:
+        _trusted.add(name)
+        warnings.warn(
+            f"model.trust_remote_code: true runs the program code that comes with {name!r}, whatever it does; leave "
+            "the key out unless you know where it is from",
+            stacklevel=2,
+        )
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -103,8 +114,12 @@ def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
         )
         return model
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())
+        remedy = (
+            "if you trust where it is from, model.trust_remote_code: true runs it"
+            if "trust_remote_code" in reason
+            else "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
+        )
         raise InputError(
-            f"model.name: {name!r} cannot be loaded as a causal language model ({reason}); give a folder that "
-            "save_pretrained wrote, or a hub name that this machine can reach"
+            f"model.name: {name!r} cannot be loaded as a causal language model ({reason[:300]}); {remedy}"
         ) from error

@@ -63,6 +63,12 @@ def validated(model: type[T], data: Any, *, where: str) -> T:
     except ValidationError as error:
         problems = _sentences(model, data, error)
         raise InputError(f"{where}: {'; '.join(problems)}") from None
+    except UnicodeEncodeError as error:
+        # pydantic cannot even say what is wrong with a key that is no valid text.
+        half = ord(error.object[error.start])
+        raise InputError(
+            f"{where}: a key or value holds a lone surrogate (U+{half:04X}), which is half a character; mend it"
+        ) from None
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,10 @@ from dynamics.errors import InputError
 from dynamics.validation import shown
 
 _MERGE = "tag:yaml.org,2002:merge"
+# Aliases stand for what they name wherever they stand: a few lines of them can stand for more than any memory holds.
+_MOST_VALUES = 100_000
+# Python writes no larger one in decimal digits, not even in a message.
+_MOST_BITS = 14_000
 # YAML 1.1, which PyYAML follows, takes 1e-3 for text: it wants a point in a float. YAML 1.2 does
 # not. The writer must know it too, or the text "1e-3" would be written without its quotes.
 _FLOAT = (
@@ -22,7 +26,20 @@ _FLOAT = (
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        problem = None
+        try:
+            value = super().construct_object(node, deep)
+        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError):
+            # What PyYAML's own constructors raise for a value that is not of its tag: `!!int x`, or 2001-13-01.
+            written = shown(node.value) if isinstance(node, yaml.ScalarNode) else "what stands here"
+            problem = f"{written} is no {node.tag.rpartition(':')[2]}; put it in quotes if it is text"
+        else:
+            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+                problem = "the number is too large"
+        if problem is not None:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
 
 
 class _Dumper(yaml.SafeDumper):
@@ -140,7 +157,10 @@ def _with(here: Any, keys: list[str], value: Any, *, override: str, above: str) 
 
 def _load(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _require_few(node, {})
+        return None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -150,3 +170,19 @@ def _load(text: str, where: str) -> Any:
         raise InputError(f"{where}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def _require_few(node: yaml.Node | None, counted: dict[int, int]) -> int:
+    """Return how many values `node` stands for, every alias counted as what it names; raise if they are too many."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in counted:
+        counted[id(node)] = 1  # One that holds itself is refused when it is built.
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        counted[id(node)] += sum(_require_few(part, counted) for part in inner)
+        if counted[id(node)] > _MOST_VALUES:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {_MOST_VALUES:,} values, aliases counted as what they name; write fewer",
+                problem_mark=node.start_mark,
+            )
+    return counted[id(node)]

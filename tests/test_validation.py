@@ -133,3 +133,10 @@ def test_shown_is_short_and_one_line() -> None:
 def test_shown_names_a_number_that_python_does_not_write() -> None:
     assert shown(10**5000) == "a number that is too large"
     assert shown([10**5000]) == "values with a number that is too large"
+
+
+def test_a_key_that_is_half_a_character() -> None:
+    # Its message would hold the key, which pydantic cannot write.
+    training = {"accelerator_config": {"a\ud800": b""}}
+    with pytest.raises(InputError, match=r"recipe: a key or value holds a lone surrogate \(U\+D800\)"):
+        validated(Recipe, {**GOOD, "training": training}, where="recipe")

@@ -31,7 +31,7 @@ assert records.to_xarray().loss.sel(epoch=1).equals(records.to_xarray().loss.ise
 for plot in (plot_degradation, plot_curriculum, plot_outcomes):
     plot(study, ax=Figure().add_subplot())
 plot_token_dynamics(study)
-assert len(save_figures([study], output=Path(sys.argv[2]))) == 15
+assert len(save_figures([study], output=Path(sys.argv[2]))) == 47
 try:
     dynamics.EntroDrop
 except ImportError as error:

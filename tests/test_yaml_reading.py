@@ -114,3 +114,43 @@ def test_bad_overrides_name_themselves(override: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         apply_overrides({"list": [1, 2], "one": {"list": [0]}}, [override])
     assert str(caught.value).startswith(f"--set {override}") and expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("!!int x", "'x' is no int; put it in quotes if it is text"),
+        ("!!int ''", "'' is no int"),
+        ("!!float ''", "'' is no float"),
+        ("!!bool maybe", "'maybe' is no bool"),
+        ("!!timestamp soon", "'soon' is no timestamp"),
+        ("2001-13-41", "'2001-13-41' is no timestamp"),
+        ("0x" + "f" * 5000, "the number is too large"),
+        ("9" * 5000, "is no int"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_value_that_is_not_of_its_tag(value: str, message: str) -> None:
+    with pytest.raises(InputError, match=r"recipe f, line 2, column 4: .*" + message):
+        load_yaml(f"a: 1\nb: {value}\n", "f")
+    with pytest.raises(InputError, match="--set b=.*" + message):
+        apply_overrides({}, [f"b={value}"])
+
+
+def bomb(last: str) -> str:
+    """Ten aliases of ten aliases, twenty deep: a few lines that stand for more than any memory holds."""
+    lines = ["a0: &a0 {x: 1}"]
+    for level in range(1, 21):
+        lines.append(f"a{level}: &a{level} " + last.format(", ".join([f"*a{level - 1}"] * 10)))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("last", ["[{}]", "{{<<: [{}]}}"], ids=["aliases", "merge keys"])
+def test_aliases_that_stand_for_too_much(last: str) -> None:
+    with pytest.raises(InputError, match="more than 100,000 values, aliases counted as what they name; write fewer"):
+        load_yaml(bomb(last), "f")
+
+
+def test_a_large_recipe_is_no_bomb() -> None:
+    arms = "".join(f"  arm{number}: {{training: {{seed: {number}, list: [1, 2, 3]}}}}\n" for number in range(2000))
+    assert len(load_yaml("arms:\n" + arms, "f")["arms"]) == 2000

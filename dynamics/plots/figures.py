@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.analysis.arms import Arm, collect_arms
 from dynamics.errors import InputError, nearest
+from dynamics.plots.calibration import (
+    as_calibrations,
+    as_overconfidences,
+    calibration_rows,
+    overconfidence_rows,
+    plot_calibration,
+    plot_overconfidence,
+)
 from dynamics.plots.curriculum import (
     as_curricula,
     as_summaries,
@@ -23,7 +32,11 @@ from dynamics.plots.curriculum import (
     draw_curriculum,
 )
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
+from dynamics.plots.distributions import as_distributions, distribution_rows, plot_entropy_distribution
+from dynamics.plots.gap import as_gaps, gap_rows, plot_gap
+from dynamics.plots.heat_map import as_landscape, as_maps, bucket_map_rows, plot_bucket_map, plot_loss_landscape
 from dynamics.plots.labels import legend_columns
+from dynamics.plots.panels import panel_axes
 from dynamics.plots.style import Style, load_style
 from dynamics.plots.tables import arm_table, latex_table, markdown_table, table_rows
 from dynamics.plots.token_dynamics import (
@@ -31,6 +44,15 @@ from dynamics.plots.token_dynamics import (
     plot_token_dynamics,
     token_dynamics_axes,
     token_dynamics_rows,
+)
+from dynamics.plots.trajectories import (
+    as_cartography,
+    as_class_shares,
+    cartography_rows,
+    plot_cartography,
+    plot_trajectory_classes,
+    trajectory_class_axes,
+    trajectory_class_rows,
 )
 from dynamics.records.reader import Run, Study
 from dynamics.records.schema import atomic_write_bytes
@@ -68,13 +90,17 @@ def _degradation(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curves = as_curves(arms)
     figure = style.figure(column="half", height=2.35)
     ax = plot_degradation(curves, ax=figure.add_subplot())
+    _make_room(figure, ax)
+    return figure, degradation_rows(curves)
+
+
+def _make_room(figure: Figure, ax: Axes) -> None:
     legend = ax.get_legend()
     if legend is not None:
         # The legend stands above: the panel keeps its height.
         texts = [text.get_text() for text in legend.get_texts()]
         rows = -(-len(texts) // legend_columns(texts))
         figure.set_figheight(figure.get_figheight() + 0.15 * rows)
-    return figure, degradation_rows(curves)
 
 
 def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -91,6 +117,62 @@ def _curriculum(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     return figure, curriculum_rows(curricula, summaries)
 
 
+def _gap(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    dynamics = as_gaps(arms, buckets=2)
+    figure, axes = panel_axes(style, 2)
+    plot_gap(dynamics, axes=axes)
+    return figure, gap_rows(dynamics)
+
+
+def _bucket_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    maps = as_maps(arms)
+    figure, axes = panel_axes(style, len(maps))
+    plot_bucket_map(maps, axes=axes)
+    return figure, bucket_map_rows(maps)
+
+
+def _loss_landscape(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    maps = as_landscape(arms)
+    figure, axes = panel_axes(style, len(maps))
+    plot_loss_landscape(maps, axes=axes)
+    return figure, bucket_map_rows(maps)
+
+
+def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    found = as_calibrations(arms)
+    figure = style.figure(column="half", height=2.3)
+    _make_room(figure, plot_calibration(found, ax=figure.add_subplot()))
+    return figure, calibration_rows(found)
+
+
+def _overconfidence(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    found = as_overconfidences(arms, buckets=2)
+    figure, axes = panel_axes(style, 2)
+    plot_overconfidence(found, axes=axes)
+    return figure, overconfidence_rows(found)
+
+
+def _trajectory_classes(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    shares = as_class_shares(arms, buckets=2)
+    figure, axes = trajectory_class_axes(style, 2, len(shares))
+    plot_trajectory_classes(shares, axes=axes)
+    return figure, trajectory_class_rows(shares)
+
+
+def _cartography(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    maps = as_cartography(arms)
+    figure, axes = panel_axes(style, len(maps))
+    plot_cartography(maps, axes=axes)
+    return figure, cartography_rows(maps)
+
+
+def _entropy_distribution(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    found = as_distributions(arms)
+    figure, axes = panel_axes(style, len(found))
+    plot_entropy_distribution(found, axes=axes)
+    return figure, distribution_rows(found)
+
+
 def _no_schedule(arms: list[Arm]) -> str | None:
     return None if as_curricula(arms) else "no arm drops tokens on a schedule"
 
@@ -99,10 +181,23 @@ def _no_train(arms: list[Arm]) -> str | None:
     return None if "train" in arms[0].runs[0].splits else "the training tokens were not recorded"
 
 
+def _one_epoch(arms: list[Arm]) -> str | None:
+    """Tell what is missing to what follows tokens or shows a surface over epochs."""
+    return next((f"arm {arm.name!r} has one epoch alone" for arm in arms if len(arm.epochs) < 2), _no_train(arms))
+
+
 FIGURES: dict[str, FigureBuilder] = {
     "degradation": FigureBuilder(_degradation),
     "token_dynamics": FigureBuilder(_token_dynamics, _no_train),
     "curriculum": FigureBuilder(_curriculum, _no_schedule),
+    "gap": FigureBuilder(_gap, _no_train),
+    "bucket_map": FigureBuilder(_bucket_map, _no_train),
+    "loss_landscape": FigureBuilder(_loss_landscape, _one_epoch),
+    "calibration": FigureBuilder(_calibration),
+    "overconfidence": FigureBuilder(_overconfidence, _no_train),
+    "trajectory_classes": FigureBuilder(_trajectory_classes, _one_epoch),
+    "cartography": FigureBuilder(_cartography, _one_epoch),
+    "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train),
 }
 
 

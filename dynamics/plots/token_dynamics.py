@@ -16,6 +16,7 @@ from dynamics.analysis.buckets import Buckets
 from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
 from dynamics.errors import InputError
 from dynamics.plots.labels import epoch_axis, focus, wrap_name
+from dynamics.plots.panels import is_first, is_last, panel_axes
 from dynamics.plots.style import INK, Style, bucket_colors, load_style
 from dynamics.records.reader import Run, Study
 
@@ -82,18 +83,7 @@ def as_dynamics(data: Dynamics, *, buckets: Buckets | int = 2, n_resamples: int 
 
 def token_dynamics_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
     """Return a new figure and its panels: rows of up to four, fewer where the page is narrow."""
-    across = min(n_arms, max(2, int(style.full // 1.6)), 4)
-    if n_arms > across:
-        # Rows of one length where that is possible: 6 as 3 + 3, not as 4 + 2.
-        across = -(-n_arms // -(-n_arms // across))
-    down = -(-n_arms // across)
-    figure: Figure = style.figure(
-        column="half" if across == 1 else "full", height=0.45 + down * (1.75 if across > 1 else 2.2)
-    )
-    grid = figure.subplots(down, across, sharex=False, sharey=True, squeeze=False)
-    for spare in grid.flat[n_arms:]:
-        spare.remove()
-    return figure, list(grid.flat[:n_arms])
+    return panel_axes(style, n_arms)
 
 
 def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
@@ -127,9 +117,8 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
             _line(ax, arm.epochs, arm.train, k, color, train=True)
             _line(ax, arm.epochs, arm.validation, k, color, train=False)
         ax.set_title(wrap_name(arm.arm, 24))
-        epoch_axis(ax, arm.epochs[-1], label=_is_last(ax))
-        place = ax.get_subplotspec()
-        if place is None or place.is_first_col():
+        epoch_axis(ax, arm.epochs[-1], label=is_last(ax, axes))
+        if is_first(ax, axes):
             ax.set_ylabel("Loss (nats per token)")
     # The limits of all arms together: panels are there to be compared.
     drawn = [
@@ -165,19 +154,6 @@ def _line(ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *,
     )
     if alone:
         ax.errorbar(epochs, estimate, [estimate - low, high - estimate], color=color, linewidth=0.9)
-
-
-def _is_last(ax: Axes) -> bool:
-    """Whether no panel of the same grid lies below, so that the x axis is labelled here."""
-    here = ax.get_subplotspec()
-    others = [other.get_subplotspec() for other in ax.figure.axes]
-    return here is None or not any(
-        other is not None
-        and other.get_gridspec() is here.get_gridspec()
-        and other.colspan.start == here.colspan.start
-        and other.rowspan.start > here.rowspan.start
-        for other in others
-    )
 
 
 def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], *, several: bool) -> None:

@@ -73,7 +73,7 @@ def started_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of which epoch 0 alone is there."""
     path = tmp_path_factory.mktemp("plots") / "started"
     regularizers: list[dict[str, Any]] = [{"name": "entrodrop", "ratio": 0.2}]
-    run = open_run(make_run(path, n_documents=100, epochs=2, regularizers=regularizers))
+    run = open_run(make_run(path, n_documents=100, epochs=2, regularizers=regularizers, status="running"))
     run.epochs = [0]
     (Path(path) / "metrics.jsonl").write_text("")
     return run

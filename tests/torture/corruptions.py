@@ -48,7 +48,8 @@ class Damage:
     what
         For messages.
     files
-        What is no longer as it was, relative to the run. The check must name every one; of a whole epoch, its folder.
+        What is no longer as it was, relative to the run. The check must name every one (of a whole epoch, its folder)
+        but those whose manifest is among them too.
     epochs
         The epochs that can no longer be good.
     """
@@ -171,10 +172,10 @@ def unfound(run: Path, damage: Damage, epochs: set[int]) -> str | None:
     """Return what the check of a damaged run fails to say."""
     report = check_run(run)
     named = {problem.file: problem.epoch for problem in report.problems}
-    # What the run's manifest alone vouches for has nothing to be compared with where that is damaged itself.
-    alone = schema.MANIFEST_FILE in damage.files
     for name in damage.files:
-        if alone and name != schema.MANIFEST_FILE and epoch_of(name) is None:
+        # What a manifest vouches for has nothing to be compared with where that is damaged itself; it is named then.
+        voucher = f"{Path(name).parent}/{schema.MANIFEST_FILE}" if epoch_of(name) is not None else schema.MANIFEST_FILE
+        if voucher in damage.files and name != voucher:
             continue
         about = [file for file in named if (file + "/").startswith(name) or file == name]
         if not about:

@@ -1,0 +1,80 @@
+"""Lines of arms over epochs, one panel a bucket: what the figures of gap and overconfidence have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from dynamics.analysis.bootstrap import Interval
+from dynamics.plots.labels import focus, legend_above
+from dynamics.plots.panels import arm_line, draw_arm_lines, is_first, is_last
+from dynamics.plots.style import arm_styles
+
+
+@dataclass(frozen=True, slots=True)
+class BucketLines:
+    """A value of an arm by epoch and bucket.
+
+    Attributes
+    ----------
+    arm : str
+    epochs : ndarray of int64, shape (E,)
+    labels : tuple of str, length K
+    values : Interval of arrays of shape (E, K)
+    """
+
+    arm: str
+    epochs: NDArray[np.int64]
+    labels: tuple[str, ...]
+    values: Interval
+
+
+def bucket_title(label: str, n: int) -> str | None:
+    """Return the title of a bucket's panel; None where there is one bucket of all tokens."""
+    if n == 1:
+        return None
+    return f"{label} entropy" if n == 2 else f"entropy bucket {label}"
+
+
+def draw_bucket_lines(arms: Sequence[BucketLines], axes: Sequence[Axes], label: str) -> list[Axes]:
+    """Draw one panel a bucket with a line an arm; all panels have the same limits, 0 among them.
+
+    Parameters
+    ----------
+    arms : sequence of BucketLines
+        All with the same buckets.
+    axes : sequence of Axes
+        One a bucket.
+    label : str
+        Of the y axis.
+    """
+    styles = arm_styles([arm.arm for arm in arms])
+    labels = arms[0].labels
+    drawn = [
+        (arm.epochs, np.concatenate([arm.values.estimate, arm.values.low, arm.values.high, _zero(arm)], axis=1))
+        for arm in arms
+    ]
+    handles = []
+    for k, ax in enumerate(axes):
+        lines = [arm_line(arm.arm, arm.epochs, arm.values, k) for arm in arms]
+        handles = draw_arm_lines(ax, lines, styles, label=is_last(ax, axes))
+        title = bucket_title(labels[k], len(labels))
+        if title:
+            ax.set_title(title)
+        if is_first(ax, axes):
+            ax.set_ylabel(label)
+        focus(ax, drawn)
+    if len(axes) == 1:
+        legend_above(axes[0], handles)
+    else:
+        # "outside" makes room in a constrained layout, which is what a figure of ours has.
+        axes[0].figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), handlelength=2.8)
+    return list(axes)
+
+
+def _zero(arm: BucketLines) -> NDArray[np.float64]:
+    return np.zeros((len(arm.epochs), 1))

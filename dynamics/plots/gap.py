@@ -1,0 +1,90 @@
+"""The gap figure: validation loss minus training loss over epochs, arm by arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from dynamics.analysis.arms import Source
+from dynamics.analysis.buckets import Bucketing
+from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
+from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
+from dynamics.plots.panels import chosen_axes, given, panel_axes
+from dynamics.plots.style import load_style
+
+Gaps = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
+
+
+def plot_gap(
+    data: Gaps,
+    *,
+    ax: Axes | None = None,
+    axes: Sequence[Axes] | None = None,
+    buckets: Bucketing | int = 1,
+    n_resamples: int = 1000,
+) -> list[Axes]:
+    """Draw the generalisation gap over epochs, one line an arm and one panel a bucket.
+
+    Bands are 95 % intervals (documents of the two splits resampled apart).
+
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, BucketDynamics, or a sequence of these
+    ax : Axes, optional
+        Where to draw a single bucket.
+    axes : sequence of Axes, optional
+        Where to draw several buckets, one each; a new figure otherwise.
+    buckets : Bucketing or int
+        For records: 1 for all tokens, 2 for the low and high half by reference entropy.
+    n_resamples : int
+        Resamples of the intervals, for records.
+
+    Returns
+    -------
+    list of Axes
+        One a bucket.
+
+    Raises
+    ------
+    InputError
+        If the number of axes is not that of the buckets.
+    """
+    dynamics = as_gaps(data, buckets=buckets, n_resamples=n_resamples)
+    n = len(dynamics[0].labels)
+    found = chosen_axes(ax, axes, n, "buckets")
+    if found is not None:
+        return _draw(dynamics, found)
+    style = load_style()
+    with style.context():
+        return _draw(dynamics, panel_axes(style, n)[1])
+
+
+def as_gaps(data: Gaps, *, buckets: Bucketing | int = 1, n_resamples: int = 1000) -> list[BucketDynamics]:
+    """Return the numbers of the gap figure."""
+    items, ready = given(data, BucketDynamics)
+    return items if ready else bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
+
+
+def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
+    """Return the drawn numbers, one row an arm, bucket and epoch."""
+    return [
+        {
+            "arm": arm.arm,
+            "seeds": arm.n_seeds,
+            "bucket": label,
+            "epoch": int(epoch),
+            "gap": arm.gap.estimate[e, k],
+            "low": arm.gap.low[e, k],
+            "high": arm.gap.high[e, k],
+        }
+        for arm in dynamics
+        for k, label in enumerate(arm.labels)
+        for e, epoch in enumerate(arm.epochs)
+    ]
+
+
+def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
+    lines = [BucketLines(arm.arm, arm.epochs, arm.labels, arm.gap) for arm in dynamics]
+    return draw_bucket_lines(lines, axes, "Generalisation gap\n(nats per token)")

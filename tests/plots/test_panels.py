@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from dynamics.errors import InputError
+from dynamics.plots.panels import ArmLine, chosen_axes, draw_arm_lines, given, is_first, is_last, panel_axes
+from dynamics.plots.style import arm_styles, load_style
+from dynamics.records.reader import Run, Study
+
+
+def test_given_tells_numbers_from_records(study: Study, plain_run: Run) -> None:
+    assert given(1, int) == ([1], True)
+    assert given((1, 2), int) == ([1, 2], True)
+    assert given(study, int) == ([study], False)
+    assert given([study, plain_run], int) == ([study, plain_run], False)
+    assert given([], int) == ([], False)
+
+
+@pytest.mark.parametrize(("n", "shape"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (6, (2, 3)), (8, (2, 4))])
+def test_panels_are_in_even_rows(n: int, shape: tuple[int, int]) -> None:
+    figure, axes = panel_axes(load_style(), n)
+    assert figure.axes == axes and len(axes) == n
+    grid = axes[0].get_gridspec()
+    assert grid is not None and (grid.nrows, grid.ncols) == shape
+    assert sum(is_last(ax, axes) for ax in axes) == shape[1]
+    assert sum(is_first(ax, axes) for ax in axes) == shape[0]
+    # Alone in a grid of the caller's, a panel has its words wherever it stands.
+    assert all(is_first(ax, [ax]) and is_last(ax, [ax]) for ax in axes)
+
+
+def test_axes_must_be_as_many_as_panels() -> None:
+    one, two = Figure().subplots(1, 2)
+    assert chosen_axes(None, None, 2, "arms") is None
+    assert chosen_axes(one, None, 1, "arms") == [one]
+    assert chosen_axes(None, [one, two], 2, "arms") == [one, two]
+    with pytest.raises(InputError, match="3 arms need 3 axes, and 1 were given"):
+        chosen_axes(one, None, 3, "arms")
+
+
+def test_lines_of_arms_have_their_looks_and_bands() -> None:
+    ax = Figure().add_subplot()
+    value = np.array([0.0, 0.5, 1.0])
+    lines = [ArmLine(name, np.arange(3), value + i, value - 0.1, value + 0.1) for i, name in enumerate("ab")]
+    handles = draw_arm_lines(ax, lines, arm_styles(["a", "b"]))
+    assert [handle.get_label() for handle in handles] == ["a", "b"]
+    np.testing.assert_array_equal(handles[1].get_ydata(), value + 1)
+    assert (
+        handles[0].get_linestyle() != handles[1].get_linestyle() or handles[0].get_marker() != handles[1].get_marker()
+    )
+    assert len(ax.collections) == 2
+
+
+def test_one_epoch_has_an_error_bar() -> None:
+    ax = Figure().add_subplot()
+    one = np.ones(1)
+    draw_arm_lines(ax, [ArmLine("a", np.array([0]), one, one - 0.1, one + 0.1)], arm_styles(["a"]))
+    assert len(ax.containers) == 1

@@ -17,10 +17,10 @@ import numpy as np
 
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
+from dynamics.records.epochs import numbers, read_epoch, read_epoch_manifest
 from dynamics.records.metrics import read_metrics
 from dynamics.records.reader import Study, open_run, require_same_tokens, study_run_path
 from dynamics.records.tensors import Array, read_tensors
-from dynamics.records.values import numbers, read_epoch, read_epoch_manifest
 
 #: What may lie in a run directory; anything else there is the user's own, and noted.
 _KNOWN = {

@@ -15,9 +15,10 @@ from typing import Any
 
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
+from dynamics.records.epochs import complete_epochs, numbers
 from dynamics.records.metrics import read_metrics
 from dynamics.records.tensors import Hashes
-from dynamics.records.values import Records, complete_epochs, numbers
+from dynamics.records.values import Records
 
 __all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
 

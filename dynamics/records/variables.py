@@ -8,8 +8,9 @@ import numpy as np
 
 from dynamics.errors import DamagedRecordError
 from dynamics.records import schema
+from dynamics.records.epochs import read_epoch_manifest
 from dynamics.records.tensors import Array
-from dynamics.records.values import Records, read_epoch_manifest
+from dynamics.records.values import Records
 
 EPOCH_DIMS = ("epoch", "sequence", "position")
 TOKEN_DIMS = ("sequence", "position")

@@ -11,9 +11,9 @@ import yaml
 from dynamics.config import Recipe, differing_keys, resolved
 from dynamics.errors import InputError
 from dynamics.records import schema
+from dynamics.records.epochs import good_epochs
 from dynamics.records.metrics import rewind_metrics
 from dynamics.records.reader import Run, open_run
-from dynamics.records.values import good_epochs
 from dynamics.records.writer import discard_epochs
 from dynamics.reporting import Reporter
 from dynamics.training.checkpoints import Checkpoint, Checkpoints

@@ -14,7 +14,7 @@ import xarray
 from support.synthetic import SyntheticSplit, make_run
 
 from dynamics.errors import DamagedRecordError, InputError
-from dynamics.records import schema, values, writer
+from dynamics.records import epochs, schema, values, writer
 from dynamics.records.reader import open_run
 from dynamics.records.writer import SplitValues
 
@@ -74,7 +74,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         seen.extend((path.parent.name, name) for name in names if name != "sequence_id")
         return read(path, entry, names, **options)
 
-    monkeypatch.setattr(values, "read_tensors", counting)
+    for module in (values, epochs):  # the tokens, and the epochs
+        monkeypatch.setattr(module, "read_tensors", counting)
     return seen
 
 

@@ -1,0 +1,138 @@
+"""The epochs of a run on disk: which are whole, what their manifests say, and one tensor of one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.errors import DamagedRecordError
+from dynamics.records import schema
+from dynamics.records.tensors import Array, Hashes, read_tensors
+
+if TYPE_CHECKING:
+    from dynamics.records.reader import Run
+
+
+def complete_epochs(run_dir: Path) -> list[int]:
+    """Return the epochs of a run that are whole: those whose folder has a manifest."""
+    folders = (run_dir / schema.EPOCHS_FOLDER).glob("epoch-*")
+    found = [schema.parse_epoch(f.name) for f in folders if (f / schema.MANIFEST_FILE).is_file()]
+    return sorted(epoch for epoch in found if epoch is not None)
+
+
+def read_epoch_manifest(run_dir: Path, epoch: int, config_hash: str | None) -> dict[str, Any]:
+    """Read the manifest of an epoch, and see that it is this epoch's and this run's.
+
+    Parameters
+    ----------
+    config_hash
+        That of the run; None to leave the comparison out.
+
+    Raises
+    ------
+    DamagedRecordError
+        If it is damaged, or belongs elsewhere.
+    """
+    path = run_dir / schema.epoch_folder(epoch) / schema.MANIFEST_FILE
+    manifest = schema.read_manifest(path)
+    expected: dict[str, Any] = {"format_version": schema.FORMAT_VERSION, "epoch": epoch}
+    if config_hash is not None:
+        expected["config_hash"] = config_hash
+    for key, value in expected.items():
+        if manifest.get(key) != value:
+            raise DamagedRecordError(f"{path} belongs elsewhere: its {key} is {manifest.get(key)!r}, not {value!r}")
+    return manifest
+
+
+def sealed_epoch_manifest(run: Run, epoch: int) -> dict[str, Any]:
+    """Read the manifest of an epoch as `read_epoch_manifest` does; of a complete run it is the one that it ended with.
+
+    Raises
+    ------
+    DamagedRecordError
+        If it is damaged, or another one: an older copy of the same epoch, say.
+    """
+    manifest = read_epoch_manifest(run.path, epoch, run.manifest["config_hash"])
+    named: Mapping[str, str] | None = run.manifest.get("epochs")
+    if named is not None and named.get(str(epoch)) != manifest[schema.SELF_HASH]:
+        folder = run.path / schema.epoch_folder(epoch)
+        raise DamagedRecordError(f"{folder} is not the epoch that {run.path / schema.MANIFEST_FILE} names")
+    return manifest
+
+
+def read_epoch(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    split: str,
+    name: str,
+    sequence_id: Array,
+    *,
+    optional: bool = False,
+    mapped: bool = False,
+    hashes: Hashes | None = None,
+) -> Array | None:
+    """Read one tensor of one epoch from all its shards, rows in the order of `sequence_id`.
+
+    Returns None when `optional` and no shard has it. `mapped`: a single shard is not copied; `hashes`: files are
+    hashed first (both as `read_tensors` does).
+
+    Raises
+    ------
+    DamagedRecordError
+        If a shard is damaged, or the shards do not hold each of the sequences once.
+    """
+    epoch, world = manifest["epoch"], manifest["world"]
+    ids, values = [], []
+    for rank in range(world):
+        file = schema.shard_file(split, rank, world)
+        if file not in manifest["files"]:
+            raise DamagedRecordError(f"{folder / schema.MANIFEST_FILE} does not list {file}")
+        entry = manifest["files"][file]
+        absent = optional and name not in entry["tensors"]
+        tensors = read_tensors(
+            folder / file,
+            entry,
+            ["sequence_id"] if absent else ["sequence_id", name],
+            identity=schema.shard_identity(epoch, split, rank, world),
+            mapped=mapped,
+            hashes=hashes,
+        )
+        ids.append(tensors["sequence_id"])
+        values.append(tensors.get(name))
+    present = [value for value in values if value is not None]
+    if not present:
+        return None
+    if len(present) < len(values):
+        raise DamagedRecordError(f"{folder}: only some of the {split} shards hold {name!r}")
+    if len(present) == 1 and np.array_equal(ids[0], sequence_id):
+        return present[0]  # In order already, as one process writes it: no copy.
+    merged = np.concatenate(ids)
+    order = np.argsort(merged, kind="stable")
+    if not np.array_equal(merged[order], sequence_id):
+        difference = schema.difference_of_sequences(merged, sequence_id)
+        raise DamagedRecordError(f"{folder}, {split}: {difference}")
+    joined: Array = np.concatenate(present)[order]
+    return joined
+
+
+def good_epochs(run: Run) -> list[int]:
+    """Return the epochs that pass the cheap checks: manifest, and sizes of all files."""
+    good = []
+    for epoch in run.epochs:
+        folder = run.path / schema.epoch_folder(epoch)
+        try:
+            manifest = sealed_epoch_manifest(run, epoch)
+            sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+        except (DamagedRecordError, OSError):
+            continue
+        if all(size == manifest["files"][name]["bytes"] for name, size in sizes.items()):
+            good.append(epoch)
+    return good
+
+
+def numbers(values: list[int]) -> str:
+    """List numbers for a message; "none" when there are none."""
+    return ", ".join(str(value) for value in values) or "none"

@@ -55,7 +55,6 @@ def _same_command(*options: str) -> str:
     return shlex.join(["dynamics", *given, *(option for option in options if option not in given)])
 
 
-
 def _command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrupted.") -> Callable[[Any], Any]:
     """Register a command, with one message and the right exit code for all that users can cause.
 
@@ -101,12 +100,14 @@ def train(
     folder = output or Path("runs") / loaded.name
     _need_folder(folder)
     _need_training()
+    from dynamics.training.processes import part
     from dynamics.training.run import train as train_run
 
     # Of the processes that a launcher started, the first speaks.
     first = os.environ.get("RANK", "0") == "0"
     reporter = Reporter() if first else Reporter.silent()
     train_run(loaded, folder, resume=resume, reporter=reporter)
+    part()
     if first:
         _summary(_open([folder]), reporter)
 

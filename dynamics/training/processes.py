@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -37,6 +38,18 @@ def wait() -> None:
     """Wait until all processes are here."""
     if _several():
         dist.barrier()
+
+
+def part() -> None:
+    """End what the processes were together, once all are here; with one process there is nothing to end.
+
+    Left to the end of the interpreter, a thread of gloo may hold the last tensor that Python knew when there is no
+    Python any more, and abort a process whose work is done.
+    """
+    if _several():
+        gc.collect()
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def decided(decide: Callable[[], T]) -> T:

@@ -242,34 +242,39 @@ from support.models import build, N_VOCAB
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from dynamics.training.fused_head import HeadRequest, fused_head
+from dynamics.training.processes import part
 dist.init_process_group("gloo")
-rank, kind = dist.get_rank(), sys.argv[1]
-plain = build("llama")
-ids = torch.randint(3, N_VOCAB, (2, 2, 12), generator=torch.Generator().manual_seed(0))
-expected = None
-for part in ids:
-    labels = part.clone()
+
+def check(rank, kind):
+    plain = build("llama")
+    ids = torch.randint(3, N_VOCAB, (2, 2, 12), generator=torch.Generator().manual_seed(0))
+    expected = None
+    for part in ids:
+        labels = part.clone()
+        labels[:, 0] = -100
+        loss = plain(input_ids=part, labels=labels).loss * labels[:, 1:].numel() / 2
+        loss.backward()
+    expected = {name: p.grad for name, p in plain.named_parameters()}
+    model = build("llama")
+    if kind == "ddp":
+        wrapped = DistributedDataParallel(model)
+    else:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        wrapped = fully_shard(model, mesh=mesh)
+    labels = ids[rank].clone()
     labels[:, 0] = -100
-    loss = plain(input_ids=part, labels=labels).loss * labels[:, 1:].numel() / 2
-    loss.backward()
-expected = {name: p.grad for name, p in plain.named_parameters()}
-model = build("llama")
-if kind == "ddp":
-    wrapped = DistributedDataParallel(model)
-else:
-    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
-    wrapped = fully_shard(model, mesh=mesh)
-labels = ids[rank].clone()
-labels[:, 0] = -100
-with fused_head(wrapped) as fused:
-    assert fused
-    wrapped(input_ids=ids[rank], head_request=HeadRequest(labels=labels)).total_loss.backward()
-for name, p in model.named_parameters():
-    grad = p.grad if kind == "ddp" else p.grad.full_tensor()
-    torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()))
-dist.destroy_process_group()
+    with fused_head(wrapped) as fused:
+        assert fused
+        wrapped(input_ids=ids[rank], head_request=HeadRequest(labels=labels)).total_loss.backward()
+    for name, p in model.named_parameters():
+        grad = p.grad if kind == "ddp" else p.grad.full_tensor()
+        torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()))
+
+check(dist.get_rank(), sys.argv[1])
+part()
+assert not dist.is_initialized()
 print("ok")
 """
 

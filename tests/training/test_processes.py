@@ -38,6 +38,7 @@ from support.tiny import quiet
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 import dynamics.training.run as run
+from dynamics.training.processes import part
 from dynamics.config import load_recipe
 
 ready = run.make_ready
@@ -67,7 +68,8 @@ Accelerator.get_state_dict = lambda self, model, **kwargs: {
 # Nor does its Trainer gather such a model for a checkpoint; with accelerate's own FSDP2, on a GPU, it does.
 run.DynamicsTrainer._save_checkpoint = lambda self, *args, **kwargs: None
 run.train(load_recipe(sys.argv[2]), Path(sys.argv[3]), reporter=quiet())
-assert all(isinstance(p, DTensor) for p in seen[0].parameters())
+assert all(isinstance(p, DTensor) for p in seen.pop().parameters())
+part()
 """
 
 

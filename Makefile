@@ -3,13 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
 
-.PHONY: demo test install acceptance bench torture lint clean
+.PHONY: demo test install browser acceptance bench torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
 	$(BIN)/dynamics study quickstart --output runs/quickstart
 
-test: install $(LIGHT)/.installed
+test: install $(LIGHT)/.installed browser
 	$(MAKE) -s lint
 	OMP_NUM_THREADS=1 DYNAMICS_LIGHT_PYTHON=$(abspath $(LIGHT))/bin/python $(BIN)/python -m pytest -n 2
 
@@ -41,6 +41,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+# Pages are tested in Debian's Chromium. Where it is neither there nor can be installed, these tests say that they are
+# skipped, and fail with DYNAMICS_BROWSER=required.
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "no chromium: install Debian's package of that name to test pages"
 
 # Records, analysis and plots work where torch is not installed: this is such a place.
 $(LIGHT)/.installed: pyproject.toml constraints.txt

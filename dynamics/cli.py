@@ -263,6 +263,33 @@ def export(
     reporter.line(str(output))
 
 
+@_command(example="dynamics explore RUNS/baseline/seed-0 RUNS/entrodrop/seed-0 --output page.html")
+def explore(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN [RUN]", help="A run, or two to compare.")],
+    output: Annotated[Path, typer.Option(help="The page, an HTML file.")],
+    budget: Annotated[float, typer.Option(min=0.1, metavar="MB", help="Size that the page may have.")] = 20.0,
+    buckets: Annotated[int, typer.Option(min=2, max=100, help="Buckets by reference entropy.")] = 2,
+) -> None:
+    """Make a page that shows the text, token by token and epoch by epoch.
+
+    One file that needs no network: open it in a browser, or send it.
+    """
+    from dynamics.explorer.build import build_page
+    from dynamics.records.reader import open_run
+    from dynamics.reporting import Reporter
+
+    if output.is_dir():
+        raise InputError(f"--output: {output} is a folder; name a file, such as {output / 'page.html'}")
+    _need_folder(output.absolute().parent)
+    page = build_page([open_run(path) for path in paths], budget=budget * 1e6, buckets=buckets)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    page.save(output)
+    reporter = Reporter()
+    for note in page.notes:
+        reporter.line(note)
+    reporter.line(f"{output}: {len(page.html) / 1e6:.1f} MB")
+
+
 def main() -> None:
     """Run the command."""
     # A scheduler's SIGTERM ends a command as Ctrl-C does, wherever training does not finish its step first.

@@ -161,8 +161,9 @@ def _pool(run: Run) -> tuple[float, float, float]:
         ranked = [settings.get(key, usual) == usual for key, usual in _BY_REFERENCE_ENTROPY.items()]
         if not all(ranked) or "train" not in run.splits:
             return share, math.nan, math.nan
-        records = run.records("train")
-        values = records.reference_entropy[records.predicted]
+        # Ranks are taken over all training sequences, recorded or not.
+        whole = run.records("train").whole
+        values = whole.reference_entropy[whole.predicted]
         ordered = np.sort(values[~np.isnan(values)])
         size = round(share * len(ordered))
         if not size:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
@@ -21,6 +21,9 @@ from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records
 
 __all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
+
+if TYPE_CHECKING:
+    from dynamics.explorer.build import Page
 
 PathLike = str | os.PathLike[str]
 
@@ -161,6 +164,29 @@ class Run:
             if self.hashes is not None:
                 self.hashes.require(path, entry)
         return read_metrics(path, running=not self.complete)
+
+    def explore(self, other: Run | None = None, *, budget: float = 4.0, buckets: int = 2) -> Page:
+        """Return the token explorer of this run, which Jupyter shows inline, and `Page.save` writes.
+
+        Parameters
+        ----------
+        other : Run, optional
+            A second run of the same tokens, to compare with.
+        budget : float
+            Megabytes that the page may have; a notebook keeps it with its outputs.
+        buckets : int
+            By reference entropy.
+
+        Raises
+        ------
+        InputError
+            As `dynamics.explorer.build.build_page` does.
+        """
+        # The one step from the records to what stands on them, for the hand's sake.
+        from dynamics.explorer.build import build_page
+
+        runs = [self] if other is None else [self, other]
+        return build_page(runs, budget=budget * 1e6, buckets=buckets, inline=True)
 
     def _require_epochs(self) -> None:
         named = self.manifest.get("epochs")

@@ -7,6 +7,7 @@ with its manifest, and nothing but the tokens is kept in memory.
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -33,6 +34,25 @@ _BY_SEQUENCE = (
     "reference_loss",
     "reference_entropy",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSplit:
+    """The tokens of all sequences of a split, recorded or not: arrays of shape (sequence, position).
+
+    Attributes
+    ----------
+    recorded : ndarray of int32, shape (R,)
+        The rows whose values are recorded: those of `Records`.
+    document_id, predicted, reference_loss, reference_entropy
+        As in `Records`.
+    """
+
+    recorded: npt.NDArray[np.int32]
+    document_id: npt.NDArray[np.int32]
+    predicted: Bools
+    reference_loss: Floats
+    reference_entropy: Floats
 
 
 class Records:
@@ -83,7 +103,15 @@ class Records:
         self.byte_end: npt.NDArray[np.int32] = recorded["byte_end"]
         self.reference_loss: Floats = recorded["reference_loss"]
         self.reference_entropy: Floats = recorded["reference_entropy"]
-        self.predicted: Bools = schema.predicted_of(arrays)[rows]
+        #: All sequences: what is ranked within a split is ranked among these.
+        self.whole = WholeSplit(
+            rows,
+            arrays["document_id"],
+            schema.predicted_of(arrays),
+            arrays["reference_loss"],
+            arrays["reference_entropy"],
+        )
+        self.predicted: Bools = self.whole.predicted[rows]
         self.document_hash: npt.NDArray[np.uint8] = arrays["document_hash"]
         self._text: npt.NDArray[np.uint8] = arrays["text"]
         self._text_offset: npt.NDArray[np.int64] = arrays["text_offset"]
@@ -253,6 +281,12 @@ class Records:
             If there is no such document.
         """
         return self._decode(_row(document, self.n_documents, "document"), 0, None)
+
+    def document_bytes(self, document: SupportsIndex) -> bytes:
+        """Return the same in UTF-8, which token spans count in. Raises as `document_text` does."""
+        row = _row(document, self.n_documents, "document")
+        first, last = self._text_offset[row : row + 2].tolist()
+        return self._text[first:last].tobytes()
 
     def text(self, sequence: SupportsIndex) -> str:
         """Return the text of a sequence, the row in these records, its documents joined as they are.

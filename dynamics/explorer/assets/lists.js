@@ -1,0 +1,111 @@
+// Finding: passages and tokens, sorted, filtered and searched. Lists show their first entries and say how many there are.
+
+const LISTED = 200;
+const PASSAGE_SORTS = {
+  place: ["place in the corpus", null],
+  rebound: ["rebound of mean loss", "nats"],
+  gap: ["loss minus reference loss", "nats"],
+  first: ["mean epoch first learned", ""],
+  learned: ["share ever learned", ""],
+  forgetting: ["forgetting events a token", ""],
+};
+const TOKEN_SORTS = {
+  rebound: ["rebound", (head, r, i) => decode[head.runs[r].rebound[i]], (x) => `${x.toFixed(2)} nats`],
+  gap: ["loss minus reference loss", (head, r, i) => decodeSigned(head.runs[r].gap[i]), (x) => `${x.toFixed(2)} nats`],
+  first: ["first learned, latest", (head, r, i) => { const k = head.runs[r].firstLearned[i]; return k === NEVER ? NaN : meta.epochs[k]; }, (x) => `epoch ${x}`],
+  forgetting: ["forgetting events", (head, r, i) => head.runs[r].forgetting[i], (x) => `${x} times`],
+};
+
+let allRead = false;
+const runSorted = () => (state.runs === "b" ? 1 : 0);
+
+function listPassages() {
+  const r = runSorted(), key = state.sort, pattern = patternOf(state.q);
+  const split = meta.splits.indexOf(state.split);
+  let found = meta.passages.map((_, p) => p).filter((p) => meta.passages[p].split === split);
+  if (pattern) found = found.filter((p) => heads[p] && passageText(heads[p]).search(pattern) >= 0);
+  const value = (p) => meta.passages[p].runs[r][key] ?? NaN;
+  if (key !== "place") {
+    found = found.filter((p) => !Number.isNaN(value(p)) && !(state.least !== "" && value(p) < Number(state.least)));
+    found.sort((p, q) => value(q) - value(p));
+  }
+  const unread = pattern && !allRead ? ", still looking" : "";
+  $("passages-count").textContent = `${found.length.toLocaleString("en")} passages${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${unread}`;
+  $("passages").replaceChildren(...found.slice(0, LISTED).map((p) => {
+    const item = link({ ...place(p), at: "" }, passageName(p), beginning(p), key === "place" ? "" : `${value(p).toFixed(2)} ${PASSAGE_SORTS[key][1]}`);
+    if (p === state.p) item.firstChild.setAttribute("aria-current", "true");
+    return item;
+  }));
+}
+
+const beginning = (p) => (heads[p] ? `${passageText(heads[p]).slice(0, 60).replace(/\s+/g, " ").trim()}\u2026` : `${meta.passages[p].tokens} tokens`);
+
+function place(p) {
+  const { split, document, part } = meta.passages[p];
+  return { split: meta.splits[split], doc: document, part };
+}
+
+function link(target, name, small, figure) {
+  const item = document.createElement("li"), anchor = document.createElement("a"), note = document.createElement("small"), strong = document.createElement("b");
+  anchor.href = address({ ...state, ...target });
+  anchor.textContent = name;
+  strong.textContent = figure;
+  note.append(strong, figure ? " " : "", small);
+  anchor.append(note);
+  item.append(anchor);
+  return item;
+}
+
+function listTokens() {
+  const r = runSorted(), [, value, written] = TOKEN_SORTS[state.tsort], split = meta.splits.indexOf(state.split);
+  const bucket = state.tbucket === "" ? null : meta.buckets.indexOf(state.tbucket);
+  const kind = state.tclass === "" ? null : meta.classes.indexOf(state.tclass);
+  const pattern = patternOf(state.tq), least = state.tleast === "" ? -Infinity : Number(state.tleast);
+  const found = [];
+  meta.passages.forEach((passage, p) => {
+    const head = heads[p];
+    if (passage.split !== split || !head) return;
+    for (let i = 0; i < head.n; i++) {
+      if (!head.predicted[i] || (bucket !== null && head.bucket[i] !== bucket) || (kind !== null && head.runs[r].kind[i] !== kind)) continue;
+      const first = head.runs[r].firstLearned[i];
+      if (state.tfirst !== "" && (state.tfirst === "never" ? first !== NEVER : meta.epochs[first] !== Number(state.tfirst))) continue;
+      const x = value(head, r, i);
+      if (Number.isNaN(x) || x < least) continue;
+      if (pattern && tokenParts(head, i).every(([, text]) => text.search(pattern) < 0)) continue;
+      found.push([x, p, i]);
+    }
+  });
+  found.sort((a, b) => b[0] - a[0]);
+  $("tokens-count").textContent = `${found.length.toLocaleString("en")} tokens${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${allRead ? "" : ", still reading"}`;
+  $("tokens").replaceChildren(...found.slice(0, LISTED).map(([x, p, i]) => {
+    const item = link({ ...place(p), at: addressOf(heads[p], i) }, around(heads[p], i), passageName(p), written(x));
+    if (state.at === addressOf(heads[p], i)) item.firstChild.setAttribute("aria-current", "true");
+    return item;
+  }));
+}
+
+/** Return a token between its neighbours. */
+function around(head, i) {
+  const names = [];
+  for (let k = Math.max(0, i - 4); k < Math.min(head.n, i + 3); k++) names.push(k === i ? `\u00ab${tokenName(head, k)}\u00bb` : tokenName(head, k).replaceAll("\u2423", " "));
+  return names.join("");
+}
+
+/** Read the heads of all passages, a few at a time, so that the page answers meanwhile. */
+async function readAll() {
+  let last = performance.now();
+  for (let p = 0; p < meta.passages.length; p++) {
+    await readHead(p);
+    if (performance.now() - last > 30) {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      last = performance.now();
+    }
+  }
+  allRead = true;
+  list();
+}
+
+function list() {
+  if (state.tab === "tokens") listTokens();
+  else listPassages();
+}

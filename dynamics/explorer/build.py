@@ -1,0 +1,226 @@
+"""From runs to a page: choose passages within the budget, code them, and say what was left out."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynamics.analysis.bootstrap import FEW_DOCUMENTS
+from dynamics.analysis.buckets import Buckets, make_buckets
+from dynamics.analysis.trajectories import CLASSES
+from dynamics.errors import InputError
+from dynamics.explorer.coder import Candidates, Coder
+from dynamics.explorer.gather import SplitTokens
+from dynamics.explorer.overview import curves_of, labels_of, recipe_text
+from dynamics.explorer.page import fill
+from dynamics.explorer.passages import reading_order
+from dynamics.explorer.payload import packed
+from dynamics.explorer.quantise import Scale
+from dynamics.records.reader import Run, require_same_tokens
+from dynamics.records.schema import atomic_write_bytes
+
+BUDGET = 20_000_000
+# One byte holds an epoch's place.
+_MOST_EPOCHS = 250
+# Nats. Worse predictions are shown as this, and counted: one of them would cost all others their resolution.
+_HIGHEST = 30.0
+# A token and epoch takes more than this in the page, so that no more tokens need reading.
+_LEAST_BYTES = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page, and what is in it.
+
+    Attributes
+    ----------
+    html : str
+    embedded, total : dict of str to int
+        Tokens by split: in the page, and recorded.
+    notes : list of str
+        What was chosen and how exact it is, as the page says it too.
+    """
+
+    html: str
+    embedded: dict[str, int]
+    total: dict[str, int]
+    notes: list[str]
+
+    def _repr_html_(self) -> str:
+        """Show the page in Jupyter: in a frame of its own, which runs its script and nothing else."""
+        source = html.escape(self.html)
+        return (
+            '<iframe title="Token explorer" sandbox="allow-scripts" '
+            f'style="width: 100%; height: 52rem; border: 0" srcdoc="{source}"></iframe>'
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page, whole or not at all."""
+        path = Path(path)
+        atomic_write_bytes(path, self.html.encode("utf-8"))
+        return path
+
+
+def build_page(
+    runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: int = 2, seed: int = 0, inline: bool = False
+) -> Page:
+    """Return the page that explores a run, or two side by side.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        One or two, with the same tokens.
+    budget : float
+        Bytes that the page may have.
+    buckets : int
+        By reference entropy, with edges from the training set.
+    seed : int
+        Of the passages that are chosen at random.
+    inline : bool
+        Shown inside another page, which leaves no address to share.
+
+    Raises
+    ------
+    InputError
+        If there are not one or two runs, their tokens differ, fewer than two epochs are complete in all of them, or the
+        budget holds no passage.
+    """
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    if not 1 <= len(runs) <= 2:
+        raise InputError(f"a page shows one run or two; got {len(runs)}")
+    require_same_tokens(runs)
+    epochs, all_epochs = _epochs(runs)
+    splits = _splits(runs, epochs)
+    frozen = _buckets(splits, buckets)
+    order = reading_order([split.rebounds() for split in splits], seed=seed)
+    most = int(budget / (_LEAST_BYTES * len(epochs) * len(runs)))
+    candidates = _candidates(splits, order, most)
+    measured = {
+        (s, r): split.measured(r, candidates[s].tokens) for s, split in enumerate(splits) for r in range(len(runs))
+    }
+    highest = max(values.highest for values in measured.values())
+    scale = Scale(max(min(highest, _HIGHEST), 1e-3))
+    coder = Coder(splits, candidates, measured, frozen, scale)
+
+    meta: dict[str, Any] = {
+        "runs": [
+            {"name": name, "place": str(run.path), "recipe": recipe_text(run), **curves}
+            for name, run, curves in zip(labels_of(runs), runs, curves_of(splits, frozen), strict=True)
+        ],
+        "epochs": epochs,
+        "splits": [split.split for split in splits],
+        "top": scale.top,
+        "buckets": [] if frozen is None else list(frozen.labels),
+        "edges": [] if frozen is None else frozen.edges.tolist(),
+        "classes": list(CLASSES),
+        "pools": [None if pool is None else {"method": pool.method, "share": pool.share} for pool in splits[0].pools],
+        "inline": inline,
+    }
+    meta["colours"] = coder.colours([run["best"] for run in meta["runs"]])
+    chunks, listed = [], []
+    room = budget - len(fill(json.dumps(meta), "")) - 4000  # of notes
+    for s, p, why in order:
+        if coder.place(s, p) is None:
+            break
+        pair = [packed(coder.head(s, p)), packed(coder.body(s, p))]
+        entry = {"split": s, "why": why, **coder.facts(s, p)}
+        room -= sum(map(len, pair)) + 2 + len(json.dumps(entry)) + 1
+        if room < 0:
+            break
+        chunks.append(pair)
+        listed.append(entry)
+    if not listed:
+        raise InputError(f"a page of {budget:,.0f} bytes holds no passage of these runs; raise --budget")
+    # In the order of the corpus, so that neighbours are neighbours.
+    ranks = sorted(range(len(listed)), key=lambda i: (listed[i]["split"], listed[i]["document"], listed[i]["part"]))
+    meta["passages"] = [listed[i] for i in ranks]
+    embedded = {split.split: 0 for split in splits}
+    for entry in listed:
+        embedded[splits[entry["split"]].split] += entry["tokens"]
+    total = {split.split: sum(len(passage.tokens) for passage in split.passages) for split in splits}
+    meta["notes"] = _notes(listed, splits, embedded, total, coder.error, scale, highest, epochs, all_epochs, budget)
+    filled = fill(json.dumps(meta), "\n".join(line for i in ranks for line in chunks[i]))
+    return Page(filled, embedded, total, meta["notes"])
+
+
+def _epochs(runs: list[Run]) -> tuple[list[int], int]:
+    common = sorted(set(runs[0].epochs).intersection(*(run.epochs for run in runs)))
+    if len(common) < 2:
+        places = " and ".join(str(run.path) for run in runs)
+        raise InputError(f"{places}: a page needs two or more complete epochs, and there are {len(common)} in common")
+    if len(common) <= _MOST_EPOCHS:
+        return common, len(common)
+    some = np.unique(np.linspace(0, len(common) - 1, _MOST_EPOCHS).round().astype(int))
+    return [common[i] for i in some], len(common)
+
+
+def _splits(runs: list[Run], epochs: list[int]) -> list[SplitTokens]:
+    # What is set aside for tuning is never reported.
+    names = [name for name in ("validation", "train") if all(name in run.splits for run in runs)]
+    if not names:
+        raise InputError(f"{runs[0].path} holds neither training nor validation tokens; record one of them")
+    return [SplitTokens(runs, name, epochs) for name in names]
+
+
+def _buckets(splits: list[SplitTokens], n: int) -> Buckets | None:
+    train = splits[0].train[0]
+    if train is None or np.isnan(train.reference_entropy[train.predicted]).all():
+        return None
+    return make_buckets(train, "reference_entropy", n=n)
+
+
+def _candidates(splits: list[SplitTokens], order: list[tuple[int, int, str]], most: int) -> list[Candidates]:
+    """Return as many passages as could ever fit, by split."""
+    chosen = [Candidates() for _ in splits]
+    read = 0
+    for s, p, _ in order:
+        passage = splits[s].passages[p]
+        chosen[s].add(p, passage.tokens)
+        read += len(passage.tokens)
+        if read > most:
+            break
+    return chosen
+
+
+def _notes(
+    listed: list[dict[str, Any]],
+    splits: list[SplitTokens],
+    embedded: dict[str, int],
+    total: dict[str, int],
+    error: float,
+    scale: Scale,
+    highest: float,
+    epochs: list[int],
+    all_epochs: int,
+    budget: float,
+) -> list[str]:
+    notes = []
+    for split in splits:
+        name = split.split
+        if embedded[name] == total[name]:
+            notes.append(f"All {total[name]:,} recorded {name} tokens are in this page.")
+        else:
+            random = sum(entry["why"] == "random" for entry in listed if splits[entry["split"]] is split)
+            most = sum(entry["why"] == "rebound" for entry in listed if splits[entry["split"]] is split)
+            notes.append(
+                f"{embedded[name]:,} of {total[name]:,} recorded {name} tokens are in this page, in {random} passages "
+                f"chosen at random and {most} that rebounded most, since a page may have {budget / 1e6:g} MB."
+            )
+    notes.append(
+        f"Losses and entropies are in 8 bits: off by at most {error:.3f} nats here (any value up to {scale.top:.1f} by "
+        f"at most {scale.bound:.3f}), least where they are small."
+    )
+    if highest > scale.top:
+        notes.append(f"Values above {scale.top:g} nats are shown as that; the highest is {highest:.1f}.")
+    few = [split.split for split in splits if len({passage.document for passage in split.passages}) < FEW_DOCUMENTS]
+    if few:
+        notes.append(f"Fewer than {FEW_DOCUMENTS} {' and '.join(few)} documents: the curves' intervals are too narrow.")
+    if all_epochs > len(epochs):
+        notes.append(f"Of {all_epochs} epochs {len(epochs)}, evenly spaced, are in this page.")
+    return notes

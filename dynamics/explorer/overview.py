@@ -1,0 +1,78 @@
+"""What stands above the text: names, curves with intervals, recipes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dynamics.analysis.arms import Arm
+from dynamics.analysis.bootstrap import bootstrap_curve
+from dynamics.analysis.buckets import Buckets
+from dynamics.analysis.curves import best_epoch
+from dynamics.explorer.gather import SplitTokens
+from dynamics.records.reader import Run
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """Return short names that tell runs apart: those of a study by arm and seed, others by name or place."""
+    of_study = [run.path.name.startswith("seed-") for run in runs]
+    names = [
+        f"{run.path.parent.name}/{run.path.name}" if by_seed else run.name
+        for run, by_seed in zip(runs, of_study, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        names = [run.path.as_posix() for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=False)]
+    return names
+
+
+def recipe_text(run: Run) -> str:
+    """Return a run's recipe as YAML."""
+    return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+
+
+def curves_of(splits: Sequence[SplitTokens], buckets: Buckets | None) -> list[dict[str, Any]]:
+    """Return the curves of every run: means over predicted tokens in nats, with 95 % intervals over documents.
+
+    Returns
+    -------
+    list of dict
+        ``best``, the epoch with the lowest mean validation loss (training, where that is all there is), and
+        ``curves``: a list over splits and then buckets (all tokens first) of name, loss, low and high by epoch.
+    """
+    rows = []
+    for r in range(len(splits[0].records)):
+        curves = []
+        best = None
+        for split in splits:
+            run = split.records[r].run
+            arm = Arm("run", [run])
+            at = np.searchsorted(arm.epochs, split.epochs)
+            for how in (None, buckets) if buckets is not None else (None,):
+                sums = arm.sums(split.split, buckets=how)
+                with warnings.catch_warnings():
+                    # That there are few documents is said once, among the notes.
+                    warnings.simplefilter("ignore", UserWarning)
+                    band = bootstrap_curve(sums, n_resamples=300)
+                for k, label in enumerate(sums.labels):
+                    curves.append(
+                        {
+                            "split": split.split,
+                            "bucket": "" if how is None else label,
+                            **{name: _numbers(getattr(band, name)[at, k]) for name in ("estimate", "low", "high")},
+                        }
+                    )
+                if best is None:
+                    # -1, if all of it is NaN, is no epoch.
+                    best = max(best_epoch(band.estimate[at, 0], split.epochs), split.epochs[0])
+        rows.append({"best": best, "curves": curves})
+    return rows
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [round(float(value), 4) if np.isfinite(value) else None for value in values]

@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
 
-.PHONY: demo test install browser acceptance bench torture lint clean
+.PHONY: demo test install browser figures lab acceptance bench torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
@@ -16,6 +16,15 @@ test: install $(LIGHT)/.installed browser
 # The full length of what `make test` shortens: the wheel in an environment of its own runs the quickstart.
 acceptance: install
 	$(BIN)/python -m pytest -s acceptance
+
+# The figures and tables of the study that ships with the package, byte for byte.
+figures: install
+	$(BIN)/dynamics figures "$$($(BIN)/python -c 'import dynamics; print(dynamics.load_example().path)')" --output figures
+
+# JupyterLab on the notebooks.
+lab: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
+	$(BIN)/jupyter lab analysis_notebooks
 
 # Speed: ratios in one process, interleaved; results in benchmarks/results. Run it on a machine that does nothing else.
 bench: install

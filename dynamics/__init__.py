@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dynamics.config import load_recipe
     from dynamics.corpus.sources import load_documents
     from dynamics.errors import DamagedRecordError, InputError
+    from dynamics.example import load_example
     from dynamics.records.check import check_path
     from dynamics.records.reader import open_any, open_run, open_study
     from dynamics.regularizers.attention_dropout import AttentionDropout
@@ -52,6 +53,7 @@ __all__ = [
     "attach",
     "check_path",
     "load_documents",
+    "load_example",
     "load_recipe",
     "open_any",
     "open_run",
@@ -77,6 +79,7 @@ _MODULES = {
     "attach": "dynamics.training.attach",
     "check_path": "dynamics.records.check",
     "load_documents": "dynamics.corpus.sources",
+    "load_example": "dynamics.example",
     "load_recipe": "dynamics.config",
     "open_any": "dynamics.records.reader",
     "open_run": "dynamics.records.reader",

@@ -37,6 +37,7 @@ NAMES = {
     "TokenRecorder": "dynamics.training.token_recorder",
     "attach": "dynamics.training.attach",
     "load_documents": "dynamics.corpus.sources",
+    "load_example": "dynamics.example",
 }
 WITHOUT_TORCH = [
     "open_run",

@@ -32,6 +32,8 @@ for plot in (plot_degradation, plot_curriculum, plot_outcomes):
     plot(study, ax=Figure().add_subplot())
 plot_token_dynamics(study)
 assert len(save_figures([study], output=Path(sys.argv[2]))) == 47
+assert "srcdoc" in run.explore()._repr_html_()
+assert dynamics.load_example().run("entrodrop", 0).records("train").dropped(1).any()
 try:
     dynamics.EntroDrop
 except ImportError as error:

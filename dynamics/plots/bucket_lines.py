@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.bootstrap import Interval
 from dynamics.plots.labels import focus, legend_above
-from dynamics.plots.panels import arm_line, draw_arm_lines, is_first, is_last
+from dynamics.plots.panels import arm_line, draw_arm_lines, is_first, is_last, legend_over
 from dynamics.plots.style import arm_styles
 
 
@@ -71,8 +71,7 @@ def draw_bucket_lines(arms: Sequence[BucketLines], axes: Sequence[Axes], label: 
     if len(axes) == 1:
         legend_above(axes[0], handles)
     else:
-        # "outside" makes room in a constrained layout, which is what a figure of ours has.
-        axes[0].figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), handlelength=2.8)
+        legend_over(axes, handles, handlelength=2.8)
     return list(axes)
 
 

@@ -15,8 +15,8 @@ from dynamics.analysis.calibration import Calibration, Overconfidence, calibrati
 from dynamics.errors import InputError
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
 from dynamics.plots.labels import legend_above
-from dynamics.plots.panels import chosen_axes, given, panel_axes
-from dynamics.plots.style import INK, arm_styles, load_style
+from dynamics.plots.panels import given, in_panel, in_panels
+from dynamics.plots.style import INK, arm_styles
 
 # ECE_H, in words.
 _NUMBER = "number: mean distance from the diagonal (nats)"
@@ -57,11 +57,7 @@ def plot_calibration(
         If an arm has no such epoch.
     """
     rows = as_calibrations(data, split=split, n_bins=n_bins, n_resamples=n_resamples)
-    if ax is None:
-        style = load_style()
-        with style.context():
-            return _draw_calibration(rows, style.figure(column="half", height=2.6).add_subplot(), epoch)
-    return _draw_calibration(rows, ax, epoch)
+    return in_panel(lambda found: _draw_calibration(rows, found, epoch), ax, height=2.6)
 
 
 def plot_overconfidence(
@@ -99,13 +95,7 @@ def plot_overconfidence(
         If the number of axes is not that of the buckets.
     """
     rows = as_overconfidences(data, split=split, buckets=buckets, n_resamples=n_resamples)
-    n = len(rows[0].labels)
-    found = chosen_axes(ax, axes, n, "buckets")
-    if found is not None:
-        return _draw_overconfidence(rows, found)
-    style = load_style()
-    with style.context():
-        return _draw_overconfidence(rows, panel_axes(style, n)[1])
+    return in_panels(lambda found: _draw_overconfidence(rows, found), len(rows[0].labels), ax, axes, "buckets")
 
 
 def as_calibrations(

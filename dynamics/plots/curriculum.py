@@ -18,7 +18,8 @@ from dynamics.analysis.curves import Floats
 from dynamics.analysis.summary import ArmSummary, arm_summary, dropped_share_by_epoch
 from dynamics.errors import InputError
 from dynamics.plots.labels import epoch_axis, legend_above, wrap_name
-from dynamics.plots.style import INK, NOTE_SIZE, ArmStyle, Style, arm_styles, load_style
+from dynamics.plots.panels import given, in_panel
+from dynamics.plots.style import INK, NOTE_SIZE, ArmStyle, Style, arm_styles
 from dynamics.records.reader import Run, Study
 from dynamics.regularizers.schedules import strength
 from dynamics.regularizers.settings import ScheduleSettings, TokenDropoutSettings
@@ -76,11 +77,7 @@ def plot_curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *
     curricula = as_curricula(data)
     if not curricula:
         raise InputError("no arm drops tokens on a schedule, so there is no curriculum to draw")
-    if ax is None:
-        style = load_style()
-        with style.context():
-            return _draw_strength(curricula, style.figure(column="half", height=2.2).add_subplot())
-    return _draw_strength(curricula, ax)
+    return in_panel(lambda found: _draw_strength(curricula, found), ax, height=2.2)
 
 
 def plot_outcomes(
@@ -90,10 +87,10 @@ def plot_outcomes(
     ax: Axes | None = None,
     n_resamples: int = 1000,
 ) -> Axes:
-    """Draw what each arm came to: final validation loss or rebound, one row an arm.
+    """Draw what each arm came to: final validation loss or cross-fitted rebound, one row an arm.
 
-    Large markers are the average over seeds with its 95 % interval (documents resampled); small
-    ticks are the single seeds.
+    Large markers are the average over seeds with its 95 % interval (documents resampled); small ticks are the final
+    losses of single seeds, which say how much of a difference may be the seeds'.
 
     Parameters
     ----------
@@ -107,13 +104,8 @@ def plot_outcomes(
     if quantity not in _TITLES:
         raise InputError(f"unknown quantity {quantity!r}; use final or rebound")
     summaries = as_summaries(data, n_resamples=n_resamples)
-    if ax is None:
-        style = load_style()
-        with style.context():
-            height = 0.95 + 0.22 * len(summaries)
-            ax = style.figure(column="half", height=height).add_subplot()
-            return _draw_outcomes(summaries, ax, quantity)
-    return _draw_outcomes(summaries, ax, quantity)
+    height = 0.95 + _rows_height([arm.arm for arm in summaries])
+    return in_panel(lambda found: _draw_outcomes(summaries, found, quantity), ax, height=height)
 
 
 def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> list[ArmCurriculum]:
@@ -136,20 +128,29 @@ def as_summaries(
     data: Source | Iterable[Source] | Sequence[ArmSummary], *, n_resamples: int = 1000
 ) -> list[ArmSummary]:
     """Return the outcomes of the curriculum figure."""
-    items: list[Any] = [data] if isinstance(data, Study | Run | Arm) else list(data)
-    if items and all(isinstance(item, ArmSummary) for item in items):
-        return items
-    return arm_summary(items, n_resamples=n_resamples)
+    items, ready = given(data, ArmSummary)
+    return items if ready else arm_summary(items, n_resamples=n_resamples)
 
 
-def curriculum_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
-    """Return a new figure and its panels: strength above, final loss and rebound below."""
-    upper, lower = 1.85, 0.8 + 0.2 * n_arms
+def curriculum_axes(style: Style, names: Sequence[str], n_schedules: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a new figure and its panels: strength above, final loss and rebound of the named arms below."""
+    # The legend has two columns: a line for each schedule, and the markers.
+    upper = 1.7 + 0.15 * (1 + n_schedules // 2)
+    lower = 0.8 + _rows_height(names)
     figure: Figure = style.figure(column="half", height=upper + lower)
     # Two subfigures, so that long names of arms below do not narrow the panel above.
     halves: Any = figure.subfigures(2, 1, height_ratios=[upper, lower])
     above, below = halves
-    return figure, [above.subplots(), *below.subplots(1, 2, sharey=True)]
+    # The last tick of one panel stays away from the first of the next.
+    return figure, [above.subplots(), *below.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.12})]
+
+
+def schedules(curricula: Sequence[ArmCurriculum]) -> list[list[ArmCurriculum]]:
+    """Return the arms that ask for the same share at every moment together, in their order."""
+    groups: dict[tuple[bytes, bytes], list[ArmCurriculum]] = {}
+    for each in curricula:
+        groups.setdefault((each.epochs.tobytes(), each.ratio.tobytes()), []).append(each)
+    return list(groups.values())
 
 
 def draw_curriculum(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary], axes: Sequence[Axes]) -> None:
@@ -189,15 +190,10 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
         measured = zip(each.measured_epochs, each.measured, strict=True)
         rows += [row(each.arm, "dropped_share", x, y) for x, y in measured]
     for arm in summaries:
-        rows.append(row(arm.arm, "final_loss", arm.final_epoch, arm.final, arm.final_low, arm.final_high))
-        rows.append(row(arm.arm, "rebound", arm.final_epoch, arm.rebound, arm.rebound_low, arm.rebound_high))
-        for quantity, values in (
-            ("final_loss", arm.final_by_seed),
-            ("rebound", arm.rebound_by_seed),
-        ):
-            rows += [
-                row(arm.arm, f"{quantity}_of_seed", arm.final_epoch, value, seed=i) for i, value in enumerate(values)
-            ]
+        rows.append(row(arm.arm, "final_loss", arm.final_epoch, *_outcome(arm, "final")))
+        rows.append(row(arm.arm, "rebound", arm.final_epoch, *_outcome(arm, "rebound")))
+        by_seed = enumerate(arm.final_by_seed)
+        rows += [row(arm.arm, "final_loss_of_seed", arm.final_epoch, value, seed=i) for i, value in by_seed]
     return rows
 
 
@@ -233,45 +229,44 @@ def _draw_strength(
     name_arms: bool = True,
 ) -> Axes:
     styles = styles or arm_styles([each.arm for each in curricula])
-    groups: dict[tuple[bytes, bytes], list[ArmCurriculum]] = {}
-    for each in curricula:
-        groups.setdefault((each.epochs.tobytes(), each.ratio.tobytes()), []).append(each)
-    handles = [
-        Line2D([], [], color=_SHARED, linewidth=1.3, label="asked for"),
-        Line2D([], [], color=_SHARED, marker="o", markersize=3.4, linestyle="none", label="measured"),
-    ]
-    for group in groups.values():
+    measured = Line2D([], [], color=_SHARED, marker="o", markersize=3.4, linestyle="none", label="measured")
+    # Where rows of a panel below name the arms, the legend names the schedules.
+    handles = [Line2D([], [], color=_SHARED, linewidth=1.3, label="asked for"), measured] if name_arms else []
+    for group in schedules(curricula):
         shared = len(group) > 1
         first = group[0]
         line: Any
         color, line = (_SHARED, "solid") if shared else (styles[first.arm].color, styles[first.arm].linestyle)
         ax.plot(first.epochs, first.ratio, color=color, linestyle=line, linewidth=1.3, zorder=2)
+        if not name_arms:
+            handles.append(Line2D([], [], color=color, linestyle=line, linewidth=1.3, label=first.schedule))
         for i, each in enumerate(group):
             style = styles[each.arm]
-            # Side by side within the epoch, since matched arms have equal shares.
+            # Matched arms have equal shares: smaller markers upon larger ones show all of them, each in its place.
             ax.plot(
-                each.measured_epochs + 0.25 * (i - (len(group) - 1) / 2),
+                each.measured_epochs,
                 each.measured,
                 linestyle="none",
                 marker=style.marker,
                 color=style.color,
-                markersize=3.4,
+                markersize=3.0 + 5.0 * (1.0 - (i + 1) / len(group)) if shared else 3.4,
                 markeredgecolor="white",
                 markeredgewidth=0.35,
                 zorder=3,
             )
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    color=style.color,
-                    marker=style.marker,
-                    markersize=3.6,
-                    linestyle="none" if shared else line,
-                    linewidth=1.3,
-                    label=f"{each.arm}: {each.schedule}",
+            if name_arms:
+                handles.append(
+                    Line2D(
+                        [],
+                        [],
+                        color=style.color,
+                        marker=style.marker,
+                        markersize=3.6,
+                        linestyle="none" if shared else line,
+                        linewidth=1.3,
+                        label=f"{each.arm}: {each.schedule}",
+                    )
                 )
-            )
     ax.set_ylabel("Tokens dropped (%)")
     top = max(float(np.max(np.append(each.measured, each.ratio))) for each in curricula)
     # A little below zero too, so that markers at zero are whole.
@@ -279,28 +274,37 @@ def _draw_strength(
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
     epoch_axis(ax, max(each.epochs[-1] for each in curricula))
-    legend_above(ax, handles if name_arms else handles[:2])
+    legend_above(ax, handles if name_arms else [*handles, measured])
     return ax
+
+
+def _row_name(name: str) -> str:
+    return wrap_name(name, 18)
+
+
+def _rows_height(names: Sequence[str]) -> float:
+    """Return the height of a row each, in inches: all as high as the name that breaks into most lines."""
+    lines = max(_row_name(name).count("\n") + 1 for name in names)
+    return (0.05 + 0.15 * lines) * len(names)
+
+
+def _outcome(arm: ArmSummary, quantity: Quantity) -> tuple[float, float, float]:
+    """Return the value with its interval. The rebound is the cross-fitted one: the plain one is biased upward."""
+    if quantity == "final":
+        return arm.final, arm.final_low, arm.final_high
+    return arm.rebound_cross_fitted, arm.rebound_cross_fitted_low, arm.rebound_cross_fitted_high
 
 
 def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity) -> Axes:
     styles = arm_styles([summary.arm for summary in summaries])
     for y, arm in enumerate(summaries):
         style = styles[arm.arm]
-        if np.isnan(getattr(arm, quantity)):
+        value, low, high = _outcome(arm, quantity)
+        if np.isnan(value):
             # A run that diverged: an empty row would look like a fault of the figure.
             place = ax.get_yaxis_transform()
             ax.text(0.97, y, "NaN", transform=place, va="center", ha="right", fontsize=NOTE_SIZE)
             continue
-        if quantity == "final":
-            value, low, high, seeds = arm.final, arm.final_low, arm.final_high, arm.final_by_seed
-        else:
-            value, low, high, seeds = (
-                arm.rebound,
-                arm.rebound_low,
-                arm.rebound_high,
-                arm.rebound_by_seed,
-            )
         ax.plot([low, high], [y, y], color=style.color, linewidth=1.4, zorder=2, solid_capstyle="butt")
         ax.plot(
             value,
@@ -312,10 +316,11 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
             markeredgewidth=0.6,
             zorder=3,
         )
-        if len(seeds) > 1:
+        # Of single seeds the plain rebound alone is known, which lies higher for being plain.
+        if quantity == "final" and arm.n_seeds > 1:
             ax.plot(
-                seeds,
-                np.full(len(seeds), y + 0.3),
+                arm.final_by_seed,
+                np.full(len(arm.final_by_seed), y + 0.3),
                 linestyle="none",
                 marker="|",
                 color=style.color,
@@ -325,7 +330,7 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
             )
     if quantity == "rebound":
         ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
-    ax.set_yticks(range(len(summaries)), [wrap_name(arm.arm, 18) for arm in summaries])
+    ax.set_yticks(range(len(summaries)), [_row_name(arm.arm) for arm in summaries])
     ax.set_ylim(len(summaries) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.set_title(_TITLES[quantity])

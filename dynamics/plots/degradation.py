@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.arms import Arm, Source
+from dynamics.analysis.arms import Source
 from dynamics.analysis.curves import best_epoch, rebound
 from dynamics.analysis.summary import ArmCurve, arm_curves
 from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, legend_above
-from dynamics.plots.style import FAINT, NOTE_SIZE, arm_styles, load_style
-from dynamics.records.reader import Run, Study
+from dynamics.plots.panels import given, in_panel
+from dynamics.plots.style import FAINT, NOTE_SIZE, arm_styles
 
 Curves = Source | Iterable[Source] | Sequence[ArmCurve] | Mapping[str, Any]
 
@@ -48,23 +48,15 @@ def plot_degradation(
     Axes
     """
     curves = as_curves(data, n_resamples=n_resamples)
-    if ax is None:
-        style = load_style()
-        with style.context():
-            return _draw(curves, style.figure(column="half", height=2.4).add_subplot(), labels)
-    return _draw(curves, ax, labels)
+    return in_panel(lambda found: _draw(curves, found, labels), ax, height=2.4)
 
 
 def as_curves(data: Curves, *, n_resamples: int = 1000) -> list[ArmCurve]:
     """Return the numbers of the degradation figure."""
     if isinstance(data, Mapping):
         return [_bare(name, np.asarray(values, dtype=float)) for name, values in data.items()]
-    if isinstance(data, Study | Run | Arm):
-        return arm_curves(data, n_resamples=n_resamples)
-    items: list[Any] = list(data)
-    if items and all(isinstance(item, ArmCurve) for item in items):
-        return items
-    return arm_curves(items, n_resamples=n_resamples)
+    items, ready = given(data, ArmCurve)
+    return items if ready else arm_curves(items, n_resamples=n_resamples)
 
 
 def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:

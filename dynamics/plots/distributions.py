@@ -15,8 +15,8 @@ from dynamics.analysis.arms import Source
 from dynamics.analysis.distributions import EntropyDistribution, entropy_distributions
 from dynamics.errors import InputError
 from dynamics.plots.labels import wrap_name
-from dynamics.plots.panels import chosen_axes, given, is_first, is_last, panel_axes
-from dynamics.plots.style import FAINT, INK, NOTE_SIZE, load_style
+from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over
+from dynamics.plots.style import FAINT, INK, NOTE_SIZE
 
 Distributions = Source | Iterable[Source] | EntropyDistribution | Sequence[EntropyDistribution]
 
@@ -61,12 +61,7 @@ def plot_entropy_distribution(
         If an arm has no such epoch, or the number of axes is not that of the arms.
     """
     rows = as_distributions(data, split=split, n_bins=n_bins)
-    found = chosen_axes(ax, axes, len(rows), "arms")
-    if found is not None:
-        return _draw(rows, found, epoch)
-    style = load_style()
-    with style.context():
-        return _draw(rows, panel_axes(style, len(rows))[1], epoch)
+    return in_panels(lambda found: _draw(rows, found, epoch), len(rows), ax, axes, "arms")
 
 
 def as_distributions(data: Distributions, *, split: str = "train", n_bins: int = 40) -> list[EntropyDistribution]:
@@ -141,8 +136,11 @@ def _draw(rows: Sequence[EntropyDistribution], axes: Sequence[Axes], epoch: int 
             height = 0.88 * top
             ends = [row.pool_low, row.pool_high]
             ax.plot(ends, [height, height], color=INK, linewidth=0.8, marker="|", markersize=4, zorder=4)
-            middle = (row.pool_low + row.pool_high) / 2
-            ax.text(middle, 0.915 * top, f"pool: {100 * row.pool:g} %", ha="center", va="bottom", fontsize=NOTE_SIZE)
+            # A narrow pool at an end of the axis has its words beside the frame, not across it.
+            place = ((row.pool_low + row.pool_high) / 2 - row.edges[0]) / (row.edges[-1] - row.edges[0])
+            x, side = (0.02, "left") if place < 0.2 else (0.98, "right") if place > 0.8 else (place, "center")
+            words = f"pool: {100 * row.pool:g} %"
+            ax.text(x, 0.915, words, transform=ax.transAxes, ha=side, va="bottom", fontsize=NOTE_SIZE)
         elif math.isfinite(row.pool):
             text = f"pool: {100 * row.pool:g} %, ranked otherwise"
             ax.text(0.5, 0.96, text, transform=ax.transAxes, ha="center", va="top", fontsize=NOTE_SIZE, color=FAINT)
@@ -168,7 +166,6 @@ def _legend(axes: Sequence[Axes], epoch: str, any_dropped: bool) -> None:
         )
     handles.append(Line2D([], [], color=_NOW, linewidth=1.2, label=f"entropy in epoch {epoch}"))
     if len(axes) > 1:
-        # "outside" makes room in a constrained layout, which is what a figure of ours has.
-        axes[0].figure.legend(handles=handles, loc="outside upper center", ncols=3)
+        legend_over(axes, handles)
     else:
         axes[0].legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=2, columnspacing=1.0)

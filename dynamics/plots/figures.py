@@ -30,6 +30,7 @@ from dynamics.plots.curriculum import (
     curriculum_axes,
     curriculum_rows,
     draw_curriculum,
+    schedules,
 )
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
 from dynamics.plots.distributions import as_distributions, distribution_rows, plot_entropy_distribution
@@ -112,7 +113,7 @@ def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 def _curriculum(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curricula, summaries = as_curricula(arms), as_summaries(arms)
-    figure, axes = curriculum_axes(style, len(summaries))
+    figure, axes = curriculum_axes(style, [each.arm for each in summaries], len(schedules(curricula)))
     draw_curriculum(curricula, summaries, axes)
     return figure, curriculum_rows(curricula, summaries)
 

@@ -11,8 +11,7 @@ from dynamics.analysis.arms import Source
 from dynamics.analysis.buckets import Bucketing
 from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
-from dynamics.plots.panels import chosen_axes, given, panel_axes
-from dynamics.plots.style import load_style
+from dynamics.plots.panels import given, in_panels
 
 Gaps = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
 
@@ -52,13 +51,7 @@ def plot_gap(
         If the number of axes is not that of the buckets.
     """
     dynamics = as_gaps(data, buckets=buckets, n_resamples=n_resamples)
-    n = len(dynamics[0].labels)
-    found = chosen_axes(ax, axes, n, "buckets")
-    if found is not None:
-        return _draw(dynamics, found)
-    style = load_style()
-    with style.context():
-        return _draw(dynamics, panel_axes(style, n)[1])
+    return in_panels(lambda found: _draw(dynamics, found), len(dynamics[0].labels), ax, axes, "buckets")
 
 
 def as_gaps(data: Gaps, *, buckets: Bucketing | int = 1, n_resamples: int = 1000) -> list[BucketDynamics]:

@@ -16,8 +16,8 @@ from dynamics.analysis.curves import Floats, Value
 from dynamics.analysis.maps import BucketMap, bucket_map, loss_landscape
 from dynamics.errors import InputError
 from dynamics.plots.labels import wrap_name
-from dynamics.plots.panels import chosen_axes, color_bar, given, is_first, is_last, panel_axes
-from dynamics.plots.style import INK, load_style
+from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, legend_over
+from dynamics.plots.style import INK
 
 Maps = Source | Iterable[Source] | BucketMap | Sequence[BucketMap]
 
@@ -81,12 +81,7 @@ def plot_bucket_map(
         If the number of axes is not that of the arms.
     """
     maps = as_maps(data, value=value, split=split, buckets=buckets, n_resamples=n_resamples)
-    found = chosen_axes(ax, axes, len(maps), "arms")
-    if found is not None:
-        return _draw_maps(maps, found)
-    style = load_style()
-    with style.context():
-        return _draw_maps(maps, panel_axes(style, len(maps))[1])
+    return in_panels(lambda found: _draw_maps(maps, found), len(maps), ax, axes, "arms")
 
 
 def plot_loss_landscape(
@@ -128,12 +123,7 @@ def plot_loss_landscape(
                 f"arm {each.arm!r} has {len(each.epochs)} epochs and {n} buckets with a place on the axis; a landscape "
                 "needs two of each: use plot_bucket_map"
             )
-    found = chosen_axes(ax, axes, len(maps), "arms")
-    if found is not None:
-        return _draw_landscapes(maps, found)
-    style = load_style()
-    with style.context():
-        return _draw_landscapes(maps, panel_axes(style, len(maps))[1])
+    return in_panels(lambda found: _draw_landscapes(maps, found), len(maps), ax, axes, "arms")
 
 
 def as_maps(
@@ -218,8 +208,7 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
     color_bar(axes, mesh, _unit(maps[0]), extend=extend)
     circle = Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")
     if len(axes) > 1:
-        # "outside" makes room in a constrained layout, which is what a figure of ours has.
-        axes[0].figure.legend(handles=[circle], loc="outside upper center")
+        legend_over(axes, [circle])
     else:
         axes[0].legend(handles=[circle], loc="lower center", bbox_to_anchor=(0.5, 1.08))
     return list(axes)

@@ -60,7 +60,7 @@ def label_line_ends(ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, sh
         ax.annotate(
             label.text,
             (label.x, label.y),
-            xytext=(4.0, float(offset)),
+            xytext=(6.0, float(offset)),
             textcoords="offset points",
             va="center",
             ha="left",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from dynamics.analysis.bootstrap import Interval
 from dynamics.analysis.curves import Floats
 from dynamics.errors import InputError
 from dynamics.plots.labels import epoch_axis
-from dynamics.plots.style import INK, ArmStyle, Style
+from dynamics.plots.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, load_style
 from dynamics.records.reader import Run, Study
 
 
@@ -64,6 +64,33 @@ def chosen_axes(ax: Axes | None, axes: Sequence[Axes] | None, n: int, what: str)
     return found
 
 
+def in_panels(
+    draw: Callable[[list[Axes]], list[Axes]],
+    n: int,
+    ax: Axes | None,
+    axes: Sequence[Axes] | None,
+    what: str,
+    *,
+    new: Callable[[Style, int], tuple[Figure, list[Axes]]] = panel_axes,
+) -> list[Axes]:
+    """Draw into the axes that the caller gave; without, into those of a `new` figure in the library's style."""
+    found = chosen_axes(ax, axes, n, what)
+    if found is not None:
+        return draw(found)
+    style = load_style()
+    with style.context():
+        return draw(new(style, n)[1])
+
+
+def in_panel(draw: Callable[[Axes], Axes], ax: Axes | None, *, height: float) -> Axes:
+    """Draw into the axes that the caller gave; without, into a new figure of one column's width."""
+    if ax is not None:
+        return draw(ax)
+    style = load_style()
+    with style.context():
+        return draw(style.figure(column="half", height=height).add_subplot())
+
+
 def is_first(ax: Axes, axes: Sequence[Axes]) -> bool:
     """Whether none of `axes` in the same grid lies to the left, so that the y axis is labelled here."""
     here = ax.get_subplotspec()
@@ -87,10 +114,20 @@ def _beside(here: SubplotSpec, axes: Sequence[Axes]) -> list[SubplotSpec]:
     return [place for place in places if place is not None and place.get_gridspec() is here.get_gridspec()]
 
 
-def color_bar(axes: Sequence[Axes], mappable: Any, label: str, *, extend: str = "neither") -> None:
+def legend_over(axes: Sequence[Axes], handles: Sequence[Any], *, title: str | None = None, **how: Any) -> None:
+    """Put the one legend of several panels above all of them."""
+    ncols = min(4, len(handles))
+    # "outside" makes room in a constrained layout, which is what a figure of ours has.
+    legend = axes[0].figure.legend(
+        handles=handles, loc="outside upper center", ncols=ncols, title=title, title_fontsize=NOTE_SIZE, **how
+    )
+    legend.get_title().set_color(FAINT)
+
+
+def color_bar(axes: Sequence[Axes], mappable: Any, label: str, **how: Any) -> None:
     """Put one colour bar at the right of panels that share their colours."""
     bar = axes[0].figure.colorbar(
-        mappable, ax=list(axes), pad=0.02, aspect=22, fraction=0.06 if len(axes) > 1 else 0.1, extend=extend
+        mappable, ax=list(axes), pad=0.02, aspect=22, fraction=0.06 if len(axes) > 1 else 0.1, **how
     )
     bar.set_label(label)
     outline: Any = bar.outline

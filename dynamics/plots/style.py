@@ -122,7 +122,7 @@ class Style:
 
 
 def venues() -> list[str]:
-    """Return the names of the venues for which there are sizes and fonts, such as ``icml2024``."""
+    """Return the names of the venues for which there are sizes and fonts, such as ``icml2024`` and ``acl``."""
     return sorted(_bundles())
 
 
@@ -132,7 +132,7 @@ def load_style(venue: str | None = None) -> Style:
     Parameters
     ----------
     venue : str, optional
-        A name that tueplots knows, a conference and a year.
+        A name that tueplots knows, a conference and a year; or ``acl``, whose style has not changed for years.
 
     Raises
     ------
@@ -222,4 +222,23 @@ def _bundles() -> dict[str, Callable[..., dict[str, Any]]]:
         raise InputError("venue styles need the tueplots package: pip install tueplots") from error
     # Names that end in a year are venues; the others are slides and theses.
     members = inspect.getmembers(bundles, inspect.isfunction)
-    return {name: bundle for name, bundle in members if re.fullmatch(r"[a-z]+\d{4}", name)}
+    known = {name: bundle for name, bundle in members if re.fullmatch(r"[a-z]+\d{4}", name)}
+    return {"acl": _acl, **known}
+
+
+def _acl(*, column: Column = "half") -> dict[str, Any]:
+    """Return the settings of the ACL venues (ACL, EMNLP, NAACL ...), which tueplots lacks, as it gives those it knows.
+
+    Columns are 7.7 cm wide, the text is 16 cm. Sizes are those that tueplots gives next to captions of 10 points.
+    """
+    return {
+        "figure.figsize": ((7.7 if column == "half" else 16.0) / 2.54, 2.0),
+        "font.family": "serif",
+        "font.serif": ["Times New Roman", "Times", "TeX Gyre Termes", "Nimbus Roman"],
+        "font.size": 9,
+        "axes.labelsize": 9,
+        "axes.titlesize": 9,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+    }

@@ -1,7 +1,8 @@
 """The table of arms: what each reached and where it ended, as LaTeX, Markdown and rows for CSV.
 
 Losses are validation losses in nats per token, averaged over seeds. Rebound is the cross-fitted one: the plain one is
-biased upward. Differences are paired: both arms are measured on the same tokens.
+biased upward. Differences are paired, since both arms are measured on the same tokens, and their p-values are adjusted
+for the number of arms that are compared (`dynamics.analysis.inference.compare_arms`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from dynamics.analysis.arms import Arm, Source, collect_arms
-from dynamics.analysis.bootstrap import FEW_DOCUMENTS, bootstrap_difference
-from dynamics.analysis.curves import DocumentSums
+from dynamics.analysis.bootstrap import FEW_DOCUMENTS
+from dynamics.analysis.buckets import Bucketing, entropy_buckets
+from dynamics.analysis.curves import DocumentSums, Value
+from dynamics.analysis.inference import compare_arms, holm
 from dynamics.analysis.summary import ArmSummary, arm_summary
 from dynamics.errors import InputError, nearest
 from dynamics.plots.style import arm_role
@@ -26,18 +29,23 @@ from dynamics.plots.style import arm_role
 class Difference:
     """Final loss of an arm minus that of the baseline, in nats per token, after `epoch`.
 
-    `low` and `high` are the percentile interval of documents resampled together for both arms.
+    Attributes
+    ----------
+    epoch : int
+    estimate, low, high : float
+        With the percentile interval of documents resampled together for both arms; of this difference by itself.
+    probability : float
+        Share of the resamples in which the arm's loss is lower than the baseline's.
+    p_holm : float
+        Two-sided, adjusted after Holm (1979) for all differences of the table; 1 where a loss is NaN.
     """
 
     epoch: int
     estimate: float
     low: float
     high: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes 0; false where anything is NaN."""
-        return self.low > 0.0 or self.high < 0.0
+    probability: float
+    p_holm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,11 @@ class ArmTable:
     baseline: str | None
     level: float
 
+    def significant(self, arm: str) -> bool:
+        """Whether the arm differs from the baseline: the chance of any such finding being false is below 1 - level."""
+        # Not "< 1 - level", which is a little above 0.05 for a level of 0.95.
+        return arm in self.differences and self.differences[arm].p_holm + self.level < 1.0
+
     @property
     def notes(self) -> list[str]:
         """What a reader must know to read the table, one sentence or two each."""
@@ -74,8 +87,10 @@ class ArmTable:
         ]
         if self.baseline is not None:
             notes.append(
-                f"Difference: final loss minus that of {self.baseline}, paired by document; * where its interval "
-                "excludes 0 (each arm by itself, not corrected for their number)."
+                f"Difference: final loss minus that of {self.baseline}, paired by document; each interval by itself. "
+                f"p: two-sided, adjusted after Holm for {len(self.differences)} comparison"
+                f"{'s' if len(self.differences) != 1 else ''}; * where p < {1 - self.level:.2g}. "
+                f"P(lower): share of resamples with a lower loss than {self.baseline}."
             )
         finals = {row.arm: row.final_epoch for row in self.rows}
         early = {
@@ -133,12 +148,7 @@ def arm_table(
     if len(arms) == 1:
         return ArmTable(rows, {}, None, level)
     chosen = arms[names.index(baseline or _default_baseline(names))]
-    differences = {}
-    for arm in arms:
-        difference = None if arm is chosen else _difference(arm, chosen, **how)
-        if difference is not None:
-            differences[arm.name] = difference
-    return ArmTable(rows, differences, chosen.name, level)
+    return ArmTable(rows, _differences(arms, chosen, **how), chosen.name, level)
 
 
 def table_rows(table: ArmTable) -> list[dict[str, Any]]:
@@ -166,7 +176,9 @@ def table_rows(table: ArmTable) -> list[dict[str, Any]]:
                 "difference_low": difference.low if difference else math.nan,
                 "difference_high": difference.high if difference else math.nan,
                 "difference_epoch": difference.epoch if difference else "",
-                "significant": int(difference.significant) if difference else "",
+                "p_holm": difference.p_holm if difference else math.nan,
+                "probability_lower": difference.probability if difference else math.nan,
+                "significant": int(table.significant(row.arm)) if difference else "",
             }
         )
     return rows
@@ -186,23 +198,23 @@ def markdown_table(table: ArmTable) -> str:
 
 
 def latex_table(table: ArmTable) -> str:
-    """Return the table in LaTeX, its notes as the caption. Needs no package but booktabs."""
+    """Return the table in LaTeX, its notes as the caption. Needs no package but booktabs.
+
+    Losses stand above and differences below: side by side they are wider than a page. The starred environment is
+    as wide as the page, in one column or two.
+    """
     header, body = _cells(table)
     lines = [
         r"% Needs \usepackage{booktabs}.",
-        r"\begin{table}",
+        r"\begin{table*}",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         f"  \\caption{{{_escape_latex(' '.join(table.notes))}}}",
-        f"  \\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-        r"    \toprule",
-        _latex_line(header),
-        r"    \midrule",
-        *(_latex_line(cells) for cells in body),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
+        *_tabular([cells[:_LOSSES] for cells in (header, *body)]),
     ]
-    return "\n".join(lines) + "\n"
+    if table.baseline is not None:
+        compared = [cells for cells, row in zip(body, table.rows, strict=True) if row.arm != table.baseline]
+        lines += [r"  \par\medskip", *_tabular([[cells[0], *cells[_LOSSES:]] for cells in (header, *compared)])]
+    return "\n".join([*lines, r"\end{table*}"]) + "\n"
 
 
 # ------------------------------------------------------------------------------------- numbers
@@ -214,16 +226,33 @@ def _default_baseline(names: Sequence[str]) -> str:
     return [*exact, *named, *names][0]
 
 
-def _difference(arm: Arm, baseline: Arm, **how: Any) -> Difference | None:
-    """Compare two arms after the last epoch that both have; None if there is no such epoch."""
-    minuend, subtrahend = arm.sums("validation"), baseline.sums("validation")
-    common = np.intersect1d(minuend.epochs, subtrahend.epochs)
-    if not len(common):
-        return None
-    epoch = int(common[-1])
-    interval = bootstrap_difference(_at_epoch(minuend, epoch), _at_epoch(subtrahend, epoch), paired=True, **how)
-    estimate, low, high = (float(part[0, 0]) for part in (interval.estimate, interval.low, interval.high))
-    return Difference(epoch, estimate, low, high)
+def _differences(arms: Sequence[Arm], baseline: Arm, **how: Any) -> dict[str, Difference]:
+    """Compare arms with the baseline after the last epoch that both have; those without such an epoch are left out."""
+    every = entropy_buckets(baseline.runs[0].records("validation"), 1)
+    found = {}
+    for arm in arms:
+        common = np.intersect1d(arm.sums("validation").epochs, baseline.sums("validation").epochs)
+        if arm is not baseline and len(common):
+            epoch = int(common[-1])
+            pair = _AtEpoch(arm, epoch), _AtEpoch(baseline, epoch)
+            found[arm.name] = epoch, compare_arms(pair, baseline=baseline.name, buckets=every, **how)[0]
+    # Over all pairs at once, which `compare_arms` takes only where every arm has the same epochs.
+    adjusted: list[float] = holm([row.p_value for _, row in found.values()]).tolist() if found else []
+    return {
+        name: Difference(epoch, row.estimate, row.low, row.high, row.probability, p)
+        for (name, (epoch, row)), p in zip(found.items(), adjusted, strict=True)
+    }
+
+
+class _AtEpoch(Arm):
+    """An arm after one epoch, all its tokens in one bucket, from the sums that it has read already."""
+
+    def __init__(self, arm: Arm, epoch: int) -> None:
+        super().__init__(arm.name, arm.runs)
+        self._whole, self._epoch = arm, epoch
+
+    def seed_sums(self, split: str, *, buckets: Bucketing | None = None, value: Value = "loss") -> list[DocumentSums]:
+        return [_at_epoch(part, self._epoch) for part in self._whole.seed_sums(split, value=value)]
 
 
 def _at_epoch(sums: DocumentSums, epoch: int) -> DocumentSums:
@@ -237,14 +266,17 @@ def _at_epoch(sums: DocumentSums, epoch: int) -> DocumentSums:
 _DIGITS = 3
 _NOTHING = "–"
 _MINUS = "−"
+# Columns before those of differences.
+_LOSSES = 9
 
 
 def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
     """Return the header and the cells, as they are read; the renderers write them in their language."""
     interval = f"{100 * table.level:g} % interval"
     header = ["Arm", "Seeds", "Best", "Epoch", "Final", interval, "Rebound", interval, "Dropped"]
+    assert len(header) == _LOSSES
     if table.baseline is not None:
-        header += ["Difference", interval]
+        header += ["Difference", interval, "p (Holm)", "P(lower)"]
     body = []
     for row in table.rows:
         cells = [
@@ -261,10 +293,11 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
         if table.baseline is not None:
             difference = table.differences.get(row.arm)
             if difference is None:
-                cells += [_NOTHING, _NOTHING]
+                cells += [_NOTHING] * 4
             else:
-                star = "*" if difference.significant else ""
+                star = "*" if table.significant(row.arm) else ""
                 cells += [_number(difference.estimate) + star, _interval(difference.low, difference.high)]
+                cells += [_p_value(difference), _number(difference.probability)]
         body.append(cells)
     return header, body
 
@@ -275,6 +308,13 @@ def _number(value: float) -> str:
     # Rounded first: what is 0 to these digits has no sign.
     rounded = round(value, _DIGITS) + 0.0
     return f"{rounded:.{_DIGITS}f}".replace("-", _MINUS)
+
+
+def _p_value(difference: Difference) -> str:
+    if math.isnan(difference.estimate):
+        return _NOTHING
+    least = 10.0**-_DIGITS
+    return f"< {least:g}" if difference.p_holm < least else _number(difference.p_holm)
 
 
 def _interval(low: float, high: float) -> str:
@@ -301,6 +341,19 @@ _LATEX = {
     _NOTHING: "--",
     "*": r"\textsuperscript{*}",
 }
+
+
+def _tabular(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a tabular whose first row is its header."""
+    return [
+        f"  \\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+        r"    \toprule",
+        _latex_line(rows[0]),
+        r"    \midrule",
+        *(_latex_line(cells) for cells in rows[1:]),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+    ]
 
 
 def _latex_line(cells: Sequence[str]) -> str:

@@ -10,15 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.arms import Arm, Source
+from dynamics.analysis.arms import Source
 from dynamics.analysis.bootstrap import Interval
 from dynamics.analysis.buckets import Buckets
 from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
-from dynamics.errors import InputError
 from dynamics.plots.labels import epoch_axis, focus, wrap_name
-from dynamics.plots.panels import is_first, is_last, panel_axes
-from dynamics.plots.style import INK, Style, bucket_colors, load_style
-from dynamics.records.reader import Run, Study
+from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
+from dynamics.plots.style import INK, Style, bucket_colors
 
 Dynamics = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
 
@@ -62,23 +60,13 @@ def plot_token_dynamics(
         If the number of axes is not that of the arms.
     """
     dynamics = as_dynamics(data, buckets=buckets, n_resamples=n_resamples)
-    if ax is not None:
-        axes = [ax]
-    if axes is None:
-        style = load_style()
-        with style.context():
-            return _draw(dynamics, token_dynamics_axes(style, len(dynamics))[1])
-    return _draw(dynamics, list(np.ravel(np.asarray(axes, dtype=object))))
+    return in_panels(lambda found: _draw(dynamics, found), len(dynamics), ax, axes, "arms")
 
 
 def as_dynamics(data: Dynamics, *, buckets: Buckets | int = 2, n_resamples: int = 1000) -> list[BucketDynamics]:
     """Return the numbers of the token-dynamics figure."""
-    if isinstance(data, BucketDynamics):
-        return [data]
-    items: list[Any] = [data] if isinstance(data, Study | Run | Arm) else list(data)
-    if items and all(isinstance(item, BucketDynamics) for item in items):
-        return items
-    return bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
+    items, ready = given(data, BucketDynamics)
+    return items if ready else bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
 
 
 def token_dynamics_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
@@ -109,8 +97,6 @@ def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, An
 
 
 def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
-    if len(axes) != len(dynamics):
-        raise InputError(f"{len(dynamics)} arms need {len(dynamics)} axes, and {len(axes)} were given")
     colors = bucket_colors(len(dynamics[0].labels))
     for ax, arm in zip(axes, dynamics, strict=True):
         for k, color in enumerate(colors):
@@ -173,9 +159,8 @@ def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], *, several: 
         )
         for k, (label, color) in enumerate(zip(labels, colors, strict=True))
     ]
-    if several and ax.get_figure() is not None:
-        # "outside" makes room in a constrained layout, which is what a figure of ours has.
-        ax.figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=2.8)
+    if several:
+        legend_over([ax], handles, handlelength=2.8)
     else:
         ax.legend(
             handles=handles,

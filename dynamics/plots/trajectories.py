@@ -20,8 +20,8 @@ from dynamics.analysis.trajectories import CLASSES
 from dynamics.errors import InputError
 from dynamics.plots.bucket_lines import bucket_title
 from dynamics.plots.labels import legend_above, wrap_name
-from dynamics.plots.panels import chosen_axes, color_bar, given, is_first, is_last, panel_axes
-from dynamics.plots.style import FAINT, INK, NOTE_SIZE, Style, arm_styles, load_style
+from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, legend_over, panel_axes
+from dynamics.plots.style import FAINT, INK, NOTE_SIZE, Style, arm_styles
 
 Classes = Source | Iterable[Source] | ClassShares | Sequence[ClassShares]
 Cartographies = Source | Iterable[Source] | CartographyMap | Sequence[CartographyMap]
@@ -70,13 +70,14 @@ def plot_trajectory_classes(
         If the number of axes is not that of the buckets.
     """
     shares = as_class_shares(data, split=split, buckets=buckets, n_resamples=n_resamples)
-    n = len(shares[0].labels)
-    found = chosen_axes(ax, axes, n, "buckets")
-    if found is not None:
-        return _draw_classes(shares, found)
-    style = load_style()
-    with style.context():
-        return _draw_classes(shares, trajectory_class_axes(style, n, len(shares))[1])
+    return in_panels(
+        lambda found: _draw_classes(shares, found),
+        len(shares[0].labels),
+        ax,
+        axes,
+        "buckets",
+        new=lambda style, n: trajectory_class_axes(style, n, len(shares)),
+    )
 
 
 def plot_cartography(
@@ -92,7 +93,7 @@ def plot_cartography(
 
     They are the standard deviation and the mean over epochs of the probability exp(-loss) that the model gave the
     token; the dotted line is the greatest deviation that a probability can have at each mean.
-    The regions that Swayamdipta et al. 2020 (arXiv 2009.10795) name are written in their places.
+    The regions that Swayamdipta et al. 2020 (arXiv 2009.10795) name are written beside it, where no token can be.
 
     Parameters
     ----------
@@ -120,12 +121,7 @@ def plot_cartography(
     if color not in _MAP_LABELS:
         raise InputError(f"unknown color {color!r}; use {' or '.join(_MAP_LABELS)}")
     maps = as_cartography(data, split=split, bins=bins)
-    found = chosen_axes(ax, axes, len(maps), "arms")
-    if found is not None:
-        return _draw_cartography(maps, found, color)
-    style = load_style()
-    with style.context():
-        return _draw_cartography(maps, panel_axes(style, len(maps))[1], color)
+    return in_panels(lambda found: _draw_cartography(maps, found, color), len(maps), ax, axes, "arms")
 
 
 def trajectory_class_axes(style: Style, n: int, n_arms: int) -> tuple[Figure, list[Axes]]:
@@ -247,12 +243,7 @@ def _draw_classes(shares: Sequence[ClassShares], axes: Sequence[Axes]) -> list[A
     if len(axes) == 1:
         legend_above(axes[0], handles, title=note)
     else:
-        # "outside" makes room in a constrained layout, which is what a figure of ours has.
-        ncols = min(4, len(handles))
-        legend = axes[0].figure.legend(
-            handles=handles, loc="outside upper center", ncols=ncols, title=note, title_fontsize=NOTE_SIZE
-        )
-        legend.get_title().set_color(FAINT)
+        legend_over(axes, handles, title=note)
     return list(axes)
 
 
@@ -281,19 +272,19 @@ def _draw_cartography(maps: Sequence[CartographyMap], axes: Sequence[Axes], colo
         # No probability lies outside of 0 to 1, which bounds the deviation at each mean.
         bound = np.linspace(0.0, 1.0, 101)
         ax.plot(np.sqrt(bound * (1 - bound)), bound, color=FAINT, linewidth=0.6, linestyle=(0, (1, 1.5)))
-        for x, y, text, where in (
-            (0.98, 0.97, r"$\leftarrow$ easy to learn", "top"),
-            (0.94, 0.5, "ambiguous", "center"),
-            (0.98, 0.03, r"$\leftarrow$ hard to learn", "bottom"),
+        # Beyond that bound words cover no token.
+        for y, text, where, turned in (
+            (0.97, r"$\leftarrow$ easy to learn", "top", 0),
+            (0.5, "ambiguous", "center", 90),
+            (0.03, r"$\leftarrow$ hard to learn", "bottom", 0),
         ):
-            box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
-            place = ax.transAxes
-            ax.text(x, y, text, transform=place, ha="right", va=where, fontsize=NOTE_SIZE, color=INK, bbox=box)
+            words: dict[str, Any] = {"rotation": turned, "fontsize": NOTE_SIZE, "color": INK}
+            ax.text(0.985, y, text, transform=ax.transAxes, ha="right", va=where, **words)
         if not each.n_tokens.any():
             # A run that diverged: an empty panel would look like a fault of the figure.
             ax.text(0.4, 0.5, "NaN", transform=ax.transAxes, ha="center", va="center", fontsize=NOTE_SIZE)
         ax.set_title(wrap_name(each.arm, 20))
-        ax.set_xlim(0.0, 0.52)
+        ax.set_xlim(0.0, 0.57)
         ax.set_ylim(0.0, 1.0)
         if is_last(ax, axes):
             ax.set_xlabel("Variability")
@@ -302,8 +293,17 @@ def _draw_cartography(maps: Sequence[CartographyMap], axes: Sequence[Axes], colo
     label = _MAP_LABELS[color]
     if color == "n_tokens":
         label = f"{'Training' if maps[0].split == 'train' else 'Validation'} {label.lower()}"
-    color_bar(axes, mesh, label)
+    # Powers of ten would have exponents too small to read.
+    color_bar(axes, mesh, label, format=FuncFormatter(lambda value, _: _short(value)))
     return list(axes)
+
+
+def _short(value: float) -> str:
+    """Return a number of tokens in few characters: 100, 10k, 1M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def _shades() -> Any:

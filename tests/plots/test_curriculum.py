@@ -12,11 +12,14 @@ from dynamics.errors import InputError
 from dynamics.plots.curriculum import (
     as_curricula,
     as_summaries,
+    curriculum_axes,
     curriculum_rows,
+    draw_curriculum,
     plot_curriculum,
     plot_outcomes,
+    schedules,
 )
-from dynamics.plots.style import arm_styles
+from dynamics.plots.style import arm_styles, load_style
 from dynamics.records.reader import Run, Study
 
 SUMMARY = ArmSummary(
@@ -37,6 +40,8 @@ SUMMARY = ArmSummary(
     mean_ratio=0.1,
     final_by_seed=(3.45, 3.55),
     rebound_by_seed=(0.4, 0.6),
+    rebound_cross_fitted_low=0.25,
+    rebound_cross_fitted_high=0.65,
 )
 
 
@@ -77,6 +82,32 @@ def test_matched_arms_share_one_line(study: Study) -> None:
     ]
 
 
+def test_the_whole_figure_tells_schedules_what_was_dropped_and_what_came_of_it(study: Study) -> None:
+    curricula, summaries = as_curricula(study), as_summaries(study, n_resamples=20)
+    assert [[arm.arm for arm in group] for group in schedules(curricula)] == [["entrodrop", "random"], ["inverse"]]
+    style = load_style("acl")
+    figure, (above, final, rebound) = curriculum_axes(style, study.arms, 2)
+    draw_curriculum(curricula, summaries, [above, final, rebound])
+    legend = above.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["linear to 0.2", "step to 0.4", "measured"]
+    markers = [line for line in above.lines if line.get_linestyle() == "None"]
+    for line, arm in zip(markers, curricula, strict=True):
+        # Each marker in its place: the middle of its epoch.
+        np.testing.assert_allclose(np.asarray(line.get_xdata()), [0.5, 1.5, 2.5])
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), arm.measured)
+    sizes = [line.get_markersize() for line in markers]
+    assert sizes[0] > sizes[1]  # so that neither of two equal shares hides the other
+    for ax, planted in ((final, [3.75, 3.125, 3.0625, 3.0]), (rebound, [0.75, 0.125, 0.0625, 0.0])):
+        drawn = [line for line in ax.lines if len(np.atleast_1d(line.get_xdata())) == 1]
+        assert [float(np.ravel(line.get_xdata())[0]) for line in drawn] == pytest.approx(planted)
+    assert [text.get_text() for text in final.get_yticklabels()] == study.arms
+    # Names that break into two lines have higher rows, and a legend of more lines a higher figure.
+    assert figure.get_figheight() == pytest.approx(9 / 8 * (1.7 + 0.3 + 0.8 + 4 * 0.2))
+    broken = [*study.arms[:3], "inverse_entrodrop_sigmoid"]
+    assert curriculum_axes(style, broken, 4)[0].get_figheight() == pytest.approx(9 / 8 * (1.7 + 0.45 + 0.8 + 4 * 0.35))
+
+
 def test_nothing_to_draw_without_token_dropout(plain_run: Run) -> None:
     assert as_curricula(plain_run) == []
     with pytest.raises(InputError, match="no arm drops tokens"):
@@ -108,7 +139,8 @@ def test_outcomes() -> None:
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
     given = Figure().add_subplot()
     assert plot_outcomes([SUMMARY], quantity="rebound", ax=given) is given
-    assert np.asarray(given.lines[0].get_xdata()).tolist() == [0.3, 0.6]
+    # The cross-fitted rebound, and no ticks of seeds, of which the plain one alone is known: zero is the third line.
+    assert [np.asarray(line.get_xdata()).tolist() for line in given.lines] == [[0.25, 0.65], [0.45], [0.0, 0.0]]
     assert "nats per token" in given.get_xlabel()
     with pytest.raises(InputError, match="unknown quantity 'best'"):
         plot_outcomes([SUMMARY], quantity="best")  # type: ignore[arg-type]
@@ -129,7 +161,6 @@ def test_rows_hold_both_halves(study: Study) -> None:
         "final_loss": 4,
         "rebound": 4,
         "final_loss_of_seed": 8,
-        "rebound_of_seed": 8,
     }
     assert [row["value"] for row in by_quantity["final_loss"]] == [3.75, 3.125, 3.0625, 3.0]
     assert [row["value"] for row in by_quantity["rebound"]] == pytest.approx([0.75, 0.125, 0.0625, 0])

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -61,8 +64,22 @@ def test_the_curriculum_table_by_hand(saved: Path, losses: dict[str, list[float]
 
 
 def test_the_same_bytes_again(saved: Path, study: Study, tmp_path: Path) -> None:
-    with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20, "svg.hashsalt": "other"}):
-        save_figures([open_study(study.path)], output=tmp_path)
+    """In another process, whose hashes and settings are others."""
+    code = (
+        "import sys, matplotlib\n"
+        "from pathlib import Path\n"
+        "from dynamics import open_study\n"
+        "from dynamics.plots.figures import save_figures\n"
+        "matplotlib.rcParams.update({'lines.linewidth': 9, 'font.size': 20, 'svg.hashsalt': 'other'})\n"
+        "save_figures([open_study(sys.argv[1])], output=Path(sys.argv[2]))\n"
+        "print(hash('a'))"
+    )
+    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    command = [sys.executable, "-c", code, str(study.path), str(tmp_path)]
+    environment = {**os.environ, "PYTHONHASHSEED": other, "TZ": "Pacific/Kiritimati"}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert int(done.stdout) != hash("a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in saved.iterdir())
     for path in saved.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 

@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dynamics.errors import InputError
-from dynamics.plots.panels import ArmLine, chosen_axes, draw_arm_lines, given, is_first, is_last, panel_axes
+from dynamics.plots.panels import (
+    ArmLine,
+    chosen_axes,
+    draw_arm_lines,
+    given,
+    in_panel,
+    in_panels,
+    is_first,
+    is_last,
+    legend_over,
+    panel_axes,
+)
 from dynamics.plots.style import arm_styles, load_style
 from dynamics.records.reader import Run, Study
 
@@ -37,6 +52,34 @@ def test_axes_must_be_as_many_as_panels() -> None:
     assert chosen_axes(None, [one, two], 2, "arms") == [one, two]
     with pytest.raises(InputError, match="3 arms need 3 axes, and 1 were given"):
         chosen_axes(one, None, 3, "arms")
+
+
+def test_a_new_figure_has_the_style_and_given_axes_the_callers() -> None:
+    seen: list[bool] = []
+
+    def draw(axes: list[Axes]) -> list[Axes]:
+        seen.append(matplotlib.rcParams["axes.spines.top"])
+        return axes
+
+    with matplotlib.rc_context({"axes.spines.top": True}):
+        mine = Figure().add_subplot()
+        assert in_panels(draw, 1, mine, None, "arms") == [mine]
+        one, two = in_panels(draw, 2, None, None, "arms")
+        ax = in_panel(lambda found: draw([found])[0], None, height=2.0)
+        assert in_panel(lambda found: draw([found])[0], mine, height=2.0) is mine
+    assert seen == [True, False, False, True]
+    assert one.figure is two.figure
+    assert ax.figure.get_size_inches().tolist() == pytest.approx([3.35, 2.0])
+
+
+def test_one_legend_of_several_panels_stands_above_them() -> None:
+    figure, axes = panel_axes(load_style(), 2)
+    handles = [Line2D([], [], label=name) for name in ("a", "b", "c", "d", "e")]
+    legend_over(axes, handles, title="note")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c", "d", "e"]
+    FigureCanvasAgg(figure).draw()
+    assert legend.get_window_extent().y0 >= max(ax.bbox.y1 for ax in axes)
 
 
 def test_lines_of_arms_have_their_looks_and_bands() -> None:

@@ -95,6 +95,7 @@ def test_the_style_is_undone_after_an_error() -> None:
         ("neurips2024", 3.3, 5.5),
         ("iclr2024", 3.3, 5.5),
         ("aaai2024", 3.3, 6.975),
+        ("acl", 7.7 / 2.54, 16 / 2.54),
     ],
 )
 def test_widths_of_venues(venue: str, half: float, full: float) -> None:
@@ -108,6 +109,12 @@ def test_widths_of_venues(venue: str, half: float, full: float) -> None:
     assert figure.get_figwidth() == pytest.approx(full)
 
 
+def test_acl_has_the_letters_of_other_venues_whose_captions_are_as_large() -> None:
+    acl, other = load_style("acl").rc, load_style("neurips2024").rc
+    assert acl == other
+    assert {key: acl[key] for key in ("font.size", "xtick.labelsize")} == {"font.size": 9, "xtick.labelsize": 7}
+
+
 @pytest.mark.parametrize("venue", venues())
 def test_every_venue_loads_without_latex(venue: str) -> None:
     with load_style(venue).context():
@@ -116,8 +123,11 @@ def test_every_venue_loads_without_latex(venue: str) -> None:
 
 
 def test_an_unknown_venue_names_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"unknown venue 'icml24'; did you mean 'icml2024'.*neurips"):
+    with pytest.raises(
+        InputError, match=r"unknown venue 'icml24'; did you mean 'icml2024'.*there are .*, acl, .*, neurips2024, "
+    ):
         load_style("icml24")
+    assert "acl" in venues()
 
 
 def test_importing_the_plots_loads_neither_torch_nor_seaborn_and_changes_no_settings() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dynamics.analysis.bootstrap import Interval
@@ -82,6 +83,14 @@ def test_cells_of_the_map(color: Any) -> None:
     np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan).reshape(2, 2), expected.T)
     assert mesh.get_clim() == ((0.5, 100.0) if color == "n_tokens" else (0.0, 1.0))
     assert ax.get_xlabel() == "Variability"
+    # Words stand beyond the curve that no token can pass: at y, x is at most the root of y (1 - y).
+    FigureCanvasAgg(figure).draw()
+    for text in ax.texts:
+        box = text.get_window_extent().transformed(ax.transData.inverted())
+        bound = np.linspace(box.y0, min(box.y1, 1.0), 20).clip(0.0, 1.0)
+        assert box.x0 > np.sqrt(bound * (1 - bound)).max()
+    ticks = figure.axes[1].yaxis.get_major_formatter()
+    assert [ticks(value) for value in (0.5, 1, 100, 10_000, 2_500_000)] == ["0.5", "1", "100", "10k", "2.5M"]
     with pytest.raises(InputError, match="unknown color 'tokens'; use n_tokens or correctness"):
         plot_cartography(MAP, color="tokens")  # type: ignore[arg-type]
 

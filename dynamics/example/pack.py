@@ -1,0 +1,79 @@
+"""Makes the archives of `load_example` from a study: ``python -m dynamics.example.pack STUDY``.
+
+One archive a seed, with everything that a run is but its weights. The same study gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import sys
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dynamics.errors import InputError
+from dynamics.records import schema
+from dynamics.records.check import check_path
+from dynamics.records.reader import Study, open_study, study_run_path
+
+HERE = Path(__file__).parent
+# Bytes: what a repository bears in one file, and what a package bears for an example.
+MOST, MOST_IN_ALL = 5_000_000, 12_000_000
+
+
+def pack(study: Study, output: Path = HERE) -> list[Path]:
+    """Write one archive a seed, in which what its arms share is found to repeat.
+
+    Raises
+    ------
+    InputError
+        If a run is not complete or damaged, or the archives are larger than they may be.
+    """
+    archives = {}
+    for seed in study.seeds:
+        content = {schema.STUDY_FILE: (study.path / schema.STUDY_FILE).read_bytes()}
+        for arm in study.arms:
+            run = study.run(arm, seed)
+            (report,) = check_path(run.path)
+            if not run.complete or not report.ok:
+                raise InputError(f"{run.path} is not complete and whole; only such a run can be an example")
+            for path in sorted(run.path.rglob("*")):
+                name = path.relative_to(run.path)
+                if path.is_file() and name.parts[0] != schema.MODEL_FOLDER:
+                    content[(study_run_path("", arm, seed) / name).as_posix()] = path.read_bytes()
+            # Without weights, which the manifest then does not vouch for.
+            manifest = {key: value for key, value in run.manifest.items() if key not in ("model_files", schema.SELF_HASH)}
+            sealed = (study_run_path("", arm, seed) / schema.MANIFEST_FILE).as_posix()
+            with TemporaryDirectory() as folder:
+                schema.write_manifest(Path(folder) / schema.MANIFEST_FILE, manifest)
+                content[sealed] = (Path(folder) / schema.MANIFEST_FILE).read_bytes()
+        archives[output / f"seed-{seed}.tar.xz"] = _archive(content)
+    sizes = {path.name: len(archive) for path, archive in archives.items()}
+    if max(sizes.values()) > MOST or sum(sizes.values()) > MOST_IN_ALL:
+        raise InputError(f"the archives have {sizes} bytes, above {MOST} or {MOST_IN_ALL} in all; record fewer sequences")
+    for path, archive in archives.items():
+        schema.atomic_write_bytes(path, archive)
+    return list(archives)
+
+
+def _archive(content: dict[str, bytes]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        # Tensors of one kind beside each other, so that what repeats between arms is found.
+        for name in sorted(content, key=lambda name: (Path(name).name, name)):
+            entry = tarfile.TarInfo(name)  # neither time nor owner
+            entry.size = len(content[name])
+            archive.addfile(entry, io.BytesIO(content[name]))
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    return lzma.compress(raw.getvalue(), format=lzma.FORMAT_XZ, filters=filters)
+
+
+def main() -> None:
+    """Run from the command line."""
+    for path in pack(open_study(sys.argv[1])):
+        print(f"{path.name}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

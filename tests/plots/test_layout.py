@@ -1,0 +1,188 @@
+"""The words of all figures in the widths of venues, as a printer would see them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from support.synthetic import make_study
+
+from dynamics.analysis.arms import Arm, collect_arms
+from dynamics.plots import figures
+from dynamics.plots.figures import FIGURES
+from dynamics.plots.style import load_style
+from dynamics.records.reader import open_study
+
+#: One of each width and size of text; None is the library's own style.
+VENUES = [None, "icml2024", "neurips2024", "iclr2024", "acl"]
+#: Points. Boxes have room for descenders that most words lack; what touches by less is apart on paper.
+_SLACK = 0.5
+_SPACE = 2.0
+_SMALLEST = 5.5
+
+
+def complaints(figure: Figure) -> list[str]:
+    """Return what is clipped, overlaps, is too small, or hides data; draws the figure as it is saved."""
+    drawn: list[Text] = []
+    write = Text.draw
+
+    def record(text: Text, renderer: Any) -> None:
+        # What is drawn, not what is there: axes keep labels of ticks beyond their limits.
+        if text.get_visible() and text.get_text().strip():
+            drawn.append(text)
+        write(text, renderer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", record)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    points = 72.0 / figure.dpi
+    boxes = [(text.get_text(), _scaled(text.get_window_extent(), points)) for text in drawn]
+    page = _scaled(figure.bbox, points)
+    found = [f"{text.get_text()!r} has {_size(text):g} points" for text in drawn if _size(text) < _SMALLEST]
+    for words, box in boxes:
+        outside = _beyond(box, page)
+        if outside > 0.0:
+            found.append(f"{words!r} is outside of the figure by {outside:.1f} points")
+    found += [
+        f"{a!r} touches {b!r}"
+        for (a, one), (b, other) in combinations(boxes, 2)
+        if _common(_wider(one), _wider(other)) > _SLACK
+    ]
+    panels = [_scaled(ax.bbox, points) for ax in figure.axes]
+    for words, box in boxes:
+        if any(_common(box, each) > _SLACK and _beyond(box, each) > _SLACK for each in panels):
+            found.append(f"{words!r} lies across the frame of a panel")
+    for legend in [*figure.legends, *(ax.get_legend() for ax in figure.axes)]:
+        if legend is not None and any(
+            _common(_scaled(legend.get_window_extent(), points), each) > _SLACK for each in panels
+        ):
+            found.append("a legend lies over a panel")
+    return found
+
+
+def _size(text: Text) -> float:
+    """Return the size of the smallest letters; exponents are 0.7 as large as what they stand at."""
+    return float(text.get_fontsize()) * (0.7 if re.search(r"\$.*\^.*\$", text.get_text()) else 1.0)
+
+
+def _wider(box: Bbox) -> Bbox:
+    """Return a box with half of a space on either side: words that are nearer read as one."""
+    return Bbox([[box.x0 - _SPACE / 2, box.y0], [box.x1 + _SPACE / 2, box.y1]])
+
+
+def _scaled(box: Any, by: float) -> Bbox:
+    return Bbox(box.get_points() * by)
+
+
+def _beyond(box: Bbox, frame: Bbox) -> float:
+    """Return how far a box reaches out of a frame."""
+    return float(max(frame.x0 - box.x0, frame.y0 - box.y0, box.x1 - frame.x1, box.y1 - frame.y1))
+
+
+def _common(one: Bbox, other: Bbox) -> float:
+    """Return the smaller side of what two boxes have in common; 0 or less where that is nothing."""
+    return float(min(min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)))
+
+
+def once(compute: Any) -> Any:
+    """Numbers do not depend on the venue: they are worked out once."""
+    known: dict[tuple[str, ...], Any] = {}
+
+    def computed(arms: list[Arm], **how: Any) -> Any:
+        key = tuple(arm.name for arm in arms), str(how)
+        if key not in known:
+            known[key] = compute(arms, **how)
+        return known[key]
+
+    return computed
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Arm]]:
+    """Five arms with long names, three schedules, two seeds."""
+
+    def noisy(start: float, rise: float) -> Any:
+        def loss(epoch: int, split: str, entropy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            curve = start + 0.5**epoch + (rise * max(0, epoch - 3) if split == "validation" else -0.1 * epoch)
+            return entropy + curve + 0.3 * rng.standard_normal(entropy.shape)
+
+        return loss
+
+    methods = {
+        "entrodrop_linear": ("entrodrop", "linear"),
+        "entrodrop_constant": ("entrodrop", "constant"),
+        "random_token_dropout": ("random_token_dropout", "linear"),
+        "inverse_entrodrop_sigmoid": ("inverse_entrodrop", "sigmoid"),
+    }
+    path = tmp_path_factory.mktemp("layout") / "study"
+    regularizers = {
+        arm: {"regularizers": [{"name": name, "ratio": 0.15, "schedule": schedule}]}
+        for arm, (name, schedule) in methods.items()
+    }
+    make_study(
+        path,
+        arms={"baseline": {}, **regularizers},
+        seeds=(0, 1),
+        n_documents=100,
+        epochs=[0, 1, 2, 3, 6, 12],
+        loss_fns={arm: noisy(0.02 * i, 0.1 / (i + 1)) for i, arm in enumerate(["baseline", *methods])},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in vars(figures) if name.startswith("as_")]:
+            patch.setattr(figures, name, once(getattr(figures, name)))
+        yield collect_arms(open_study(path))
+
+
+@pytest.mark.parametrize("venue", VENUES)
+@pytest.mark.parametrize("name", FIGURES)
+def test_words_are_whole_apart_and_legible_at_print_size(arms: list[Arm], name: str, venue: str | None) -> None:
+    style = load_style(venue)
+    with style.context():
+        for shown in (arms, arms[1:2]):
+            figure, _ = FIGURES[name].build(shown, style)
+            assert complaints(figure) == []
+            assert figure.get_figwidth() in (style.half, style.full)
+
+
+def test_a_name_that_is_too_long_is_complained_of(arms: list[Arm]) -> None:
+    style = load_style("acl")
+    name = "a" * 60
+    with style.context():
+        figure, _ = FIGURES["bucket_map"].build([arms[0], Arm(name, arms[1].runs), arms[2]], style)
+        found = complaints(figure)
+    assert f"'baseline' touches {name!r}" in found
+    assert f"{name!r} touches 'entrodrop_constant'" in found
+
+
+def test_what_the_check_finds() -> None:
+    figure = Figure(figsize=(4.0, 3.0), dpi=100)
+    ax = figure.add_axes((0.2, 0.2, 0.6, 0.6), xticks=[], yticks=[])
+    assert complaints(figure) == []
+    figure.text(0.02, 0.1, "$10^2$", fontsize=7.0)
+    figure.text(0.02, 0.9, "one")
+    figure.text(0.03, 0.91, "other")
+    words = figure.text(0.9, 0.05, "outside, by far")
+    ax.text(0.5, 0.5, "small", fontsize=5.0)
+    ax.text(0.9, 0.2, "across it")
+    ax.plot([0, 1], [0, 1], label="line")
+    ax.legend(loc="upper left")
+    small, exponent, outside, *others = complaints(figure)
+    assert exponent == "'$10^2$' has 4.9 points"
+    assert small == "'small' has 5 points"
+    # It begins at 0.9 of 4 inches, 28.8 points from the edge.
+    width = float(re.fullmatch(r"'outside, by far' is outside of the figure by (.*) points", outside)[1])
+    assert width == pytest.approx(words.get_window_extent().width * 0.72 - 28.8, abs=1.0)
+    assert others == [
+        "'one' touches 'other'",
+        "'across it' lies across the frame of a panel",
+        "a legend lies over a panel",
+    ]

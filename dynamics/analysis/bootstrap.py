@@ -31,6 +31,8 @@ from dynamics.errors import InputError
 Resampler = Callable[[NDArray[np.floating]], Floats]
 
 FEW_DOCUMENTS = 50
+#: Random halves for a cross-fitted rebound: the same everywhere, or a figure and a table would differ in a digit.
+N_SPLITS = 10
 _BLOCK = 4_000_000  # numbers in one block of float64 weights: 32 MB
 
 
@@ -207,7 +209,7 @@ def bootstrap_difference(
     return Interval(low, high, mean_curve(minuend) - mean_curve(subtrahend))
 
 
-def cross_fitted_rebound(ds: DocumentSums, *, n_splits: int = 50, seed: int = 0) -> Floats:
+def cross_fitted_rebound(ds: DocumentSums, *, n_splits: int = N_SPLITS, seed: int = 0) -> Floats:
     """Estimate the rebound, choosing the best epoch on other documents than it is measured on.
 
     The plain rebound picks the lowest epoch by the very noise that it then reports, and so is
@@ -245,7 +247,7 @@ def cross_fitted_rebound_interval(
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-    n_splits: int = 10,
+    n_splits: int = N_SPLITS,
 ) -> Interval:
     """Return the cross-fitted rebound with an interval: estimate plus and minus z standard errors.
 

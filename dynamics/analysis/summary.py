@@ -20,6 +20,7 @@ from dynamics.analysis.bootstrap import (
     bootstrap_curve,
     bootstrap_difference,
     bootstrap_statistic,
+    cross_fitted_rebound,
     cross_fitted_rebound_interval,
 )
 from dynamics.analysis.buckets import Bucketing
@@ -30,7 +31,10 @@ from dynamics.records.reader import Run
 
 @dataclass(frozen=True, slots=True)
 class ArmCurve:
-    """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token."""
+    """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
+
+    `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known.
+    """
 
     arm: str
     n_seeds: int
@@ -38,6 +42,7 @@ class ArmCurve:
     loss: Floats
     low: Floats
     high: Floats
+    rebound_cross_fitted: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,7 @@ def arm_curves(
                 band.estimate[:, 0],
                 band.low[:, 0],
                 band.high[:, 0],
+                float(cross_fitted_rebound(sums)[0]),
             )
         )
     return curves

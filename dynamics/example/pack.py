@@ -43,7 +43,7 @@ def pack(study: Study, output: Path = HERE) -> list[Path]:
                 if path.is_file() and name.parts[0] != schema.MODEL_FOLDER:
                     content[(study_run_path("", arm, seed) / name).as_posix()] = path.read_bytes()
             # Without weights, which the manifest then does not vouch for.
-            manifest = {key: value for key, value in run.manifest.items() if key not in ("model_files", schema.SELF_HASH)}
+            manifest = {key: value for key, value in run.manifest.items() if key != "model_files"}
             sealed = (study_run_path("", arm, seed) / schema.MANIFEST_FILE).as_posix()
             with TemporaryDirectory() as folder:
                 schema.write_manifest(Path(folder) / schema.MANIFEST_FILE, manifest)
@@ -51,7 +51,9 @@ def pack(study: Study, output: Path = HERE) -> list[Path]:
         archives[output / f"seed-{seed}.tar.xz"] = _archive(content)
     sizes = {path.name: len(archive) for path, archive in archives.items()}
     if max(sizes.values()) > MOST or sum(sizes.values()) > MOST_IN_ALL:
-        raise InputError(f"the archives have {sizes} bytes, above {MOST} or {MOST_IN_ALL} in all; record fewer sequences")
+        raise InputError(
+            f"the archives have {sizes} bytes, above {MOST} or {MOST_IN_ALL} in all; record fewer sequences"
+        )
     for path, archive in archives.items():
         schema.atomic_write_bytes(path, archive)
     return list(archives)

@@ -14,7 +14,7 @@ from dynamics.analysis.curves import best_epoch, rebound
 from dynamics.analysis.summary import ArmCurve, arm_curves
 from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, legend_above
 from dynamics.plots.panels import given, in_panel
-from dynamics.plots.style import FAINT, NOTE_SIZE, arm_styles
+from dynamics.plots.style import FAINT, MINUS, NOTE_SIZE, arm_styles
 
 Curves = Source | Iterable[Source] | Sequence[ArmCurve] | Mapping[str, Any]
 
@@ -29,8 +29,8 @@ def plot_degradation(
     """Draw validation loss over epochs by arm: what many epochs do to the model.
 
     Each line has its 95 % band (documents resampled), a marker at its best epoch, and from there a
-    dotted level to the last epoch: the height of the line's end above that level is the rebound,
-    which the label gives as a number.
+    dotted level to the last epoch. The label gives the rebound as a number: cross-fitted (see `cross_fitted_rebound`),
+    where documents are known, and so a little less than the height of the line's end above that level.
 
     Parameters
     ----------
@@ -74,6 +74,7 @@ def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:
                     "low": low,
                     "high": high,
                     "best": int(epoch == best),
+                    "rebound_cross_fitted": curve.rebound_cross_fitted,
                     "above_best": loss - np.nanmin(curve.loss) if best >= 0 else np.nan,
                 }
             )
@@ -125,12 +126,15 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
                 linewidth=0.7,
                 zorder=1,
             )
-            text = f"{curve.arm} +{rise:.2f}"
+            fitted = curve.rebound_cross_fitted
+            number = f"{fitted if np.isfinite(fitted) else rise:+.2f}"
+            text = f"{curve.arm} {number.replace('-', MINUS)}"
         ends.append(EndLabel(float(curve.epochs[-1]), float(curve.loss[-1]), text, style.color))
     ax.set_ylabel("Validation loss (nats per token)")
     epoch_axis(ax, max(curve.epochs[-1] for curve in curves))
     focus(ax, [(curve.epochs, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves])
-    note = "marker: best epoch; + rebound since"
+    fitted = any(np.isfinite(curve.rebound_cross_fitted) for curve in curves)
+    note = f"marker: best epoch; number: rebound since{', cross-fitted' if fitted else ''}"
     if labels and label_line_ends(ax, ends, fontsize=7.0):
         ax.set_title(note, loc="left", fontsize=NOTE_SIZE, color=FAINT)
     else:

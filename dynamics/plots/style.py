@@ -49,6 +49,7 @@ _MARKERS = ("v", "P", "X", "<", ">", "p", "*")
 LOW_COLOR, HIGH_COLOR = "#1F6F8B", "#E08E00"
 INK, FAINT = "#262626", "#767676"
 NOTE_SIZE = 6.0
+MINUS = "−"
 
 _RC: dict[str, Any] = {
     "font.size": 8.0,

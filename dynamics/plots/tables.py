@@ -22,7 +22,7 @@ from dynamics.analysis.curves import DocumentSums, Value
 from dynamics.analysis.inference import compare_arms, holm
 from dynamics.analysis.summary import ArmSummary, arm_summary
 from dynamics.errors import InputError, nearest
-from dynamics.plots.style import arm_role
+from dynamics.plots.style import MINUS, arm_role
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,6 @@ def _at_epoch(sums: DocumentSums, epoch: int) -> DocumentSums:
 # A thousandth of a nat is less than documents or seeds make of a difference; the CSV has all digits.
 _DIGITS = 3
 _NOTHING = "–"
-_MINUS = "−"
 # Columns before those of differences.
 _LOSSES = 9
 
@@ -307,7 +306,7 @@ def _number(value: float) -> str:
         return _NOTHING
     # Rounded first: what is 0 to these digits has no sign.
     rounded = round(value, _DIGITS) + 0.0
-    return f"{rounded:.{_DIGITS}f}".replace("-", _MINUS)
+    return f"{rounded:.{_DIGITS}f}".replace("-", MINUS)
 
 
 def _p_value(difference: Difference) -> str:
@@ -337,7 +336,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     **{character: "\\" + character for character in "&%$#_{}"},
-    _MINUS: "$-$",
+    MINUS: "$-$",
     _NOTHING: "--",
     "*": r"\textsuperscript{*}",
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ def test_labels_give_the_rebound_and_fall_back_to_a_legend() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [f"arm{i} +0.50" for i in range(9)]
     assert plot_degradation(apart, labels=False).get_legend() is not None
+
+
+def test_labels_give_the_cross_fitted_rebound_where_there_is_one() -> None:
+    fitted = replace(curve("up", [3.0, 2.0, 2.5]), rebound_cross_fitted=0.41)
+    flat = replace(curve("flat", [3.0, 1.0, 1.01]), rebound_cross_fitted=-0.02)
+    ax = plot_degradation([fitted, flat])
+    assert [text.get_text() for text in ax.texts] == ["up +0.41", "flat \N{MINUS SIGN}0.02"]
+    assert ax.get_title(loc="left").endswith("cross-fitted")
+    assert {row["rebound_cross_fitted"] for row in degradation_rows([fitted])} == {0.41}
 
 
 def test_the_level_of_the_best_epoch_reaches_to_the_last() -> None:

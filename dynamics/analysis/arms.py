@@ -121,8 +121,12 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
 
 
 def reference_buckets(arms: Sequence[Arm], n: int = 2) -> Buckets:
-    """Return buckets by reference entropy, frozen from the training tokens that the arms share."""
-    return entropy_buckets(arms[0].runs[0].records("train"), n)
+    """Return buckets by reference entropy, frozen from the training tokens that the arms share.
+
+    One bucket has no edges, and so needs no training tokens.
+    """
+    run = arms[0].runs[0]
+    return entropy_buckets(run.records(run.splits[0] if n == 1 else "train"), n)
 
 
 def as_buckets(arms: Sequence[Arm], buckets: Bucketing | int) -> Bucketing:

@@ -134,8 +134,10 @@ def _draw(rows: Sequence[EntropyDistribution], axes: Sequence[Axes], epoch: int 
         ax.stairs(row.density[e], row.edges, color=_NOW, linewidth=1.2, baseline=None, zorder=3)
         if math.isfinite(row.pool_low) and math.isfinite(row.pool_high):
             height = 0.88 * top
-            ends = [row.pool_low, row.pool_high]
-            ax.plot(ends, [height, height], color=INK, linewidth=0.8, marker="|", markersize=4, zorder=4)
+            # What lies beyond the axis, where not all sequences were recorded, ends with it.
+            ends = np.clip([row.pool_low, row.pool_high], row.edges[0], row.edges[-1])
+            bracket = ax.plot(ends, [height, height], color=INK, linewidth=0.8, marker="|", markersize=4, zorder=4)
+            bracket[0].set_clip_on(False)
             # A narrow pool at an end of the axis has its words beside the frame, not across it.
             place = ((row.pool_low + row.pool_high) / 2 - row.edges[0]) / (row.edges[-1] - row.edges[0])
             x, side = (0.02, "left") if place < 0.2 else (0.98, "right") if place > 0.8 else (place, "center")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,18 @@ def test_seeds_that_are_behind_cut_the_epochs_with_a_warning(study_path: Path) -
     behind.epochs = [7]
     with pytest.raises(InputError, match="no epoch that is complete in all its 2 runs"):
         _ = Arm("entrodrop", [ahead, behind]).epochs
+
+
+def test_one_bucket_of_all_tokens_needs_no_training_tokens() -> None:
+    class Validation:
+        splits = ["validation"]
+
+        def records(self, split: str):
+            assert split == "validation"
+            predicted = np.ones((1, 3), dtype=bool)
+            return SimpleNamespace(predicted=predicted, reference_entropy=np.array([[0.5, 1.0, 2.0]]))
+
+    everything = reference_buckets([SimpleNamespace(runs=[Validation()])], 1)
+    assert everything.n == 1 and everything.edges.tolist() == []
+    with pytest.raises(AssertionError):
+        reference_buckets([SimpleNamespace(runs=[Validation()])], 2)

@@ -44,7 +44,7 @@ def test_it_is_a_study_with_its_controls_and_three_seeds(example):
     assert len(records.sequence_id) == run.manifest["tokens"]["validation"]["n_sequences"]
     documents = np.unique(records.document_id[records.document_id >= 0])
     assert len(documents) == records.n_documents >= 50
-    assert 16 <= len(run.records("train").sequence_id) < run.manifest["tokens"]["train"]["n_sequences"]
+    assert 48 == len(run.records("train").sequence_id) < run.manifest["tokens"]["train"]["n_sequences"]
     assert run.records("train").dropped(7).any()
 
 

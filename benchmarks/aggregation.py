@@ -215,6 +215,18 @@ def read(store: Path) -> Callable[[], Any]:
     return measure
 
 
+def opening(store: Path) -> Callable[[], Any]:
+    """Open the run and both splits, as far as the first value."""
+    from dynamics.records.reader import open_run
+
+    def measure() -> Any:
+        run = open_run(store)
+        for split in run.splits:
+            run.records(split)
+
+    return measure
+
+
 def write_parquet(store: Path, folder: Path) -> None:
     """Write what polars and duckdb read."""
     import pyarrow as pa
@@ -237,7 +249,11 @@ def write_parquet(store: Path, folder: Path) -> None:
             parquet.write_table(pa.table({**keys, **values}), folder / f"{split}-{epoch}.parquet", compression="NONE")
 
 
-COMPETITORS = {"ours": ours, "pandas": pandas, "polars": polars, "duckdb": duckdb, "read": read}
+COMPETITORS = {"ours": ours, "pandas": pandas, "polars": polars, "duckdb": duckdb, "read": read, "opening": opening}
+
+
+# Those that need no other library.
+OWN = ("ours", "read", "opening")
 
 
 def one_process(name: str, store: Path) -> None:
@@ -279,10 +295,10 @@ def main() -> None:
         return
     from benchmarks import timing  # Here, since it loads torch, which no measurement may.
 
-    names = [name for name in COMPETITORS if name in ("ours", "read") or importlib.util.find_spec(name)]
+    names = [name for name in COMPETITORS if name in OWN or importlib.util.find_spec(name)]
     if arguments.rounds < 2:
         parser.error("--rounds must be at least 2, for quartiles")
-    versions = {name: version(name) for name in ("numpy", "scipy", *names) if name not in ("ours", "read")}
+    versions = {name: version(name) for name in ("numpy", "scipy", *names) if name not in OWN}
     hardware = timing.hardware("cpu") | {"threads": 1}
     result: dict[str, Any] = {"hardware": hardware, "versions": versions, "epochs": N_EPOCHS}
     with tempfile.TemporaryDirectory() as temporary:
@@ -299,7 +315,7 @@ def main() -> None:
             for name in names:
                 place = parquet if name in ("polars", "duckdb") else stores[arguments.tokens]
                 found[name].append(measured(name, place))
-        curves = {name: np.array(rounds[0]["curve"]) for name, rounds in found.items() if name != "read"}
+        curves = {name: np.array(rounds[0]["curve"]) for name, rounds in found.items() if name not in OWN[1:]}
         for name, curve in curves.items():
             assert np.allclose(curve, curves["ours"], rtol=1e-5), f"{name} gives another curve"
         seconds = {name: [each["seconds"] for each in rounds] for name, rounds in found.items()}

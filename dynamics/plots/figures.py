@@ -132,6 +132,13 @@ def _bucket_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     return figure, bucket_map_rows(maps)
 
 
+def _rebound_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    maps = as_maps(arms)
+    figure, axes = panel_axes(style, len(maps))
+    plot_bucket_map(maps, axes=axes, above_best=True)
+    return figure, bucket_map_rows(maps)
+
+
 def _loss_landscape(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     maps = as_landscape(arms)
     figure, axes = panel_axes(style, len(maps))
@@ -193,6 +200,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "curriculum": FigureBuilder(_curriculum, _no_schedule),
     "gap": FigureBuilder(_gap, _no_train),
     "bucket_map": FigureBuilder(_bucket_map, _no_train),
+    "rebound_map": FigureBuilder(_rebound_map, _one_epoch),
     "loss_landscape": FigureBuilder(_loss_landscape, _one_epoch),
     "calibration": FigureBuilder(_calibration),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),

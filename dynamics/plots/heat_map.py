@@ -48,12 +48,16 @@ def plot_bucket_map(
     value: Value = "loss",
     split: str = "validation",
     buckets: Bucketing | int = 10,
+    above_best: bool = False,
     n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw a value by bucket (y) and epoch (x) as colours, one panel an arm.
 
     A circle marks the best epoch of each bucket: lowest loss or entropy, highest share or certainty. All panels have
     the same colours, whose range leaves epoch 0 out where it would flatten the rest.
+
+    Buckets differ more from each other than epochs do; `above_best` draws how far each is from its own best epoch, from
+    the curve averaged over seeds: not cross-fitted, and so a little too high everywhere.
 
     Parameters
     ----------
@@ -67,6 +71,8 @@ def plot_bucket_map(
     split : str
     buckets : Bucketing or int
         10 for deciles of the reference entropy.
+    above_best : bool
+        Draw the distance from the bucket's best epoch; also for maps that are made already.
     n_resamples : int
         Resamples of the intervals, which go into the CSV alone.
 
@@ -81,7 +87,7 @@ def plot_bucket_map(
         If the number of axes is not that of the arms.
     """
     maps = as_maps(data, value=value, split=split, buckets=buckets, n_resamples=n_resamples)
-    return in_panels(lambda found: _draw_maps(maps, found), len(maps), ax, axes, "arms")
+    return in_panels(lambda found: _draw_maps(maps, found, above_best), len(maps), ax, axes, "arms")
 
 
 def plot_loss_landscape(
@@ -151,7 +157,7 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm, epoch and bucket; `mean_signal` is the x axis of a landscape."""
     rows = []
     for each in maps:
-        best = _best(each)
+        best, above = _best(each), _above_best(each)
         for e, epoch in enumerate(each.epochs):
             for k, label in enumerate(each.labels):
                 rows.append(
@@ -168,20 +174,22 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
                         "low": each.values.low[e, k],
                         "high": each.values.high[e, k],
                         "best": int(e == best[k]),
+                        "above_best": above[e, k],
                     }
                 )
     return rows
 
 
-def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
-    low, high, extend = _range(maps)
+def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], above_best: bool) -> list[Axes]:
+    shown = [_above_best(each) if above_best else each.values.estimate for each in maps]
+    low, high, extend = _range(maps, shown)
     mesh: Any = None
-    for ax, each in zip(axes, maps, strict=True):
+    for ax, each, values in zip(axes, maps, shown, strict=True):
         n = len(each.labels)
         mesh = ax.pcolormesh(
             _borders(each.epochs),
             np.arange(n + 1) - 0.5,
-            each.values.estimate.T,
+            values.T,
             cmap=_COLORS,
             vmin=low,
             vmax=high,
@@ -205,7 +213,8 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
         _epochs(ax, each)
         if is_last(ax, axes):
             ax.set_xlabel("Training (epochs)")
-    color_bar(axes, mesh, _unit(maps[0]), extend=extend)
+    unit = f"{_unit(maps[0])}\nfrom the bucket's best epoch" if above_best else _unit(maps[0])
+    color_bar(axes, mesh, unit, extend=extend)
     circle = Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")
     if len(axes) > 1:
         legend_over(axes, [circle])
@@ -215,7 +224,7 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
 
 
 def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
-    low, high, extend = _range(maps)
+    low, high, extend = _range(maps, [each.values.estimate for each in maps])
     levels = MaxNLocator(nbins=20).tick_values(low, high)
     surface: Any = None
     for ax, each in zip(axes, maps, strict=True):
@@ -256,10 +265,17 @@ def _best(each: BucketMap) -> np.ndarray:
     return np.where(np.isinf(worst).all(axis=0), -1, worst.argmin(axis=0))
 
 
-def _range(maps: Sequence[BucketMap]) -> tuple[float, float, str]:
+def _above_best(each: BucketMap) -> Floats:
+    """Return how far every value is from that of its bucket's best epoch, (E, K); 0 there, and above 0 elsewhere."""
+    values, best = each.values.estimate, _best(each)
+    at_best = np.where(best >= 0, values[best, np.arange(values.shape[1])], np.nan)
+    return np.abs(values - at_best)
+
+
+def _range(maps: Sequence[BucketMap], shown: Sequence[Floats]) -> tuple[float, float, str]:
     """Return the range of colours, without epoch 0 where that alone would take half of it, and the bar's open ends."""
-    values = np.concatenate([each.values.estimate.ravel() for each in maps])
-    after = np.concatenate([each.values.estimate[each.epochs > 0].ravel() for each in maps])
+    values = np.concatenate([each.ravel() for each in shown])
+    after = np.concatenate([drawn[each.epochs > 0].ravel() for each, drawn in zip(maps, shown, strict=True)])
     values, after = values[np.isfinite(values)], after[np.isfinite(after)]
     if not len(values):
         return 0.0, 1.0, "neither"

@@ -148,9 +148,9 @@ def test_a_study_of_one_arm(tmp_path: Path) -> None:
 def test_one_epoch_only(started_run: Run, tmp_path: Path) -> None:
     reasons: list[str] = []
     paths = save_figures([started_run], output=tmp_path, formats=["png"], on_skip=reasons.append)
-    need_training = {"loss_landscape", "trajectory_classes", "cartography"}
+    need_training = {"rebound_map", "loss_landscape", "trajectory_classes", "cartography"}
     assert {path.stem for path in paths} == {*FIGURES, *TABLES} - need_training
-    assert len(reasons) == 3 and all("has one epoch alone" in reason for reason in reasons)
+    assert len(reasons) == 4 and all("has one epoch alone" in reason for reason in reasons)
     (row,) = table(tmp_path / "degradation.csv")
     assert (row["epoch"], row["best"], row["above_best"]) == ("0", "1", "0")
 

@@ -49,6 +49,19 @@ def test_cells_are_the_values_and_circles_the_best_epochs() -> None:
     assert len(figure.axes) == 2  # the colour bar
 
 
+def test_above_best_is_the_distance_from_each_buckets_own_best_epoch() -> None:
+    (ax,) = plot_bucket_map(HAND, above_best=True)
+    mesh: Any = ax.collections[0]
+    by_hand = [[8.0, 1.0, 0.0], [5.0, 0.0, 0.5], [3.0, 0.0, np.nan]]
+    np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan).reshape(3, 3), by_hand)
+    # 8, 5 and 3 are before training.
+    assert mesh.get_clim() == (0.0, 1.0)
+    assert [row["above_best"] for row in bucket_map_rows([HAND])][3:5] == [1.0, 0.0]
+    shares = np.array([[0.1], [0.5], [0.4]])
+    each = replace(HAND, value="correct", labels=("1",), values=Interval(shares, shares, shares))
+    assert [row["above_best"] for row in bucket_map_rows([each])] == pytest.approx([0.4, 0.0, 0.1])
+
+
 def test_the_best_share_is_the_highest_and_nan_has_no_best() -> None:
     shares = np.array([[0.1, np.nan], [0.5, np.nan], [0.4, np.nan]])
     each = replace(HAND, value="correct", labels=("1", "2"), values=Interval(shares, shares, shares))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def build_page(
 
     meta: dict[str, Any] = {
         "runs": [
-            {"name": name, "place": str(run.path), "recipe": recipe_text(run), **curves}
+            {"name": name, "recipe": recipe_text(run), **curves}
             for name, run, curves in zip(labels_of(runs), runs, curves_of(splits, frozen), strict=True)
         ],
         "epochs": epochs,
@@ -144,7 +145,15 @@ def build_page(
     for entry in listed:
         embedded[splits[entry["split"]].split] += entry["tokens"]
     total = {split.split: sum(len(passage.tokens) for passage in split.passages) for split in splits}
-    meta["notes"] = _notes(listed, splits, embedded, total, coder.error, scale, highest, epochs, all_epochs, budget)
+    meta["recorded"] = [len(split.passages) for split in splits]
+    limit = f"a page may have {budget / 1e6:g} MB"
+    if room >= 0:
+        limit = f"no more than {most:,} are read for a page of {budget / 1e6:g} MB"
+    meta["notes"] = [
+        *_notes_on_choice(listed, splits, embedded, total, limit),
+        *_notes_on_values(coder.error, scale, highest),
+        *_notes_on_runs(runs, splits, epochs, all_epochs),
+    ]
     filled = fill(json.dumps(meta), "\n".join(line for i in ranks for line in chunks[i]))
     return Page(filled, embedded, total, meta["notes"])
 
@@ -188,18 +197,14 @@ def _candidates(splits: list[SplitTokens], order: list[tuple[int, int, str]], mo
     return chosen
 
 
-def _notes(
+def _notes_on_choice(
     listed: list[dict[str, Any]],
     splits: list[SplitTokens],
     embedded: dict[str, int],
     total: dict[str, int],
-    error: float,
-    scale: Scale,
-    highest: float,
-    epochs: list[int],
-    all_epochs: int,
-    budget: float,
+    limit: str,
 ) -> list[str]:
+    """Say which tokens are in the page, and why not the others."""
     notes = []
     for split in splits:
         name = split.split
@@ -210,17 +215,42 @@ def _notes(
             most = sum(entry["why"] == "rebound" for entry in listed if splits[entry["split"]] is split)
             notes.append(
                 f"{embedded[name]:,} of {total[name]:,} recorded {name} tokens are in this page, in {random} passages "
-                f"chosen at random and {most} that rebounded most, since a page may have {budget / 1e6:g} MB."
+                f"chosen at random and {most} that rebounded most, since {limit}."
             )
-    notes.append(
-        f"Losses and entropies are in 8 bits: off by at most {error:.3f} nats here (any value up to {scale.top:.1f} by "
-        f"at most {scale.bound:.3f}), least where they are small."
-    )
+    return notes
+
+
+def _notes_on_values(error: float, scale: Scale, highest: float) -> list[str]:
+    """Say how exact values are: what is said holds, so it is rounded up."""
+    notes = [
+        f"Losses and entropies are in 8 bits: off by at most {_up(error):.3f} nats here (any value up to "
+        f"{scale.top:.1f} by at most {_up(scale.bound):.3f}), least where they are small."
+    ]
     if highest > scale.top:
         notes.append(f"Values above {scale.top:g} nats are shown as that; the highest is {highest:.1f}.")
+    return notes
+
+
+def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int], all_epochs: int) -> list[str]:
+    """Say what of the runs is not compared, and what cannot be trusted."""
+    notes = []
+    for split in splits:
+        recorded = [len(records.sequence_id) for records in split.records]
+        if max(recorded) > len(split.rows[0]):
+            notes.append(
+                f"Only the {len(split.rows[0]):,} {split.split} sequences that both runs recorded are compared; they "
+                f"recorded {recorded[0]:,} and {recorded[1]:,}."
+            )
     few = [split.split for split in splits if len({passage.document for passage in split.passages}) < FEW_DOCUMENTS]
     if few:
         notes.append(f"Fewer than {FEW_DOCUMENTS} {' and '.join(few)} documents: the curves' intervals are too narrow.")
+    alone = sorted(set(runs[0].epochs) ^ set(runs[-1].epochs))
+    if alone:
+        notes.append(f"Epochs that only one run has are left out: {', '.join(map(str, alone))}.")
     if all_epochs > len(epochs):
         notes.append(f"Of {all_epochs} epochs {len(epochs)}, evenly spaced, are in this page.")
     return notes
+
+
+def _up(nats: float) -> float:
+    return math.ceil(nats * 1000) / 1000

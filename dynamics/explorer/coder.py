@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.buckets import Buckets
 from dynamics.analysis.curves import Floats, ratio
-from dynamics.explorer.gather import Measured, SplitTokens
+from dynamics.explorer.gather import Measured, SplitTokens, difference
 from dynamics.explorer.payload import Epochs, body, head
 from dynamics.explorer.quantise import UNKNOWN, Scale
 
@@ -121,8 +121,8 @@ class Coder:
             curve = _means(self.measured[s, r].loss[:, where][:, predicted])
             by_run.append(
                 {
-                    "rebound": _rounded(curve[-1] - np.min(curve)),
-                    "gap": _rounded(curve[-1] - _mean(reference)),
+                    "rebound": _rounded(difference(curve[-1], np.min(curve))),
+                    "gap": _rounded(difference(curve[-1], _mean(reference))),
                     "learned": _rounded(_mean(learned >= 0)),
                     "first": _rounded(_mean(learned[learned >= 0])),
                     "forgetting": _rounded(_mean(forgotten)),
@@ -157,13 +157,13 @@ class Coder:
                 for name, each in (
                     ("loss", loss),
                     ("entropy", entropy),
-                    ("change", loss - loss[split.epochs.index(best[r])]),
-                    ("gap", loss - reference),
-                    ("overconfidence", loss - entropy),
+                    ("change", difference(loss, loss[split.epochs.index(best[r])])),
+                    ("gap", difference(loss, reference)),
+                    ("overconfidence", difference(loss, entropy)),
                 ):
                     found.setdefault(name, []).append(np.abs(each))
             if self.n_runs == 2:
-                found.setdefault("difference", []).extend(np.abs(a - b) for a, b in zip(*both, strict=True))
+                found.setdefault("difference", []).extend(np.abs(difference(a, b)) for a, b in zip(*both, strict=True))
         return {name: _span(parts) for name, parts in found.items()}
 
 
@@ -177,7 +177,7 @@ def _mean(values: NDArray[Any]) -> float:
     return float(_means(np.asarray(values, dtype=np.float64)[None, :])[0])
 
 
-def _rounded(value: float) -> float | None:
+def _rounded(value: Any) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 

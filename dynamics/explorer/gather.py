@@ -65,7 +65,7 @@ class SplitTokens:
 
     def rebounds(self) -> NDArray[np.float64]:
         """Return the mean rebound of each passage's predicted tokens in the first run, in nats; NaN without any."""
-        found = self.flat(self.trajectories[0].last_loss - self.trajectories[0].lowest_loss, 0)
+        found = self.flat(difference(self.trajectories[0].last_loss, self.trajectories[0].lowest_loss), 0)
         return np.array([_mean(found[passage.tokens]) for passage in self.passages])
 
     def table(self, buckets: Buckets | None, scale: Scale) -> TokenTable:
@@ -100,8 +100,8 @@ class SplitTokens:
         first = np.where(found.first_learned < 0, NEVER, places)
         return Fates(
             may_drop=self._may_drop(run),
-            rebound=scale.encode(self.flat(found.last_loss - found.lowest_loss, run)),
-            gap=scale.encode_signed(self.flat(found.last_loss - records.reference_loss, run)),
+            rebound=scale.encode(self.flat(difference(found.last_loss, found.lowest_loss), run)),
+            gap=scale.encode_signed(self.flat(difference(found.last_loss, records.reference_loss), run)),
             first_learned=self.flat(first, run).astype(np.uint8),
             forgetting=self.flat(np.minimum(found.forgetting, 255), run).astype(np.uint8),
             kind=self.flat(np.where(found.kind < 0, UNKNOWN, found.kind), run).astype(np.uint8),
@@ -109,8 +109,8 @@ class SplitTokens:
 
     def _may_drop(self, run: int) -> NDArray[np.uint8]:
         n = self.rows[run].size * self.records[run].token_id.shape[1]
-        pool = self.pools[run]
-        if pool is None or self.split != "train":
+        pool = self.pools[run] if self.split == "train" else None
+        if pool is None:
             return np.full(n, MAY_NOT, dtype=np.uint8)
         if pool.may_drop is None:
             predicted = self.flat(np.asarray(self.records[run].predicted), run)
@@ -161,6 +161,13 @@ class Measured:
     def coded(self, scale: Scale) -> Epochs:
         """Return the values in 8 bits."""
         return Epochs(scale.encode(self.loss), scale.encode(self.entropy), self.correct, self.dropped)
+
+
+def difference(a: NDArray[Any], b: NDArray[Any] | float) -> NDArray[Any]:
+    """Return a - b; NaN, and no warning, where both are infinite, as in a run that diverged."""
+    with np.errstate(invalid="ignore"):
+        found: NDArray[Any] = np.subtract(a, b)
+    return found
 
 
 def _mean(values: NDArray[Any]) -> float:

@@ -13,7 +13,8 @@ function ticksOf(low, high, n) {
   const rough = (high - low) / n, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= rough);
   const ticks = [];
-  for (let t = Math.ceil(low / step) * step; t <= high + step / 1e6; t += step) ticks.push(t);
+  // By counting, since steps added up miss whole numbers.
+  for (let k = Math.ceil(low / step); k * step <= high + step / 1e6; k++) ticks.push(k * step);
   return [ticks, Math.max(0, -Math.floor(Math.log10(step)))];
 }
 
@@ -40,9 +41,9 @@ function drawChart(element, series, { now, height = 190, width = 460, right = 62
     svg("text", { x: left - 5, y: y(t) + 4, "text-anchor": "end" }, root).textContent = t.toFixed(digits);
   }
   const [epochTicks] = ticksOf(first, last, 6);
-  for (const t of epochTicks.filter((t) => Number.isInteger(t))) {
+  for (const t of epochTicks.filter((t) => Math.abs(t - Math.round(t)) < 1e-9)) {
     const at = left + ((t - first) / (last - first)) * (width - left - right);
-    svg("text", { x: at, y: height - bottom + 15, "text-anchor": "middle" }, root).textContent = t;
+    svg("text", { x: at, y: height - bottom + 15, "text-anchor": "middle" }, root).textContent = Math.round(t);
   }
   svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, root).textContent = "epoch";
   for (const s of series) {

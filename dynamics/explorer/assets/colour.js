@@ -5,7 +5,7 @@ const VALUES = {
   entropy: { title: "entropy", kind: "sequential" },
   reference: { title: "reference entropy", kind: "sequential", span: "entropy" },
   change: { title: "change of loss since the best epoch", kind: "diverging" },
-  gap: { title: "loss minus reference loss", kind: "diverging" },
+  gap: { title: "gap to the reference (loss minus reference loss)", kind: "diverging" },
   overconfidence: { title: "overconfidence (loss minus entropy)", kind: "diverging" },
   class: { title: "trajectory class", kind: "classes" },
 };

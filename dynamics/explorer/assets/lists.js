@@ -3,15 +3,15 @@
 const LISTED = 200;
 const PASSAGE_SORTS = {
   place: ["place in the corpus", null],
-  rebound: ["rebound of mean loss", "nats"],
-  gap: ["loss minus reference loss", "nats"],
-  first: ["mean epoch first learned", ""],
+  rebound: ["rebound", "nats"],
+  gap: ["gap to the reference", "nats"],
+  first: ["epoch first learned", ""],
   learned: ["share ever learned", ""],
-  forgetting: ["forgetting events a token", ""],
+  forgetting: ["forgetting events", "a token"],
 };
 const TOKEN_SORTS = {
   rebound: ["rebound", (head, r, i) => decode[head.runs[r].rebound[i]], (x) => `${x.toFixed(2)} nats`],
-  gap: ["loss minus reference loss", (head, r, i) => decodeSigned(head.runs[r].gap[i]), (x) => `${x.toFixed(2)} nats`],
+  gap: ["gap to the reference", (head, r, i) => decodeSigned(head.runs[r].gap[i]), (x) => `${x.toFixed(2)} nats`],
   first: ["first learned, latest", (head, r, i) => { const k = head.runs[r].firstLearned[i]; return k === NEVER ? NaN : meta.epochs[k]; }, (x) => `epoch ${x}`],
   forgetting: ["forgetting events", (head, r, i) => head.runs[r].forgetting[i], (x) => `${x} times`],
 };
@@ -30,15 +30,25 @@ function listPassages() {
     found.sort((p, q) => value(q) - value(p));
   }
   const unread = pattern && !allRead ? ", still looking" : "";
-  $("passages-count").textContent = `${found.length.toLocaleString("en")} passages${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${unread}`;
-  $("passages").replaceChildren(...found.slice(0, LISTED).map((p) => {
+  const here = meta.passages.filter((one) => one.split === split).length, recorded = meta.recorded[split];
+  const left = here < recorded ? `; ${here.toLocaleString("en")} of ${recorded.toLocaleString("en")} are in this page` : "";
+  $("least").disabled = key === "place";
+  $("passages-count").textContent = `${found.length.toLocaleString("en")} passages${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${left}${unread}`;
+  replaceItems($("passages"), found.slice(0, LISTED).map((p) => {
     const item = link({ ...place(p), at: "" }, passageName(p), beginning(p), key === "place" ? "" : `${value(p).toFixed(2)} ${PASSAGE_SORTS[key][1]}`);
     if (p === state.p) item.firstChild.setAttribute("aria-current", "true");
     return item;
   }));
 }
 
-const beginning = (p) => (heads[p] ? `${passageText(heads[p]).slice(0, 60).replace(/\s+/g, " ").trim()}\u2026` : `${meta.passages[p].tokens} tokens`);
+/** Replace the items of a list; whoever stood on one by keyboard stays at its place. */
+function replaceItems(list, items) {
+  const at = [...list.children].indexOf(document.activeElement?.closest("li"));
+  list.replaceChildren(...items);
+  if (at >= 0) (items[at] ?? items.at(-1))?.firstChild.focus({ preventScroll: true });
+}
+
+const beginning = (p) => (heads[p] ? `${[...passageText(heads[p]).slice(0, 60).replace(/\s+/g, " ").trim()].map((c) => markOf(c) ?? c).join("")}\u2026` : `${meta.passages[p].tokens} tokens`);
 
 function place(p) {
   const { split, document, part } = meta.passages[p];
@@ -77,7 +87,7 @@ function listTokens() {
   });
   found.sort((a, b) => b[0] - a[0]);
   $("tokens-count").textContent = `${found.length.toLocaleString("en")} tokens${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${allRead ? "" : ", still reading"}`;
-  $("tokens").replaceChildren(...found.slice(0, LISTED).map(([x, p, i]) => {
+  replaceItems($("tokens"), found.slice(0, LISTED).map(([x, p, i]) => {
     const item = link({ ...place(p), at: addressOf(heads[p], i) }, around(heads[p], i), passageName(p), written(x));
     if (state.at === addressOf(heads[p], i)) item.firstChild.setAttribute("aria-current", "true");
     return item;

@@ -7,6 +7,7 @@ const DEFAULTS = {
 const state = { ...DEFAULTS, p: 0, e: 0 };
 const charts = [];
 let playing = null;
+let writing = null;
 
 function address(given) {
   const query = new URLSearchParams();
@@ -16,10 +17,15 @@ function address(given) {
 
 function setState(changes) {
   Object.assign(state, changes);
-  try {
-    // A page inside another has no address of its own to write to.
-    if (!meta.inline) history.replaceState(null, "", address(state));
-  } catch { /* kept in memory alone */ }
+  // Browsers refuse many changes a second, which a drag of the slider would make.
+  writing ??= setTimeout(writeAddress, 400);
+}
+
+function writeAddress() {
+  clearTimeout(writing);
+  writing = null;
+  // A page inside another has no address of its own to write to.
+  if (!meta.inline) history.replaceState(null, "", address(state));
 }
 
 /** Take the state from the address; whatever is not possible there becomes what is usual. */
@@ -84,7 +90,7 @@ function drawOverview() {
   charts.length = 0;
   const names = meta.runs.map((run) => run.name).join(" (grey) and ") + (meta.runs.length > 1 ? " (orange)" : "");
   const curve = (r, split, bucket) => meta.runs[r].curves.find((c) => c.split === split && c.bucket === bucket);
-  const series = (r, c, k, label) => ({ name: label, label, look: `run${r} dash${k}`, values: c.estimate, low: c.low, high: c.high });
+  const series = (r, c, k, label) => ({ name: label, label, look: `run${r} dash${k % 4}`, values: c.estimate, low: c.low, high: c.high });
   const all = meta.runs.flatMap((_, r) => meta.splits.map((split) => series(r, curve(r, split, ""), split === "validation" ? 0 : 1, split)));
   $("degradation-title").textContent = `Loss of all tokens, nats: ${names}. Bands: 95 % over documents.`;
   charts.push(drawChart($("degradation"), all, { now: state.e, onPick: setEpoch, description: `Mean loss by epoch of ${names}; the numbers are below` }));
@@ -151,6 +157,7 @@ function setUp() {
   $("skip").addEventListener("click", (event) => { event.preventDefault(); shown?.columns[0].element.focus(); });
   $("share").addEventListener("click", async () => {
     let said = "Copied";
+    writeAddress();
     try { await navigator.clipboard.writeText(location.href); } catch { said = "The address is in the address bar"; }
     $("share").textContent = said;
     setTimeout(() => { $("share").textContent = "Copy address"; }, 2000);
@@ -178,7 +185,7 @@ function setUp() {
     });
   }
   // Links within the page, and addresses typed or shared; inside another page they are followed by hand.
-  window.addEventListener("hashchange", () => { readAddress(); render(); });
+  window.addEventListener("hashchange", () => { clearTimeout(writing); writing = null; readAddress(); render(); });
   document.addEventListener("click", (event) => {
     const anchor = event.target.closest?.("nav a");
     if (!anchor || !meta.inline) return;

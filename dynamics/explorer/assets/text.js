@@ -3,7 +3,7 @@
 const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
 
 // Would turn text around, or join and part it, unseen: right-to-left marks, zero-width spaces, line separators.
-const UNSEEN = /[\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]/;
+const UNSEEN = /[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/;
 
 /** Return where the character that holds each byte begins and ends; a byte that is no UTF-8 stands alone, negative. */
 function characters(bytes) {

@@ -83,10 +83,10 @@ function paint() {
   const hiddenIn = state.hide === "now" ? state.e : state.hide === "" ? -1 : meta.epochs.indexOf(Number(state.hide));
   for (const column of shown.columns) {
     const values = columnValues(column);
-    const dropped = shown.body[column.run === "difference" ? 0 : column.run].dropped;
+    const runs = column.run === "difference" ? [0, 1] : [column.run];
     for (let i = 0; i < shown.head.n; i++) {
       const color = colourOf(values[i], scale);
-      const hidden = hiddenIn >= 0 && dropped(hiddenIn, i) === 1;
+      const hidden = hiddenIn >= 0 && runs.some((r) => shown.body[r].dropped(hiddenIn, i));
       const key = color === null ? (hidden ? "-" : "") : color.back + (hidden ? "-" : "");
       if (column.painted[i] === key) continue;
       column.painted[i] = key;
@@ -143,8 +143,20 @@ function inspect(i) {
   text.textContent = tokenName(head, i);
   word.append(text);
   panel.append(word);
+  const e = state.e, epoch = meta.epochs[e];
   const nats = (x) => (Number.isNaN(x) ? "\u2013" : x.toFixed(2));
   const each = (tell) => meta.runs.map((_, r) => tell(r)).join(" | ");
+  // The curve first: who points with a mouse cannot scroll down to it.
+  if (head.predicted[i]) {
+    const series = meta.runs.flatMap((run, r) => ["loss", "entropy"].map((name, k) => ({
+      name, label: meta.runs.length > 1 ? `${name} ${"AB"[r]}` : name, look: `run${r} dash${k}`,
+      values: meta.epochs.map((_, k2) => decode[body[r][name](k2)[i]]),
+      marks: name === "loss" ? droppedEpochs(body[r], i) : [],
+    })));
+    const chart = document.createElement("div");
+    drawChart(chart, series, { now: e, width: 300, height: 170, onPick: setEpoch, description: `Loss and entropy of this token over epochs ${meta.epochs[0]} to ${meta.epochs.at(-1)}; triangles: dropped` });
+    panel.append(chart);
+  }
   const facts = document.createElement("dl");
   const fact = (name, value) => {
     const term = document.createElement("dt"), given = document.createElement("dd");
@@ -154,7 +166,6 @@ function inspect(i) {
   };
   fact("place", `sequence ${head.sequence[i]}, position ${head.position[i]}, token id ${head.tokenId[i]}`);
   if (meta.runs.length > 1) fact("runs", meta.runs.map((run) => run.name).join(" | "));
-  const e = state.e, epoch = meta.epochs[e];
   if (head.predicted[i]) {
     fact(`loss, epoch ${epoch}`, `${each((r) => nats(decode[body[r].loss(e)[i]]))} nats`);
     fact(`entropy, epoch ${epoch}`, `${each((r) => nats(decode[body[r].entropy(e)[i]]))} nats`);
@@ -168,17 +179,9 @@ function inspect(i) {
     fact("forgotten", each((r) => `${head.runs[r].forgetting[i]} times`));
     fact("may be dropped", each((r) => mayBeDropped(head, r, i)));
     fact("dropped in", each((r) => droppedEpochs(body[r], i).map((k) => meta.epochs[k]).join(", ") || "no epoch"));
-  } else fact("value", "none: it has no context of its own, so nothing is predicted");
+  } else fact("value", "none: nothing is predicted here (the first of a text, or a token without a label)");
   panel.append(facts);
   if (head.predicted[i]) {
-    const series = meta.runs.flatMap((run, r) => ["loss", "entropy"].map((name, k) => ({
-      name, label: meta.runs.length > 1 ? `${name} ${"AB"[r]}` : name, look: `run${r} dash${k}`,
-      values: meta.epochs.map((_, k2) => decode[body[r][name](k2)[i]]),
-      marks: name === "loss" ? droppedEpochs(body[r], i) : [],
-    })));
-    const chart = document.createElement("div");
-    drawChart(chart, series, { now: e, width: 300, height: 170, onPick: setEpoch, description: `Loss and entropy of this token over epochs ${meta.epochs[0]} to ${meta.epochs.at(-1)}; triangles: dropped` });
-    panel.append(chart);
     const more = document.createElement("details"), summary = document.createElement("summary");
     summary.textContent = "Every epoch";
     more.open = $("token").querySelector("details")?.open ?? false;

@@ -32,6 +32,7 @@ bench: install
 	$(BIN)/python -m benchmarks.step --threads 1
 	$(BIN)/python -m benchmarks.signal_source
 	$(BIN)/python -m benchmarks.aggregation
+	$(BIN)/python -m benchmarks.explorer
 
 # What can go wrong at length: kills, corruptions, a full disk (needs root, or says that it is skipped), ten minutes of
 # random input. The figures are in docs/reliability.md.

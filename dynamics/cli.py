@@ -270,7 +270,7 @@ def explore(
     budget: Annotated[float, typer.Option(min=0.1, metavar="MB", help="Size that the page may have.")] = 20.0,
     buckets: Annotated[int, typer.Option(min=2, max=100, help="Buckets by reference entropy.")] = 2,
 ) -> None:
-    """Make a page that shows the text, token by token and epoch by epoch.
+    """Make a page of the text, token by token, epoch by epoch.
 
     One file that needs no network: open it in a browser, or send it.
     """

@@ -16,7 +16,7 @@ from support.synthetic import make_run, make_study
 from dynamics import cli
 from dynamics.errors import DamagedRecordError, InputError
 
-COMMANDS = ["train", "study", "reference", "check", "figures", "export"]
+COMMANDS = ["train", "study", "reference", "check", "figures", "explore", "export"]
 SMALL = """
 corpus: {source: builtin:python-reference}
 tokenizer: {train: {vocab_size: 300}}

@@ -282,7 +282,6 @@ def explore(
         raise InputError(f"--output: {output} is a folder; name a file, such as {output / 'page.html'}")
     _need_folder(output.absolute().parent)
     page = build_page([open_run(path) for path in paths], budget=budget * 1e6, buckets=buckets)
-    output.parent.mkdir(parents=True, exist_ok=True)
     page.save(output)
     reporter = Reporter()
     for note in page.notes:

@@ -37,7 +37,8 @@ def test_it_writes_a_page_and_says_what_is_in_it(explore, runs, tmp_path, n):
     code, out, err = explore(*runs[:n], "--output", "new/page.html")
     assert (code, err) == (0, "")
     assert (tmp_path / "new" / "page.html").read_text().startswith("<!doctype html>")
-    assert "recorded validation tokens are in this page." in out and "8 bits" in out
+    what = "recorded validation tokens" if n == 1 else "validation tokens that both runs recorded"
+    assert f"{what} are in this page." in out and "8 bits" in out
     assert out.endswith("new/page.html: 0.1 MB")
 
 

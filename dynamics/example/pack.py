@@ -5,9 +5,9 @@ One archive a seed, with everything that a run is but its weights. The same stud
 
 from __future__ import annotations
 
+import argparse
 import io
 import lzma
-import sys
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,7 +73,9 @@ def _archive(content: dict[str, bytes]) -> bytes:
 
 def main() -> None:
     """Run from the command line."""
-    for path in pack(open_study(sys.argv[1])):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", help="the folder that `dynamics study` wrote")
+    for path in pack(open_study(parser.parse_args().study)):
         print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 

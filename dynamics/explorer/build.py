@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import math
@@ -62,15 +63,25 @@ class Page:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all."""
+        """Write the page, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written there; OSError if the disk is full.
+        """
         path = Path(path)
-        atomic_write_bytes(path, self.html.encode("utf-8"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_bytes(path, self.html.encode("utf-8"))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(f"{path} cannot be written: {error.strerror}; name another place") from error
         return path
 
 
-def build_page(
-    runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: int = 2, seed: int = 0, inline: bool = False
-) -> Page:
+def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: int = 2, seed: int = 0) -> Page:
     """Return the page that explores a run, or two side by side.
 
     Parameters
@@ -83,15 +94,15 @@ def build_page(
         By reference entropy, with edges from the training set.
     seed : int
         Of the passages that are chosen at random.
-    inline : bool
-        Shown inside another page, which leaves no address to share.
 
     Raises
     ------
     InputError
-        If there are not one or two runs, their tokens differ, fewer than two epochs are complete in all of them, or the
-        budget holds no passage.
+        If the budget is no number or holds no passage, there are not one or two runs, their tokens differ, or fewer
+        than two epochs are complete in all of them.
     """
+    if not math.isfinite(budget):
+        raise InputError(f"budget: {budget} is no number of bytes; give one such as {BUDGET}")
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not 1 <= len(runs) <= 2:
         raise InputError(f"a page shows one run or two; got {len(runs)}")
@@ -105,7 +116,7 @@ def build_page(
     measured = {
         (s, r): split.measured(r, candidates[s].tokens) for s, split in enumerate(splits) for r in range(len(runs))
     }
-    highest = max(values.highest for values in measured.values())
+    highest = max([found.highest for found in measured.values()] + [split.highest for split in splits])
     scale = Scale(max(min(highest, _HIGHEST), 1e-3))
     coder = Coder(splits, candidates, measured, frozen, scale)
 
@@ -120,8 +131,7 @@ def build_page(
         "buckets": [] if frozen is None else list(frozen.labels),
         "edges": [] if frozen is None else frozen.edges.tolist(),
         "classes": list(CLASSES),
-        "pools": [None if pool is None else {"method": pool.method, "share": pool.share} for pool in splits[0].pools],
-        "inline": inline,
+        "pools": [None if pool is None else pool.method for pool in splits[0].pools],
     }
     meta["colours"] = coder.colours([run["best"] for run in meta["runs"]])
     chunks, listed = [], []
@@ -208,14 +218,15 @@ def _notes_on_choice(
     notes = []
     for split in splits:
         name = split.split
+        what = f"recorded {name} tokens" if len(split.records) == 1 else f"{name} tokens that both runs recorded"
         if embedded[name] == total[name]:
-            notes.append(f"All {total[name]:,} recorded {name} tokens are in this page.")
+            notes.append(f"All {total[name]:,} {what} are in this page.")
         else:
             random = sum(entry["why"] == "random" for entry in listed if splits[entry["split"]] is split)
             most = sum(entry["why"] == "rebound" for entry in listed if splits[entry["split"]] is split)
             notes.append(
-                f"{embedded[name]:,} of {total[name]:,} recorded {name} tokens are in this page, in {random} passages "
-                f"chosen at random and {most} that rebounded most, since {limit}."
+                f"{embedded[name]:,} of {total[name]:,} {what} are in this page, in {_passages(random)} chosen at "
+                f"random and {_passages(most)} whose tokens rebounded most, since {limit}."
             )
     return notes
 
@@ -241,6 +252,11 @@ def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int]
                 f"Only the {len(split.rows[0]):,} {split.split} sequences that both runs recorded are compared; they "
                 f"recorded {recorded[0]:,} and {recorded[1]:,}."
             )
+    if not all(split.same_reference for split in splits):
+        notes.append(
+            "The runs began as different models: reference values, and the buckets, ranks and gaps that come from "
+            "them, are those of A in both."
+        )
     few = [split.split for split in splits if len({passage.document for passage in split.passages}) < FEW_DOCUMENTS]
     if few:
         notes.append(f"Fewer than {FEW_DOCUMENTS} {' and '.join(few)} documents: the curves' intervals are too narrow.")
@@ -250,6 +266,10 @@ def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int]
     if all_epochs > len(epochs):
         notes.append(f"Of {all_epochs} epochs {len(epochs)}, evenly spaced, are in this page.")
     return notes
+
+
+def _passages(n: int) -> str:
+    return f"{n} passage{'' if n == 1 else 's'}"
 
 
 def _up(nats: float) -> float:

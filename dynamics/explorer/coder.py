@@ -75,7 +75,6 @@ class Coder:
         self.error = 0.0
         self._tables = [split.table(buckets, scale) for split in splits]
         self._fates = [[split.fates(r, scale) for r in range(self.n_runs)] for split in splits]
-        self._reference = [split.flat(split.records[0].reference_loss, 0) for split in splits]
         self._learned = [
             [split.flat(found.first_learned, r) for r, found in enumerate(split.trajectories)] for split in splits
         ]
@@ -85,11 +84,17 @@ class Coder:
         return self.candidates[s].place(p)
 
     def head(self, s: int, p: int) -> bytes:
-        """Return a passage's text, tokens and what became of them."""
+        """Return a passage's text, tokens and what became of them; `error` knows of the references then."""
         passage = self.splits[s].passages[p]
         table = self._tables[s].take(passage.tokens)
+        records = self.splits[s].records[0]
+        for exact, in_page in (
+            (records.reference_loss, table.reference_loss),
+            (records.reference_entropy, table.reference_entropy),
+        ):
+            self._note_error(self.splits[s].flat(exact, 0)[passage.tokens], in_page)
         first, last = int(table.start.min()), int(table.end.max())
-        text = self.splits[s].records[0].document_bytes(passage.document)[first:last]
+        text = records.document_bytes(passage.document)[first:last]
         table.start[:] -= first
         table.end[:] -= first
         return head(table, [fates.take(passage.tokens) for fates in self._fates[s]], text)
@@ -103,17 +108,20 @@ class Coder:
             exact = self.measured[s, r].part(where)
             codes = exact.coded(self.scale)
             for values, in_page in ((exact.loss, codes.loss), (exact.entropy, codes.entropy)):
-                off = np.abs(self.scale.decode(in_page) - np.minimum(values, self.scale.top, dtype=np.float32))
-                self.error = max(self.error, float(np.max(off, where=in_page != UNKNOWN, initial=0.0)))
+                self._note_error(values, in_page)
             coded.append(codes)
         return body(coded)
+
+    def _note_error(self, exact: NDArray[Any], in_page: NDArray[np.uint8]) -> None:
+        off = np.abs(self.scale.decode(in_page) - np.minimum(exact, self.scale.top, dtype=np.float32))
+        self.error = max(self.error, float(np.max(off, where=in_page != UNKNOWN, initial=0.0)))
 
     def facts(self, s: int, p: int) -> dict[str, Any]:
         """Return what the list of passages shows and sorts by: of every run, over the predicted tokens."""
         where, passage = self.place(s, p), self.splits[s].passages[p]
         assert where is not None
         predicted = self._tables[s].predicted[passage.tokens].astype(bool)
-        reference = self._reference[s][passage.tokens][predicted]
+        reference = self.splits[s].reference_loss[passage.tokens][predicted]
         by_run = []
         for r in range(self.n_runs):
             learned = self._learned[s][r][passage.tokens][predicted]
@@ -148,7 +156,7 @@ class Coder:
         for s, split in enumerate(self.splits):
             tokens = self.candidates[s].tokens
             step = max(1, -(-len(tokens) * len(split.epochs) // _SAMPLE))
-            reference = self._reference[s][tokens[::step]]
+            reference = self.splits[s].reference_loss[tokens[::step]]
             both = []
             for r in range(self.n_runs):
                 values = self.measured[s, r]

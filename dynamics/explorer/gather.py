@@ -59,6 +59,28 @@ class SplitTokens:
         return array[self.rows[run]].reshape(-1)
 
     @cached_property
+    def reference_loss(self) -> NDArray[np.float32]:
+        """That of the first run, for both: runs may have begun as different models."""
+        return self.flat(self.records[0].reference_loss, 0)
+
+    @property
+    def same_reference(self) -> bool:
+        """Whether all runs began as the same model."""
+        return all(
+            np.array_equal(self.flat(records.reference_loss, r), self.reference_loss, equal_nan=True)
+            for r, records in enumerate(self.records)
+        )
+
+    @property
+    def highest(self) -> float:
+        """The highest finite reference loss or entropy, nats; 0 if there is none."""
+        records = self.records[0]
+        return max(
+            float(np.max(v, where=np.isfinite(v), initial=0.0))
+            for v in (records.reference_loss, records.reference_entropy)
+        )
+
+    @cached_property
     def pools(self) -> list[DropPool | None]:
         """What each run's token dropout may take."""
         return [None if train is None else drop_pool(train) for train in self.train]
@@ -77,7 +99,7 @@ class SplitTokens:
             rank = np.full(records.token_id.shape, np.nan)
         else:
             rank = entropy_rank(records.reference_entropy, train.whole)
-        # The lowest code of all stays that of a token without a rank.
+        # The highest code of all stays that of a token without a rank.
         codes = np.where(np.isnan(rank), NO_RANK, np.rint(np.nan_to_num(rank) * (NO_RANK - 1)))
         index = np.full(records.token_id.shape, -1) if buckets is None else buckets.index(records)
         return TokenTable(
@@ -95,13 +117,13 @@ class SplitTokens:
 
     def fates(self, run: int, scale: Scale) -> Fates:
         """Return what became of every token in one run."""
-        found, records = self.trajectories[run], self.records[run]
+        found = self.trajectories[run]
         places = np.searchsorted(self.epochs, np.maximum(found.first_learned, 0))
         first = np.where(found.first_learned < 0, NEVER, places)
         return Fates(
             may_drop=self._may_drop(run),
             rebound=scale.encode(self.flat(difference(found.last_loss, found.lowest_loss), run)),
-            gap=scale.encode_signed(self.flat(difference(found.last_loss, records.reference_loss), run)),
+            gap=scale.encode_signed(difference(self.flat(found.last_loss, run), self.reference_loss)),
             first_learned=self.flat(first, run).astype(np.uint8),
             forgetting=self.flat(np.minimum(found.forgetting, 255), run).astype(np.uint8),
             kind=self.flat(np.where(found.kind < 0, UNKNOWN, found.kind), run).astype(np.uint8),
@@ -116,6 +138,10 @@ class SplitTokens:
             predicted = self.flat(np.asarray(self.records[run].predicted), run)
             return np.where(predicted, BY_EPOCH, MAY_NOT).astype(np.uint8)
         return self.flat(pool.may_drop, run).astype(np.uint8)
+
+    def view(self, run: int) -> SharedRecords:
+        """Return one run's records of the tokens here."""
+        return SharedRecords(self, run)
 
     def measured(self, run: int, tokens: NDArray[np.int64]) -> Measured:
         """Read the values of some tokens in every epoch of one run."""
@@ -135,6 +161,28 @@ class SplitTokens:
             if dropped is not None and epoch > 0:
                 dropped[i] = records.dropped(epoch).reshape(-1).take(places)
         return Measured(loss, entropy, correct, dropped)
+
+
+class SharedRecords:
+    """Records of the sequences that all runs recorded, as the analysis reads them; references are the first run's."""
+
+    def __init__(self, split: SplitTokens, run: int) -> None:
+        self._records, self._rows = split.records[run], split.rows[run]
+        self.run = self._records.run
+        first, rows = split.records[0], split.rows[0]
+        self.token_id = first.token_id[rows]
+        self.document_id = first.document_id[rows]
+        self.predicted = np.asarray(first.predicted)[rows]
+        self.reference_loss = first.reference_loss[rows]
+        self.reference_entropy = first.reference_entropy[rows]
+
+    def stored(self, value: str, epoch: int, /) -> NDArray[Any]:
+        """Return values as `Records.stored` does."""
+        return self._records.stored(value, epoch)[self._rows]
+
+    def correct(self, epoch: int, /) -> NDArray[Any]:
+        """Return values as `Records.correct` does."""
+        return self._records.correct(epoch)[self._rows]
 
 
 @dataclass(frozen=True, slots=True)

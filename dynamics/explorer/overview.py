@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dynamics.analysis.arms import Arm
 from dynamics.analysis.bootstrap import bootstrap_curve
 from dynamics.analysis.buckets import Buckets
-from dynamics.analysis.curves import best_epoch
+from dynamics.analysis.curves import best_epoch, document_sums
 from dynamics.explorer.gather import SplitTokens
 from dynamics.records.reader import Run
 
@@ -50,11 +49,9 @@ def curves_of(splits: Sequence[SplitTokens], buckets: Buckets | None) -> list[di
         curves = []
         best = None
         for split in splits:
-            run = split.records[r].run
-            arm = Arm("run", [run])
-            at = np.searchsorted(arm.epochs, split.epochs)
+            records = split.view(r)
             for how in (None, buckets) if buckets is not None else (None,):
-                sums = arm.sums(split.split, buckets=how)
+                sums = document_sums(records, epochs=split.epochs, buckets=how)
                 with warnings.catch_warnings():
                     # That there are few documents is said once, among the notes.
                     warnings.simplefilter("ignore", UserWarning)
@@ -64,12 +61,12 @@ def curves_of(splits: Sequence[SplitTokens], buckets: Buckets | None) -> list[di
                         {
                             "split": split.split,
                             "bucket": "" if how is None else label,
-                            **{name: _numbers(getattr(band, name)[at, k]) for name in ("estimate", "low", "high")},
+                            **{name: _numbers(getattr(band, name)[:, k]) for name in ("estimate", "low", "high")},
                         }
                     )
                 if best is None:
                     # -1, if all of it is NaN, is no epoch.
-                    best = max(best_epoch(band.estimate[at, 0], split.epochs), split.epochs[0])
+                    best = max(best_epoch(band.estimate[:, 0], split.epochs), split.epochs[0])
         rows.append({"best": best, "curves": curves})
     return rows
 

@@ -186,7 +186,7 @@ class Run:
         from dynamics.explorer.build import build_page
 
         runs = [self] if other is None else [self, other]
-        return build_page(runs, budget=budget * 1e6, buckets=buckets, inline=True)
+        return build_page(runs, budget=budget * 1e6, buckets=buckets)
 
     def _require_epochs(self) -> None:
         named = self.manifest.get("epochs")

@@ -375,6 +375,58 @@ def test_addresses_can_be_shared(visit, pages):
     assert before[0][:4] == ["gap", "b", "2", "train"]
 
 
+def test_a_link_leads_on_from_the_state_of_the_moment(visit, pages):
+    with visit(pages["one"]) as tab:
+        set_epoch(tab, 1)
+        tab.select_option("#hide", "now")
+        tab.locator("#passages a").nth(2).click()
+        tab.locator("#passage-title", has_text="document 2").wait_for()
+        assert tab.locator("#epoch-number").text_content() == "1" and tab.input_value("#hide") == "now"
+        # Followed at once after another change, to the place that the address still names; and back.
+        tab.evaluate("document.querySelector('#next').click(); document.querySelectorAll('#passages a')[2].click()")
+        tab.locator("#passage-title", has_text="document 2").wait_for()
+        tab.locator("#passages a").nth(4).click()
+        tab.locator("#passage-title", has_text="document 4").wait_for()
+        tab.go_back()
+        tab.locator("#passage-title", has_text="document 2").wait_for()
+
+
+def test_the_inspector_forgets_the_token_of_another_passage(visit, pages):
+    with visit(pages["one"]) as tab:
+        tab.locator(".tokens span").nth(3).click()
+        assert tab.locator("#token dl").count() == 1
+        tab.locator("#previous").focus()
+        tab.mouse.move(1, 1)
+        tab.click("#next")
+        tab.locator("#passage-title", has_text="document 1").wait_for()
+        until(tab, "document.querySelector('#token dl') === null")
+        set_epoch(tab, 0)
+        assert tab.locator("#token").text_content().startswith("Point at a token")
+
+
+def test_a_page_saved_from_python_has_its_address(visit, two_runs, tmp_path):
+    path = two_runs[0].explore(budget=1).save(tmp_path / "saved.html")
+    with visit(path) as tab:
+        assert tab.locator("#share").is_visible()
+        set_epoch(tab, 2)
+        until(tab, "location.hash.includes('epoch=2')")
+
+
+def test_a_swipe_over_a_chart_is_the_charts(visit, pages):
+    with visit(pages["one"]) as tab:
+        assert tab.locator("#degradation .touch").evaluate("e => getComputedStyle(e).touchAction") == "pan-y"
+
+
+def test_labels_of_many_lines_stay_in_their_chart(visit, two_runs, tmp_path):
+    path = build_page(two_runs, buckets=10).save(tmp_path / "ten.html")
+    with visit(path) as tab:
+        chart = tab.locator("#bucket-curves svg").bounding_box()
+        boxes = tab.locator("#bucket-curves svg text").evaluate_all(
+            "all => all.map((e) => e.getBoundingClientRect().top)"
+        )
+        assert min(boxes) >= chart["y"] - 4
+
+
 def test_the_scale_of_a_difference_is_fixed_too(visit, pages):
     legends = []
     for epoch in (1, 4):

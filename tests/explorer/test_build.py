@@ -12,6 +12,7 @@ from support.synthetic import make_run
 from dynamics.errors import InputError
 from dynamics.explorer import build
 from dynamics.explorer.build import build_page
+from dynamics.records import schema
 from dynamics.records.reader import open_run
 
 CLASSES = ["high to low", "low to low", "low to high", "high to high", "rebounding"]
@@ -66,7 +67,6 @@ def test_one_run_is_in_the_page_as_recorded(two_runs, decode):
     assert page.notes[0] == f"All {tokens['validation']:,} recorded validation tokens are in this page."
     assert decoded.meta["notes"] == page.notes
     assert any(passage.dropped[0].any() for passage in decoded.of("train"))
-    assert not decoded.meta["inline"]
 
 
 def test_two_runs_are_in_the_page_as_recorded(two_runs, decode):
@@ -74,7 +74,7 @@ def test_two_runs_are_in_the_page_as_recorded(two_runs, decode):
     decoded = decode(page.html)
     assert require_recorded(page, decoded, two_runs) == sum(page.total.values())
     assert [run["name"] for run in decoded.meta["runs"]] == ["baseline/seed-0", "entrodrop/seed-0"]
-    assert decoded.meta["pools"] == [None, {"method": "entrodrop", "share": 0.5}]
+    assert decoded.meta["pools"] == [None, "entrodrop"]
 
 
 def test_what_became_of_tokens_by_the_definitions(two_runs, decode):
@@ -156,6 +156,10 @@ def test_colours_span_99_percent_of_both_splits_and_runs(two_runs, decode):
         assert exact <= colours[name] + 1e-6 and colours[name] < exact + 0.1 + 1e-6  # to the next tenth
 
 
+def counted(n: int) -> str:
+    return "1 passage" if n == 1 else f"{n} passages"
+
+
 @pytest.mark.parametrize("budget", [80_000, 90_000, 120_000])
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_page_keeps_its_budget_and_says_what_it_left_out(two_runs, decode, budget, n):
@@ -171,12 +175,13 @@ def test_a_page_keeps_its_budget_and_says_what_it_left_out(two_runs, decode, bud
         if count < page.total[split]:
             random, most = whys.count("random"), whys.count("rebound")
             assert abs(random - most) <= 1
+            what = f"recorded {split} tokens" if n == 1 else f"{split} tokens that both runs recorded"
             expected = (
-                f"{count:,} of {page.total[split]:,} recorded {split} tokens are in this page, in {random} passages "
+                f"{count:,} of {page.total[split]:,} {what} are in this page, in {counted(random)} chosen at random "
             )
             (note,) = [note for note in page.notes if note.startswith(expected)]
             assert note.endswith(
-                f"chosen at random and {most} that rebounded most, since a page may have {budget / 1e6:g} MB."
+                f"and {counted(most)} whose tokens rebounded most, since a page may have {budget / 1e6:g} MB."
             )
     assert decoded.meta["recorded"] == [6, 12]
     # In the order of the corpus.
@@ -263,6 +268,57 @@ def test_recorded_sequences_differ(tmp_path, decode):
     require_recorded(page, decoded, runs)
     assert {s for p in decoded.of("train") for s in p.columns["sequence"]} == {1, 2, 9}
     assert "Only the 3 train sequences that both runs recorded are compared; they recorded 5 and 6." in page.notes
+
+
+def test_curves_are_over_what_both_runs_recorded(tmp_path, decode):
+    """Each run has two training sequences of its own, on which its losses are far off."""
+    rows = {"one": [0, 1, 2, 3], "two": [2, 3, 4, 5]}
+    runs = []
+    for name, recorded in rows.items():
+
+        def losses(epoch, split, entropy, rng, own=[0, 1] if name == "one" else [2, 3]):
+            values = np.full(entropy.shape, 1.0 + 0.1 * epoch)
+            if split == "train":
+                values[own] = 9.0
+            return values
+
+        path = tmp_path / name
+        runs.append(open_run(make_run(path, loss_fn=losses, recorded={"train": recorded, "validation": range(4)})))
+    for run in decode(build_page(runs).html).meta["runs"]:
+        for curve in run["curves"]:
+            assert [value for value in curve["estimate"] if value is not None] == pytest.approx(
+                [1, 1.1, 1.2, 1.3, 1.4], abs=2e-3
+            )
+
+
+def test_runs_of_different_starting_models_have_the_references_of_the_first(two_runs, tmp_path, decode, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "support.synthetic._reference_entropy",
+            lambda packed, seed: np.where(
+                schema.predicted_mask(packed.document_id), np.float32(7.0), np.float32(np.nan)
+            ),
+        )
+        other = open_run(make_run(tmp_path / "other", seed=1))
+    page = build_page([two_runs[0], other])
+    assert any(note.startswith("The runs began as different models") for note in page.notes)
+    assert not any(note.startswith("The runs began") for note in build_page(two_runs).notes)
+    decoded = decode(page.html)
+    reference = two_runs[0].records("validation").reference_loss
+    last = other.records("validation").loss(4)
+    for passage in decoded.of("validation"):
+        for i, (row, at) in enumerate(zip(passage.columns["sequence"], passage.columns["position"], strict=True)):
+            if passage.columns["predicted"][i]:
+                code = int(passage.fates[1]["gap"][i]) - 128
+                exact = float(last[row, at] - reference[row, at])
+                in_page = np.sign(code) * decoded.meta["top"] * (code / 127) ** 2
+                assert in_page == pytest.approx(exact, abs=2 * decoded.meta["top"] / 127)
+
+
+@pytest.mark.parametrize("budget", [float("inf"), float("nan")])
+def test_a_budget_is_a_number(two_runs, budget):
+    with pytest.raises(InputError, match="is no number of bytes"):
+        build_page(two_runs, budget=budget)
 
 
 def test_nothing_recorded_in_common(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from support.synthetic import make_run
 
+from dynamics.errors import InputError
 from dynamics.explorer.build import build_page
 from dynamics.explorer.overview import labels_of, recipe_text
 from dynamics.records.reader import open_run
@@ -121,7 +122,14 @@ def test_inline_in_jupyter(two_runs, decode):
     ((tag, attributes),) = Outline(frame).found
     assert tag == "iframe" and attributes["sandbox"] == "allow-scripts" and attributes["title"]
     assert attributes["srcdoc"] == page.html == entities.unescape(re.search('srcdoc="([^"]*)"', frame)[1])
-    assert decode(page.html).meta["inline"]
+
+
+def test_a_place_that_cannot_be_written_is_told(page, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "page.html", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot be written"):
+            page.save(place)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_saved_whole(page, tmp_path):

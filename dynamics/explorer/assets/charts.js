@@ -66,8 +66,9 @@ function drawChart(element, series, { now, height = 190, width = 460, right = 62
   }
   // Labels at the ends of lines, apart from each other.
   ends.sort((a, b) => a[0] - b[0]);
+  const every = Math.ceil((ends.length * 12) / (height - top - bottom));
   let free = -Infinity;
-  const placed = ends.map(([at, s]) => [(free = Math.max(at + 4, free + 12)), s]);
+  const placed = ends.filter((_, i) => i % every === 0).map(([at, s]) => [(free = Math.max(at + 4, free + 12)), s]);
   const over = Math.max(0, free - (height - bottom + 4));
   for (const [at, s] of placed) svg("text", { class: s.look.split(" ")[0], x: width - right + 5, y: at - over }, root).textContent = s.label;
   const line = svg("line", { class: "now", y1: top, y2: height - bottom }, root);

@@ -52,7 +52,7 @@ function scaleOf(value, difference) {
   const { title, kind, span } = VALUES[value];
   if (difference && kind === "classes") return { title: "trajectory classes", kind: "classes", labels: ["the same", "not the same"], colors: [5, 4] };
   if (kind === "classes") return { title, kind, labels: meta.classes, colors: meta.classes.map((_, k) => k) };
-  if (difference && value === "reference") return { title: "reference entropy (the same in both runs)", kind, low: 0, high: meta.colours.entropy };
+  if (difference && value === "reference") return { title: "reference entropy", kind, low: 0, high: meta.colours.entropy };
   if (difference) return { title: `difference of ${title}`, kind: "diverging", low: -meta.colours.difference, high: meta.colours.difference };
   const high = meta.colours[span ?? value];
   return { title, kind, low: kind === "diverging" ? -high : 0, high };

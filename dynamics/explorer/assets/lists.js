@@ -33,7 +33,7 @@ function listPassages() {
   const here = meta.passages.filter((one) => one.split === split).length, recorded = meta.recorded[split];
   const left = here < recorded ? `; ${here.toLocaleString("en")} of ${recorded.toLocaleString("en")} are in this page` : "";
   $("least").disabled = key === "place";
-  $("passages-count").textContent = `${found.length.toLocaleString("en")} passages${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${left}${unread}`;
+  $("passages-count").textContent = `${found.length.toLocaleString("en")} passage${found.length === 1 ? "" : "s"}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${left}${unread}`;
   replaceItems($("passages"), found.slice(0, LISTED).map((p) => {
     const item = link({ ...place(p), at: "" }, passageName(p), beginning(p), key === "place" ? "" : `${value(p).toFixed(2)} ${PASSAGE_SORTS[key][1]}`);
     if (p === state.p) item.firstChild.setAttribute("aria-current", "true");
@@ -57,6 +57,7 @@ function place(p) {
 
 function link(target, name, small, figure) {
   const item = document.createElement("li"), anchor = document.createElement("a"), note = document.createElement("small"), strong = document.createElement("b");
+  anchor.to = target;
   anchor.href = address({ ...state, ...target });
   anchor.textContent = name;
   strong.textContent = figure;

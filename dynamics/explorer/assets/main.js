@@ -8,6 +8,8 @@ const state = { ...DEFAULTS, p: 0, e: 0 };
 const charts = [];
 let playing = null;
 let writing = null;
+// A page inside another, as in a notebook, has no address of its own to write to.
+const inline = window.self !== window.top;
 
 function address(given) {
   const query = new URLSearchParams();
@@ -24,8 +26,7 @@ function setState(changes) {
 function writeAddress() {
   clearTimeout(writing);
   writing = null;
-  // A page inside another has no address of its own to write to.
-  if (!meta.inline) history.replaceState(null, "", address(state));
+  if (!inline) history.replaceState(null, "", address(state));
 }
 
 /** Take the state from the address; whatever is not possible there becomes what is usual. */
@@ -149,7 +150,7 @@ function setUp() {
     recipe.textContent = run.recipe;
     return [name, recipe];
   }));
-  $("share").hidden = meta.inline;
+  $("share").hidden = inline;
 
   $("epoch").addEventListener("input", () => setEpoch(Number($("epoch").value)));
   $("play").addEventListener("click", () => play(playing === null));
@@ -184,13 +185,20 @@ function setUp() {
       render().then(() => $(`tab-${other}`).focus());
     });
   }
-  // Links within the page, and addresses typed or shared; inside another page they are followed by hand.
+  // Addresses typed, shared or gone back to; and links within the page, which lead from the state of the moment.
   window.addEventListener("hashchange", () => { clearTimeout(writing); writing = null; readAddress(); render(); });
+  const linkOf = (event) => event.target.closest?.("nav a");
+  for (const kind of ["pointerdown", "focusin"]) {
+    document.addEventListener(kind, (event) => { const anchor = linkOf(event); if (anchor) anchor.href = address({ ...state, ...anchor.to }); });
+  }
   document.addEventListener("click", (event) => {
-    const anchor = event.target.closest?.("nav a");
-    if (!anchor || !meta.inline) return;
+    const anchor = linkOf(event);
+    if (!anchor || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // a new tab, and the like
     event.preventDefault();
-    readAddress(anchor.getAttribute("href"));
+    writeAddress();
+    const there = address({ ...state, ...anchor.to });
+    if (!inline) history.pushState(null, "", there);
+    readAddress(there);
     render();
   });
 }

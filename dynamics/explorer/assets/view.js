@@ -122,7 +122,12 @@ function look(i, { scroll = false, speak = false } = {}) {
     column.spans[i]?.classList.add("here");
   }
   looked = i;
-  if (i < 0) return;
+  if (i < 0) {
+    const hint = document.createElement("p");
+    hint.textContent = "Point at a token, tap it, or go there with the arrow keys.";
+    $("token").replaceChildren(hint);
+    return;
+  }
   if (scroll) shown.columns[0].spans[i].scrollIntoView({ block: "nearest" });
   inspect(i);
   if (speak) {
@@ -172,7 +177,7 @@ function inspect(i) {
     fact("most probable", each((r) => (body[r].correct(e, i) ? "yes" : "no")));
     fact("reference", `loss ${nats(decode[head.referenceLoss[i]])}, entropy ${nats(decode[head.referenceEntropy[i]])} nats`);
     if (head.bucket[i] !== UNKNOWN) fact("bucket", `${meta.buckets[head.bucket[i]]} reference entropy`);
-    if (head.rank[i] !== NO_RANK) fact("rank", `higher than ${((head.rank[i] / (NO_RANK - 1)) * 100).toFixed(1)} % of training tokens`);
+    if (head.rank[i] !== NO_RANK) fact("rank", `${((head.rank[i] / (NO_RANK - 1)) * 100).toFixed(1)} % of the way up the training tokens`);
     fact("class", each((r) => (head.runs[r].kind[i] === UNKNOWN ? "\u2013" : meta.classes[head.runs[r].kind[i]])));
     fact("rebound", `${each((r) => nats(decode[head.runs[r].rebound[i]]))} nats`);
     fact("first learned", each((r) => (head.runs[r].firstLearned[i] === NEVER ? "never" : `epoch ${meta.epochs[head.runs[r].firstLearned[i]]}`)));
@@ -196,9 +201,9 @@ function inspect(i) {
 function mayBeDropped(head, r, i) {
   const pool = meta.pools[r];
   if (meta.splits[meta.passages[shown.p].split] !== "train") return "no: validation text never is";
-  if (!pool) return "no: the run drops no tokens";
+  if (!pool) return "no: the recipe has no token dropout";
   const code = head.runs[r].mayDrop[i];
-  return code === BY_EPOCH ? `by ${pool.method}, where its epoch's ranks say so` : code ? `yes, by ${pool.method}` : `no: not in the pool of ${pool.method}`;
+  return code === BY_EPOCH ? `by ${pool}, where its epoch's ranks say so` : code ? `yes, by ${pool}` : `no: not in the pool of ${pool}`;
 }
 
 const droppedEpochs = (body, i) => meta.epochs.map((_, k) => k).filter((k) => body.dropped(k, i));
@@ -236,6 +241,7 @@ function lineAway(spans, from, direction) {
 }
 
 function choose(i, speak = false) {
+  if (shown.p !== state.p) return; // another passage is on its way
   setState({ at: addressOf(shown.head, i) });
   look(i, { scroll: speak, speak });
 }

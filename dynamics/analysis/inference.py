@@ -24,10 +24,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
-from scipy.stats import false_discovery_control
 
 from dynamics.analysis.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.bootstrap import (
+    N_SPLITS,
     Interval,
     Resampler,
     cross_fitted_resamples,
@@ -42,13 +42,13 @@ from dynamics.analysis.bootstrap import (
 )
 from dynamics.analysis.buckets import Bucketing
 from dynamics.analysis.curves import DocumentSums, Floats, average_sums, mean_curve, require_same_cells
+from dynamics.analysis.significance import benjamini_hochberg, bootstrap_p_value, holm, probability_lower
 from dynamics.errors import InputError, nearest
 
 Quantity = Literal["final", "rebound"]
 Over = Literal["documents", "seeds_and_documents"]
 
 _SEED_STREAM = 2**33  # Added to a seed: another stream than those of the documents.
-_SPLITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,58 +246,6 @@ def seed_weights(n_seeds: int, n_resamples: int, seed: int) -> Floats:
     return rng.multinomial(n_seeds - 1, np.full(n_seeds, 1.0 / n_seeds), size=n_resamples) / (n_seeds - 1)
 
 
-def probability_lower(differences: Floats) -> Floats:
-    """Return the share of resampled differences (R, ...) below 0, ties counted half; NaN where all are NaN.
-
-    Read as "the probability that A beats B" in the sense of a posterior with a flat prior, which the bootstrap
-    approximates (Rubin 1981, The Bayesian bootstrap; Efron 2012, Bayesian inference and the parametric bootstrap).
-    """
-    known = ~np.isnan(differences)
-    wins = (differences < 0).sum(axis=0) + 0.5 * (differences == 0).sum(axis=0)
-    total = known.sum(axis=0).astype(np.float64)
-    share: Floats = np.divide(wins, total, out=np.full(np.shape(wins), np.nan), where=total > 0)
-    return share
-
-
-def bootstrap_p_value(differences: Floats) -> Floats:
-    """Return the two-sided p-value of "no difference" from resampled differences (R, ...); 1 where all are NaN.
-
-    The level at which the percentile interval just reaches 0, never 0 itself: 2 (1 + b) / (1 + R), b being the number
-    of resamples in the smaller tail (Davison and Hinkley 1997, Bootstrap Methods and their Application, ch. 4).
-    """
-    above, below = (differences >= 0).sum(axis=0), (differences <= 0).sum(axis=0)
-    total = (~np.isnan(differences)).sum(axis=0)
-    p: Floats = np.minimum(1.0, 2.0 * (1.0 + np.minimum(above, below)) / (1.0 + total))
-    return p
-
-
-def holm(p_values: Sequence[float] | Floats) -> Floats:
-    """Return p-values adjusted after Holm (1979), A simple sequentially rejective multiple test procedure.
-
-    The i-th smallest of m is multiplied by m - i + 1, made no smaller than those before it, and cut at 1.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    _require_p(p)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
-
-
-def benjamini_hochberg(p_values: Sequence[float] | Floats) -> Floats:
-    """Return p-values adjusted after Benjamini and Hochberg (1995), Controlling the false discovery rate."""
-    p = np.asarray(p_values, dtype=np.float64)
-    _require_p(p)
-    adjusted: Floats = np.asarray(false_discovery_control(p, method="bh"))
-    return adjusted
-
-
-def _require_p(p: Floats) -> None:
-    if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
-        raise InputError(f"{p.tolist()} are not p-values; give one or more in [0, 1]")
-
-
 def _pairs(arms: Sequence[Arm], baseline: str | None) -> list[tuple[Arm, Arm]]:
     by_name = {arm.name: arm for arm in arms}
     if len(arms) < 2:
@@ -338,7 +286,7 @@ def _compare(
         low, high = percentiles(differences, level)
         probability, p = probability_lower(differences), bootstrap_p_value(differences)
     else:
-        halves = random_halves(n_documents, _SPLITS, seed)
+        halves = random_halves(n_documents, N_SPLITS, seed)
         once = np.ones((1, n_documents), dtype=np.float32)
         a, b = (cross_fitted_resamples(curves, halves, weights) for curves in resampled)
         estimate = np.subtract(*(cross_fitted_resamples(curves, halves, once)[0] for curves in whole))

@@ -118,32 +118,35 @@ def _curriculum(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     return figure, curriculum_rows(curricula, summaries)
 
 
+def _in_panels(
+    style: Style,
+    found: list[Any],
+    plot: Callable[..., Any],
+    rows: Callable[[list[Any]], Rows],
+    *,
+    n_panels: int | None = None,
+    **options: Any,
+) -> tuple[Figure, Rows]:
+    """Draw one panel an arm, or as many as asked for."""
+    figure, axes = panel_axes(style, n_panels or len(found))
+    plot(found, axes=axes, **options)
+    return figure, rows(found)
+
+
 def _gap(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    dynamics = as_gaps(arms, buckets=2)
-    figure, axes = panel_axes(style, 2)
-    plot_gap(dynamics, axes=axes)
-    return figure, gap_rows(dynamics)
+    return _in_panels(style, as_gaps(arms, buckets=2), plot_gap, gap_rows, n_panels=2)
 
 
 def _bucket_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    maps = as_maps(arms)
-    figure, axes = panel_axes(style, len(maps))
-    plot_bucket_map(maps, axes=axes)
-    return figure, bucket_map_rows(maps)
+    return _in_panels(style, as_maps(arms), plot_bucket_map, bucket_map_rows)
 
 
 def _rebound_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    maps = as_maps(arms)
-    figure, axes = panel_axes(style, len(maps))
-    plot_bucket_map(maps, axes=axes, above_best=True)
-    return figure, bucket_map_rows(maps)
+    return _in_panels(style, as_maps(arms), plot_bucket_map, bucket_map_rows, above_best=True)
 
 
 def _loss_landscape(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    maps = as_landscape(arms)
-    figure, axes = panel_axes(style, len(maps))
-    plot_loss_landscape(maps, axes=axes)
-    return figure, bucket_map_rows(maps)
+    return _in_panels(style, as_landscape(arms), plot_loss_landscape, bucket_map_rows)
 
 
 def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -154,10 +157,7 @@ def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 
 def _overconfidence(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    found = as_overconfidences(arms, buckets=2)
-    figure, axes = panel_axes(style, 2)
-    plot_overconfidence(found, axes=axes)
-    return figure, overconfidence_rows(found)
+    return _in_panels(style, as_overconfidences(arms, buckets=2), plot_overconfidence, overconfidence_rows, n_panels=2)
 
 
 def _trajectory_classes(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -168,17 +168,11 @@ def _trajectory_classes(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 
 def _cartography(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    maps = as_cartography(arms)
-    figure, axes = panel_axes(style, len(maps))
-    plot_cartography(maps, axes=axes)
-    return figure, cartography_rows(maps)
+    return _in_panels(style, as_cartography(arms), plot_cartography, cartography_rows)
 
 
 def _entropy_distribution(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    found = as_distributions(arms)
-    figure, axes = panel_axes(style, len(found))
-    plot_entropy_distribution(found, axes=axes)
-    return figure, distribution_rows(found)
+    return _in_panels(style, as_distributions(arms), plot_entropy_distribution, distribution_rows)
 
 
 def _no_schedule(arms: list[Arm]) -> str | None:

@@ -19,7 +19,8 @@ from dynamics.analysis.arms import Arm, Source, collect_arms
 from dynamics.analysis.bootstrap import FEW_DOCUMENTS
 from dynamics.analysis.buckets import Bucketing, entropy_buckets
 from dynamics.analysis.curves import DocumentSums, Value
-from dynamics.analysis.inference import compare_arms, holm
+from dynamics.analysis.inference import compare_arms
+from dynamics.analysis.significance import holm
 from dynamics.analysis.summary import ArmSummary, arm_summary
 from dynamics.errors import InputError, nearest
 from dynamics.plots.style import MINUS, arm_role

@@ -121,9 +121,7 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return [
-            path for path in self.folder.iterdir() if path.is_dir() and path.name.removeprefix(_PREFIX).isdecimal()
-        ]
+        return [path for path in self.folder.iterdir() if path.is_dir() and path.name.removeprefix(_PREFIX).isdecimal()]
 
     def _seal(self, staging: Path, *, epoch: int, step: int) -> None:
         written = staging / f"{_PREFIX}{step}"

@@ -53,9 +53,7 @@ def finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) 
     return False
 
 
-def resume_point(
-    output: Path, checkpoints: Checkpoints, prepared: Prepared, reporter: Reporter
-) -> Checkpoint | None:
+def resume_point(output: Path, checkpoints: Checkpoints, prepared: Prepared, reporter: Reporter) -> Checkpoint | None:
     """Return where an interrupted run goes on; None to start from its first epoch. Says what is skipped, and why.
 
     Raises

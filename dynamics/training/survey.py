@@ -161,5 +161,3 @@ def _packed(tokens: list[np.ndarray], predicted: list[np.ndarray], tokenizer: An
         document_hash=np.frombuffer(digests, dtype=np.uint8).reshape(len(texts), 32).copy(),
         unlabelled=unlabelled,
     )
-
-

@@ -157,9 +157,7 @@ class DynamicsTrainer(Trainer):
             # The Trainer's autocast lies around the forward that is patched away.
             with forward_context(labels.device, forward_dtype(self.args)):
                 outputs = model(**inputs, head_request=request)
-            values = TokenValues(
-                loss=outputs.token_loss, entropy=outputs.token_entropy, correct=outputs.token_correct
-            )
+            values = TokenValues(loss=outputs.token_loss, entropy=outputs.token_entropy, correct=outputs.token_correct)
             return outputs, outputs.total_loss, values
         outputs = model(**inputs)
         logits, targets = shift(outputs.logits, labels)
@@ -176,9 +174,7 @@ class DynamicsTrainer(Trainer):
             )
         return outputs, total, found
 
-    def _weights(
-        self, logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None
-    ) -> torch.Tensor | None:
+    def _weights(self, logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
         """Return the product of all weights of the targets that `shift` leaves: shape (B * (T - 1),)."""
         weight = None if weight is None else weight[:, 1:].flatten()
         adapting = [method for method in self.session.regularizers if method.adapts]

@@ -9,16 +9,8 @@ from support.synthetic import make_study
 
 from dynamics.analysis.bootstrap import bootstrap_curve, bootstrap_difference, cross_fitted_rebound_interval
 from dynamics.analysis.curves import DocumentSums, Floats
-from dynamics.analysis.inference import (
-    benjamini_hochberg,
-    bootstrap_p_value,
-    compare_arms,
-    hierarchical_curve,
-    hierarchical_difference,
-    holm,
-    probability_lower,
-    seed_weights,
-)
+from dynamics.analysis.inference import compare_arms, hierarchical_curve, hierarchical_difference, seed_weights
+from dynamics.analysis.significance import benjamini_hochberg, bootstrap_p_value, holm, probability_lower
 from dynamics.analysis.summary import arm_sums
 from dynamics.errors import InputError
 from dynamics.records.reader import Study, open_run, open_study

@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 
 from benchmarks import timing
 from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder
-from dynamics.named_sizes import NAMED_SIZES
+from dynamics.recipe.named_sizes import NAMED_SIZES
 
 N_ROUNDS, N_SEQUENCES, BLOCK, BATCH = 7, 64, 128, 16
 SOURCES = ("none", "reference", "previous_epoch", "current")

@@ -27,8 +27,8 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import timing
 from dynamics import DynamicsTrainer, TokenRecorder
-from dynamics.named_sizes import NAMED_SIZES
-from dynamics.training.evaluation import forward_context
+from dynamics.recipe.named_sizes import NAMED_SIZES
+from dynamics.training.loop.clean_pass import forward_context
 
 
 class StepTimes(TrainerCallback):

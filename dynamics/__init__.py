@@ -9,10 +9,10 @@ from __future__ import annotations
 # Type checkers take this name as true. The one in `typing` would cost the import of that module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dynamics.config import load_recipe
     from dynamics.corpus.sources import load_documents
     from dynamics.errors import DamagedRecordError, InputError
     from dynamics.example import load_example
+    from dynamics.recipe.loading import load_recipe
     from dynamics.records.check import check_path
     from dynamics.records.reader import open_any, open_run, open_study
     from dynamics.regularizers.attention_dropout import AttentionDropout
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
-    from dynamics.training.token_recorder import TokenRecorder
+    from dynamics.training.recording.token_recorder import TokenRecorder
     from dynamics.training.trainer import DynamicsTrainer
 
 __version__ = "0.1.0"
@@ -74,13 +74,13 @@ _MODULES = {
     "LossTruncation": "dynamics.regularizers.loss_truncation",
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.token_dropout",
-    "TokenRecorder": "dynamics.training.token_recorder",
+    "TokenRecorder": "dynamics.training.recording.token_recorder",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "attach": "dynamics.training.attach",
     "check_path": "dynamics.records.check",
     "load_documents": "dynamics.corpus.sources",
     "load_example": "dynamics.example",
-    "load_recipe": "dynamics.config",
+    "load_recipe": "dynamics.recipe.loading",
     "open_any": "dynamics.records.reader",
     "open_run": "dynamics.records.reader",
     "open_study": "dynamics.records.reader",

@@ -22,7 +22,7 @@ import typer
 from dynamics.errors import DamagedRecordError, InputError, TrainingDiverged
 
 if TYPE_CHECKING:
-    from dynamics.config import StudyRecipe
+    from dynamics.recipe.studies import StudyRecipe
     from dynamics.records.reader import Run, Study
     from dynamics.reporting import Reporter
 
@@ -93,15 +93,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")] = False,
 ) -> None:
     """Train once, recording every token after every epoch."""
-    from dynamics.config import as_run, load_recipe
+    from dynamics.recipe.loading import as_run, load_recipe
     from dynamics.reporting import Reporter
 
     loaded = as_run(load_recipe(recipe, set_ or ()), recipe)
     folder = output or Path("runs") / loaded.name
     _need_folder(folder)
     _need_training()
-    from dynamics.training.processes import part
-    from dynamics.training.run import train as train_run
+    from dynamics.training.environment.processes import part
+    from dynamics.training.recipe_run import train as train_run
 
     # Of the processes that a launcher started, the first speaks.
     first = os.environ.get("RANK", "0") == "0"
@@ -125,7 +125,7 @@ def study(
 
     Run again, it goes on where it stopped. --list and --index spread a study over machines.
     """
-    from dynamics.config import as_study, load_recipe
+    from dynamics.recipe.loading import as_study, load_recipe
     from dynamics.reporting import Reporter
 
     if list_ and index is not None:
@@ -166,12 +166,12 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
 
     Once: the result is cached, by the hashes of model and data.
     """
-    from dynamics.config import load_recipe
+    from dynamics.recipe.loading import load_recipe
     from dynamics.reporting import Reporter
 
     loaded = load_recipe(recipe, set_ or ())
     _need_training()
-    from dynamics.training.prepare import reference as reference_pass
+    from dynamics.training.preparation.prepare import reference as reference_pass
 
     reporter = Reporter()
     found = reference_pass(loaded, reporter)
@@ -337,7 +337,7 @@ def _need_folder(output: Path) -> None:
 
 def _check_arms(recipe: StudyRecipe) -> None:
     """Check the training arguments of all arms, before the first one trains."""
-    from dynamics.training.arguments import training_arguments
+    from dynamics.training.environment.arguments import training_arguments
 
     for arm, seed, run in recipe.plan():
         where = f"arms.{arm}: training"

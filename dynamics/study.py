@@ -13,8 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from dynamics.config import StudyRecipe, dump_yaml, load_recipe, resolved
 from dynamics.errors import InputError
+from dynamics.recipe.loading import dump_yaml, load_recipe, resolved
+from dynamics.recipe.studies import StudyRecipe
 from dynamics.records import schema
 from dynamics.records.reader import study_run_path
 from dynamics.reporting import Reporter
@@ -97,7 +98,7 @@ def run_study(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Rep
         Some runs failed.
     """
     # Everything that a recipe can get wrong shows before the first file is written.
-    from dynamics.training.run import make_ready
+    from dynamics.training.recipe_run import make_ready
 
     for arm, seed, run in recipe.plan():
         if seed == recipe.seeds[0]:
@@ -110,7 +111,7 @@ def run_study(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Rep
 
 
 def _run_here(folders: Sequence[Path], reporter: Reporter) -> None:
-    from dynamics.training.run import train
+    from dynamics.training.recipe_run import train
 
     for number, folder in enumerate(folders, start=1):
         reporter.stage(f"run {number} of {len(folders)}: {folder}")

@@ -322,7 +322,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_an_output_that_may_not_be_used_stays_as_it_is(refused: Command, tmp_path: Path) -> None:
-    from dynamics.config import load_recipe, resolved
+    from dynamics.recipe.loading import load_recipe, resolved
 
     out = tmp_path / "out"
     out.mkdir()
@@ -348,7 +348,7 @@ def test_an_output_that_may_not_be_used_stays_as_it_is(refused: Command, tmp_pat
 
 
 def test_an_output_that_holds_another_study(refused: Command, tmp_path: Path) -> None:
-    from dynamics.config import as_study, load_recipe
+    from dynamics.recipe.loading import as_study, load_recipe
     from dynamics.study import write_plan
 
     (tmp_path / "study.yaml").write_text(STUDY)

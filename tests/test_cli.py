@@ -234,7 +234,10 @@ def test_a_bad_override_is_one_message_and_exit_code_2(
         (["export", "nowhere", "--format", "zarr", "--output", "x"], "nowhere holds neither a study"),
         (["export", "done", "--format", "parqet", "--output", "x"], "unknown format 'parqet'; did you mean 'parquet'"),
         (["export", "done", "--format", "parquet", "--output", "small.yaml"], "small.yaml is there already"),
-        (["export", "done", "--format", "zarr", "--output", "small.yaml/x"], "small.yaml is no directory; name another"),
+        (
+            ["export", "done", "--format", "zarr", "--output", "small.yaml/x"],
+            "small.yaml is no directory; name another",
+        ),
     ],
 )
 def test_bad_arguments_are_one_message_and_exit_code_2(dynamics: Command, arguments: list[str], phrase: str) -> None:
@@ -271,12 +274,12 @@ def test_exit_codes_of_train(
     code: int,
     message: str,
 ) -> None:
-    stand_in(monkeypatch, "dynamics.training.run", train=raising(error))
+    stand_in(monkeypatch, "dynamics.training.recipe_run", train=raising(error))
     assert dynamics("train", "small.yaml") == (code, "", message)
 
 
 def test_a_bug_shows_its_traceback(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, "dynamics.training.run", train=raising(ZeroDivisionError("bug")))
+    stand_in(monkeypatch, "dynamics.training.recipe_run", train=raising(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError, match="bug"):
         dynamics("train", "small.yaml")
 
@@ -284,7 +287,11 @@ def test_a_bug_shows_its_traceback(dynamics: Command, monkeypatch: pytest.Monkey
 def test_an_interrupted_study_says_how_to_go_on(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynamics.study.run_study", raising(KeyboardInterrupt()))
     done = dynamics("study", "quickstart")
-    assert done == (130, "", "Interrupted. What is complete is kept; this goes on where it stopped: dynamics study quickstart\n")
+    assert done == (
+        130,
+        "",
+        "Interrupted. What is complete is kept; this goes on where it stopped: dynamics study quickstart\n",
+    )
 
 
 def test_a_study_with_failed_runs_has_exit_code_1(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +313,7 @@ def test_train_passes_everything_on_and_ends_with_a_table(dynamics: Command, mon
         if not output.exists():
             make_run(output, n_documents=120)
 
-    stand_in(monkeypatch, "dynamics.training.run", train=train)
+    stand_in(monkeypatch, "dynamics.training.recipe_run", train=train)
     done = dynamics("train", "small.yaml", "--set", "seed=3", "--set", "name=other")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -372,7 +379,7 @@ def test_reference_says_where_and_what(dynamics: Command, monkeypatch: pytest.Mo
         values = {"n_tokens": 12345, "loss": 3.25, "entropy": 3.0}
         return {"path": Path("/cache/x"), "cached": True, "train": values}
 
-    stand_in(monkeypatch, "dynamics.training.prepare", reference=reference)
+    stand_in(monkeypatch, "dynamics.training.preparation.prepare", reference=reference)
     for recipe in ("small.yaml", "quickstart"):
         assert dynamics("reference", recipe).out.splitlines() == [
             "/cache/x (found in the cache)",

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from dynamics.config import Recipe, StudyRecipe
 from dynamics.errors import InputError
+from dynamics.recipe.settings import Recipe
+from dynamics.recipe.studies import StudyRecipe
 from dynamics.validation import Settings, shown, validated
 
 GOOD: dict[str, Any] = {"corpus": "builtin:python-reference", "tokenizer": "gpt2", "model": {"name": "nano"}}

@@ -18,14 +18,14 @@ from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX
 from dynamics.records.tensors import read_identity, write_tensors
 from dynamics.regularizers.base import Regularizer, TrainingData
-from dynamics.training.arguments import forward_dtype
-from dynamics.training.evaluation import TokenValues, evaluate_tokens
-from dynamics.training.processes import world_size
-from dynamics.training.rng import isolated_rng
-from dynamics.training.session import Session
-from dynamics.training.step_metrics import StepMetrics
-from dynamics.training.survey import Survey, survey
-from dynamics.training.token_recorder import TokenRecorder
+from dynamics.training.batches.dataset_sequences import Survey, survey
+from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.environment.generators import isolated_rng
+from dynamics.training.environment.processes import world_size
+from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
+from dynamics.training.loop.session import Session
+from dynamics.training.loop.step_metrics import StepMetrics
+from dynamics.training.recording.token_recorder import TokenRecorder
 
 #: In the trainer's output_dir: what a resumed training, whose model has changed, ranks tokens by.
 REFERENCE_FILE = "reference-values.safetensors"

@@ -18,15 +18,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
 from dynamics.regularizers.base import Regularizer
-from dynamics.training.arguments import forward_dtype
 from dynamics.training.attach import open_session
-from dynamics.training.checkpoints import Checkpoints
-from dynamics.training.dataset import KeyedOrder
-from dynamics.training.evaluation import TokenValues, forward_context
-from dynamics.training.fused_head import HeadRequest
-from dynamics.training.processes import sum_of, world_size
-from dynamics.training.session import Session
-from dynamics.training.token_recorder import TokenRecorder
+from dynamics.training.batches.dataset import KeyedOrder
+from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.environment.processes import sum_of, world_size
+from dynamics.training.loop.clean_pass import TokenValues, forward_context
+from dynamics.training.loop.fused_head import HeadRequest
+from dynamics.training.loop.session import Session
+from dynamics.training.recording.token_recorder import TokenRecorder
+from dynamics.training.resuming.checkpoints import Checkpoints
 
 #: What regularisers have learned while training went on, in a checkpoint's folder.
 REGULARIZERS_FILE = "regularizers.json"

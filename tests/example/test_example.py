@@ -13,9 +13,9 @@ from support.synthetic import make_study
 
 import dynamics.example
 from dynamics import load_example, load_recipe, open_study
-from dynamics.config import resolved
 from dynamics.errors import InputError
 from dynamics.example import pack as packing
+from dynamics.recipe.loading import resolved
 from dynamics.records.check import check_path
 
 HERE = Path(dynamics.example.__file__).parent

@@ -30,12 +30,14 @@ import pyarrow.parquet
 import pytest
 
 from dynamics import cli
-from dynamics.config import Recipe, StudyRecipe, differing_keys, dump_yaml, load_recipe, resolved
 from dynamics.corpus.sources import load_documents
 from dynamics.errors import InputError
+from dynamics.recipe.loading import differing_keys, dump_yaml, load_recipe, resolved
+from dynamics.recipe.settings import Recipe
+from dynamics.recipe.studies import StudyRecipe
+from dynamics.recipe.yaml_reading import load_yaml
 from dynamics.records import schema
 from dynamics.validation import validated
-from dynamics.yaml_reading import load_yaml
 
 SECONDS = float(os.environ.get("DYNAMICS_FUZZ_SECONDS", "10"))
 FIRST_SEED = int(os.environ.get("DYNAMICS_FUZZ_SEED", "0"))
@@ -190,7 +192,7 @@ def test_values_of_a_recipe() -> None:
 def test_training_arguments() -> None:
     from transformers.utils import logging as transformers_logging
 
-    from dynamics.training.arguments import _hints, training_arguments
+    from dynamics.training.environment.arguments import _hints, training_arguments
 
     transformers_logging.set_verbosity_error()  # as the command does
     # Left out: what imports a program that may not be there, or talks to a service.
@@ -264,7 +266,7 @@ def test_overrides_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     def train(*args: Any, **kwargs: Any) -> None:
         raise InputError("the recipe is accepted")
 
-    monkeypatch.setattr("dynamics.training.run.train", train)
+    monkeypatch.setattr("dynamics.training.recipe_run.train", train)
 
     def of_arguments(given: list[str]) -> None:
         said = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as standard error is

@@ -437,9 +437,7 @@ def test_a_flipped_bit_is_read_as_values_unless_it_is_verified(run_path: Path) -
         ("config.yaml", lambda run: run.config),
     ],
 )
-def test_other_flipped_bits_are_found_when_verified(
-    run_path: Path, name: str, read: Callable[[Run], object]
-) -> None:
+def test_other_flipped_bits_are_found_when_verified(run_path: Path, name: str, read: Callable[[Run], object]) -> None:
     flip_last_byte(run_path / name)
     run = open_run(run_path, verify=True)  # Opening hashes nothing.
     with pytest.raises(DamagedRecordError, match=f"{name}.*SHA-256"):

@@ -191,7 +191,9 @@ def test_is_invariant_to_batch_size_times_accumulation(tmp_path, name, monkeypat
         trainer.data_collator = FixedPadder()  # NEFTune's noise depends on the length of a row
         trainer.train()
         run = open_run(tmp_path / str(size) / "run")
-        found.append((weights(trainer), run.records("train").dropped(3), [row["training_loss"] for row in run.metrics()]))
+        found.append(
+            (weights(trainer), run.records("train").dropped(3), [row["training_loss"] for row in run.metrics()])
+        )
     for other, mask, losses in found[1:]:
         assert np.array_equal(mask, found[0][1])
         assert losses == pytest.approx(found[0][2], rel=1e-4)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dynamics.config import Recipe
+from dynamics.recipe.settings import Recipe
 from dynamics.records.reader import Run, open_run
 from dynamics.reporting import Reporter
 from dynamics.validation import validated
@@ -36,7 +36,7 @@ def quiet() -> Reporter:
 
 def run_tiny(path: Path, **changes: Any) -> Run:
     """Train a tiny recipe into `path` and open it."""
-    from dynamics.training.run import train
+    from dynamics.training.recipe_run import train
 
     train(tiny_recipe(**changes), path, reporter=quiet())
     return open_run(path)

@@ -143,7 +143,9 @@ def duplicate(run: Path, rng: random.Random) -> Damage:
     source = rng.choice(files_of(run))
     if way == "shard":
         source = rng.choice([name for name in files_of(run) if "-of-" in name])
-        target = source.replace("-00000-of-00001", rng.choice(["-00001-of-00001", "-00001-of-00002", "-00000-of-00002"]))
+        target = source.replace(
+            "-00000-of-00001", rng.choice(["-00001-of-00001", "-00001-of-00002", "-00000-of-00002"])
+        )
     elif way == "name":
         # Beside its like: what lies at the top of a run's folder is the user's own, and only noted.
         folder = rng.choice(["tokens", "model", "epochs", *(f"epochs/{name}" for name in epochs)])

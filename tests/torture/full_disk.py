@@ -73,8 +73,6 @@ def grow(folder: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
 
 
-
-
 def undisturbed(root: Path, recipe: Path, cache: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Train on a disk that is large enough; return the run's content, and how much the disk held at most, and when."""
     with small_disk(root / "large", 512 * KIB * KIB):
@@ -95,9 +93,7 @@ def folder_size(folder: Path) -> int:
     return sum(-(-path.stat().st_size // page) * page for path in folder.rglob("*") if path.is_file())
 
 
-def attempt(
-    name: str, size: int, root: Path, recipe: Path, cache: Path, expected: dict[str, Any]
-) -> dict[str, Any]:
+def attempt(name: str, size: int, root: Path, recipe: Path, cache: Path, expected: dict[str, Any]) -> dict[str, Any]:
     """Train on a disk of `size` bytes until it is full, check what is there, make room, resume, compare."""
     with small_disk(root / name, size):
         out = root / name / "run"

@@ -34,7 +34,7 @@ from dynamics.records.check import check_run
 from dynamics.records.reader import open_run
 from dynamics.regularizers.registry import METHODS
 from dynamics.reporting import Reporter
-from dynamics.training.run import train
+from dynamics.training.recipe_run import train
 
 CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 MUST_BE_GIVEN = {"weight_decay": {"value": 0.5}, "loss_truncation": {"warmup": 1}}
@@ -70,7 +70,7 @@ class Instants:
         for name in CALLS:
             setattr(os, name, self._wrapped(getattr(os, name), name))
         metrics_module.append_metrics = self._wrapped(metrics_module.append_metrics, "metrics")
-        import dynamics.training.step_metrics as step_metrics
+        import dynamics.training.loop.step_metrics as step_metrics
 
         step_metrics.append_metrics = metrics_module.append_metrics
         torch.optim.AdamW.step = self._wrapped(torch.optim.AdamW.step, "step")  # type: ignore[method-assign]

@@ -18,10 +18,12 @@ import pytest
 import torch
 from support.tiny import quiet, run_tiny, tiny_recipe
 
-from dynamics.config import ModelSettings, Recipe, StudyRecipe, dump_yaml
 from dynamics.errors import InputError
+from dynamics.recipe.loading import dump_yaml
+from dynamics.recipe.settings import ModelSettings, Recipe
+from dynamics.recipe.studies import StudyRecipe
 from dynamics.records import schema
-from dynamics.training.session import Session
+from dynamics.training.loop.session import Session
 from dynamics.validation import validated
 
 # Training state that torch writes, pickles in a zip; only in checkpoints, which a finished run does not have.
@@ -58,8 +60,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def left_off(folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was interrupted when its first checkpoint was whole; return that checkpoint."""
-    from dynamics.training.interrupts import Interrupted
-    from dynamics.training.run import train
+    from dynamics.training.environment.interrupts import Interrupted
+    from dynamics.training.recipe_run import train
 
     def ends(self: Session, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step == per_epoch + 1:
@@ -86,10 +88,8 @@ def test_the_scan_knows_a_pickle() -> None:
     assert not any(map(is_pickle, [b"", b"{}", b'{"a": 1}\n', b"name: x\n", bytes(100), b"text."]))
 
 
-def test_no_file_of_a_finished_run_is_a_pickle(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dynamics.training.run import train
+def test_no_file_of_a_finished_run_is_a_pickle(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynamics.training.recipe_run import train
 
     checkpoint = left_off(tmp_path / "run", whole, monkeypatch)
     pickles = {name for name, data in files_below(tmp_path / "run").items() if is_pickle(data)}
@@ -99,7 +99,9 @@ def test_no_file_of_a_finished_run_is_a_pickle(
     for finished in (whole, tmp_path / "run"):
         files = files_below(finished)
         assert [name for name, data in files.items() if is_pickle(data)] == []
-        assert [name for name, data in files.items() if data[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK")] == []
+        assert [
+            name for name, data in files.items() if data[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK")
+        ] == []
         assert {Path(name).suffix for name in files} <= {".json", ".jsonl", ".yaml", ".safetensors", ".jinja"}
 
 
@@ -117,7 +119,7 @@ class Code:
 def test_code_in_a_checkpoint_does_not_run(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dynamics.training.run import train
+    from dynamics.training.recipe_run import train
 
     checkpoint = left_off(tmp_path / "run", whole, monkeypatch)
     assert (checkpoint / name).is_file()
@@ -169,7 +171,7 @@ def tokenizer() -> Any:
 
 
 def test_code_that_comes_with_a_model_runs_by_an_explicit_key_alone(model_with_code: Path, tmp_path: Path) -> None:
-    from dynamics.models import build_model
+    from dynamics.training.preparation.models import build_model
 
     words, proof = tokenizer(), tmp_path / "code was run"
     # The library knows this kind of model, and takes its own code unless it is told to trust the folder's.
@@ -184,13 +186,15 @@ def test_code_that_comes_with_a_model_runs_by_an_explicit_key_alone(model_with_c
 
 
 def test_a_kind_of_model_that_only_its_own_code_knows_is_refused(model_with_code: Path, tmp_path: Path) -> None:
-    from dynamics.models import build_model
+    from dynamics.training.preparation.models import build_model
 
     file = model_with_code / "config.json"
     described = json.loads(file.read_text()) | {"model_type": "own-kind"}
     described["auto_map"]["AutoConfig"] = "own.Config"
     file.write_text(json.dumps(described))
-    with pytest.raises(InputError, match=r"model\.name: .*custom code.*; if you trust .* model\.trust_remote_code: true"):
+    with pytest.raises(
+        InputError, match=r"model\.name: .*custom code.*; if you trust .* model\.trust_remote_code: true"
+    ):
         build_model(ModelSettings(name=str(model_with_code)), tokenizer=tokenizer(), block_size=16)
     assert not (tmp_path / "code was run").exists()
 

@@ -274,9 +274,7 @@ def test_what_cannot_be_attached(tmp_path, parts, message):
 
 def test_ranks_by_the_last_epoch_need_a_recorder(tmp_path):
     method = EntroDrop(source="previous_epoch")
-    trainer = DynamicsTrainer(
-        build(), arguments(tmp_path), Padder(), train_dataset=examples(), regularizers=[method]
-    )
+    trainer = DynamicsTrainer(build(), arguments(tmp_path), Padder(), train_dataset=examples(), regularizers=[method])
     with pytest.raises(InputError, match="EntroDrop: ranks tokens by the values of the last epoch.* TokenRecorder"):
         trainer.train()
     some = TokenRecorder(tmp_path / "some", train_sequences=3)

@@ -61,9 +61,7 @@ def gradients(path, methods, size, accumulation):
     )
     kept = Gradients()
     data = examples(24, lowest=3, highest=30)
-    trainer = DynamicsTrainer(
-        build(), args, Padder(), train_dataset=data, regularizers=methods, callbacks=[kept]
-    )
+    trainer = DynamicsTrainer(build(), args, Padder(), train_dataset=data, regularizers=methods, callbacks=[kept])
     trainer.train()
     assert len(kept.steps) == 2
     return kept.steps

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from support.tiny import quiet, tiny_recipe
 
-from dynamics.config import dump_yaml
+from dynamics.recipe.loading import dump_yaml
 from dynamics.records.check import check_run
 from dynamics.records.reader import open_run
-from dynamics.training.run import train
+from dynamics.training.recipe_run import train
 
 TESTS = Path(__file__).parents[1]
 # An odd number of sequences, so that the last batch must be filled.
@@ -37,9 +37,9 @@ from accelerate import Accelerator
 from support.tiny import quiet
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-import dynamics.training.run as run
-from dynamics.training.processes import part
-from dynamics.config import load_recipe
+import dynamics.training.recipe_run as run
+from dynamics.training.environment.processes import part
+from dynamics.recipe.loading import load_recipe
 
 ready = run.make_ready
 seen = []
@@ -134,7 +134,9 @@ def assert_same(run, alone):
     assert np.array_equal(mine.dropped(1), theirs.dropped(1)) and mine.dropped(1).any()
     assert (mine.dropped(2) != theirs.dropped(2)).mean() < 1e-3
     np.testing.assert_allclose(mine.training_loss(1), theirs.training_loss(1), rtol=0, atol=2e-3)
-    rows = [[(row["step"], row["training_loss"], row["dropped_share"]) for row in one.metrics()] for one in (run, alone)]
+    rows = [
+        [(row["step"], row["training_loss"], row["dropped_share"]) for row in one.metrics()] for one in (run, alone)
+    ]
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-3, atol=1e-3)
 
 
@@ -157,5 +159,7 @@ def test_what_is_made_once_is_made_by_one_process(tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError) as caught:
         patch.setenv("DYNAMICS_CACHE", environment["DYNAMICS_CACHE"])
         launch(tmp_path, ["-m", "dynamics", "train", str(recipe), "--output", "run"])
-    assert "the reference pass is not done yet, and 2 processes were started: run `dynamics reference" in str(caught.value)
+    assert "the reference pass is not done yet, and 2 processes were started: run `dynamics reference" in str(
+        caught.value
+    )
     assert not (tmp_path / "run").exists()

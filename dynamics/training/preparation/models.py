@@ -16,9 +16,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from dynamics.config import ModelSettings
 from dynamics.errors import InputError, nearest
-from dynamics.named_sizes import NAMED_SIZES
+from dynamics.recipe.named_sizes import NAMED_SIZES
+from dynamics.recipe.settings import ModelSettings
 
 # Models whose code is run: a run loads its model several times, and says so once.
 _trusted: set[str] = set()
@@ -30,7 +30,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     Parameters
     ----------
     settings : ModelSettings
-        A named size (`dynamics.named_sizes`), a folder that save_pretrained wrote, or a hub name.
+        A named size (`dynamics.recipe.named_sizes`), a folder that save_pretrained wrote, or a hub name.
     tokenizer : PreTrainedTokenizerBase
         Its length is the vocabulary of a named size, and must not exceed that of a loaded model.
     block_size : int

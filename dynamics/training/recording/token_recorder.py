@@ -12,21 +12,21 @@ import numpy as np
 from safetensors.numpy import load_file
 from transformers import Trainer
 
-from dynamics.config import differing_keys
 from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
+from dynamics.recipe.loading import differing_keys
+from dynamics.recipe.yaml_reading import dump
 from dynamics.records import schema
 from dynamics.records.metrics import rewind_metrics
 from dynamics.records.reader import Run, open_run
 from dynamics.records.writer import discard_epochs, finished_files, write_tokens
 from dynamics.regularizers.base import Regularizer
 from dynamics.regularizers.registry import curricula
-from dynamics.training.arguments import forward_dtype
-from dynamics.training.environment import hardware, versions
-from dynamics.training.evaluation import TokenValues
-from dynamics.training.recorder import EpochRecorder, choose_sequences
-from dynamics.training.session import TrainingPass
-from dynamics.yaml_reading import dump
+from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.environment.hardware import hardware, versions
+from dynamics.training.loop.clean_pass import TokenValues
+from dynamics.training.loop.session import TrainingPass
+from dynamics.training.recording.epoch_recorder import EpochRecorder, choose_sequences
 
 
 class TokenRecorder:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dynamics.errors import InputError
-from dynamics.training.arguments import check_training, forward_dtype, training_arguments
+from dynamics.training.environment.arguments import check_training, forward_dtype, training_arguments
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 
 from dynamics.ops.linear_statistics import linear_token_statistics
 from dynamics.ops.token_statistics import shift, unshift
-from dynamics.training.rng import evaluating
+from dynamics.training.environment.generators import evaluating
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift
-from dynamics.training.fused_head import HeadRequest, fused_head
-from dynamics.training.rng import evaluating
+from dynamics.training.environment.generators import evaluating
+from dynamics.training.loop.fused_head import HeadRequest, fused_head
 
 
 @dataclass(frozen=True, kw_only=True)

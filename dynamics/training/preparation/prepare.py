@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
 from dynamics.cache import cached_folder
-from dynamics.config import BaseSettings, CorpusSettings, ModelSettings, Recipe
 from dynamics.corpus.packing import PackedSplit, pack_documents, split_documents
 from dynamics.corpus.sources import Document, corpus_hash, load_documents
 from dynamics.corpus.tokenizer import (
@@ -26,14 +25,15 @@ from dynamics.corpus.tokenizer import (
     train_tokenizer,
 )
 from dynamics.errors import InputError
-from dynamics.models import build_model, model_hash
+from dynamics.recipe.settings import BaseSettings, CorpusSettings, ModelSettings, Recipe
 from dynamics.reporting import Reporter
-from dynamics.training.arguments import check_training, forward_dtype, training_arguments
-from dynamics.training.dataset import SequenceDataset
-from dynamics.training.environment import versions
-from dynamics.training.evaluation import TokenValues, evaluate_tokens
-from dynamics.training.processes import launched
-from dynamics.training.session import Session, TrainingPass
+from dynamics.training.batches.dataset import SequenceDataset
+from dynamics.training.environment.arguments import check_training, forward_dtype, training_arguments
+from dynamics.training.environment.hardware import versions
+from dynamics.training.environment.processes import launched
+from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
+from dynamics.training.loop.session import Session, TrainingPass
+from dynamics.training.preparation.models import build_model, model_hash
 from dynamics.training.trainer import DynamicsTrainer
 
 # What pretraining a small model from nothing wants; `base.training` overrides each.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dynamics.training_keys import checked_training, conflict, merged
+from dynamics.recipe.training_keys import checked_training, conflict, merged
 
 METHODS = [
     "random_token_dropout",
@@ -116,8 +116,8 @@ def test_two_divisors_contradict_and_both_methods_are_named() -> None:
 
 
 def test_settings_contradict_in_a_recipe_as_they_do_here() -> None:
-    from dynamics.config import Recipe
     from dynamics.errors import InputError
+    from dynamics.recipe.settings import Recipe
     from dynamics.validation import validated
 
     fields = {

@@ -19,17 +19,17 @@ import torch
 from rich.console import Console
 from support.tiny import quiet, run_tiny, tiny_recipe
 
-from dynamics.config import dump_yaml
 from dynamics.errors import InputError, TrainingDiverged
+from dynamics.recipe.loading import dump_yaml
 from dynamics.records import schema
 from dynamics.records.check import check_run
 from dynamics.records.reader import open_run
 from dynamics.reporting import Reporter
-from dynamics.training.checkpoints import Checkpoints
-from dynamics.training.interrupts import Interrupted, finishing_steps
-from dynamics.training.run import train
-from dynamics.training.session import Session
-from dynamics.training.step_metrics import StepMetrics
+from dynamics.training.environment.interrupts import Interrupted, finishing_steps
+from dynamics.training.loop.session import Session
+from dynamics.training.loop.step_metrics import StepMetrics
+from dynamics.training.recipe_run import train
+from dynamics.training.resuming.checkpoints import Checkpoints
 from dynamics.training.trainer import DynamicsTrainer
 
 RECIPE = {
@@ -73,7 +73,9 @@ def same_run(one, other):
         for epoch in one.epochs:
             values = [run.records(split).loss(epoch) for run in (one, other)]
             assert np.array_equal(*values, equal_nan=True)
-    rows = [[{k: v for k, v in row.items() if k != "tokens_per_second"} for row in run.metrics()] for run in (one, other)]
+    rows = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in run.metrics()] for run in (one, other)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -148,7 +150,7 @@ def test_another_recipe_or_other_data_are_refused_by_key(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="differs in regularizers, seed;"):
         resumed(folder, seed=1, regularizers=[{"name": "neftune"}])
     (corpus / "3.txt").write_text("Another text altogether. " * 20)
-    monkeypatch.setattr("dynamics.training.prepare._last", None)  # as in another process
+    monkeypatch.setattr("dynamics.training.preparation.prepare._last", None)  # as in another process
     with pytest.raises(InputError, match=r"other data than the recipe gives now, which differs in data\.corpus_hash"):
         resumed(folder)
 
@@ -189,7 +191,12 @@ def test_a_signal_ends_with_130_and_the_command_that_goes_on(tmp_path, number):
     command = ["-m", "dynamics", "train", "recipe.yaml", "--output", "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "epochs" / "epoch-0002").exists() and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ import torch
 from dynamics.corpus.packing import PackedSplit
 from dynamics.corpus.tokenizer import token_pieces
 from dynamics.errors import InputError
-from dynamics.training.layout import Layout, layout, segment_hashes
+from dynamics.training.batches.layout import Layout, layout, segment_hashes
 
 
 class SequenceIndex:

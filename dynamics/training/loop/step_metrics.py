@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dynamics.records.metrics import append_metrics
-from dynamics.training.processes import rank, sum_of
+from dynamics.training.environment.processes import rank, sum_of
 
 
 class StepMetrics:

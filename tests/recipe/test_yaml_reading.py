@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamics.errors import InputError
-from dynamics.yaml_reading import apply_overrides, dump, load_yaml
+from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
 
 
 @pytest.mark.parametrize(

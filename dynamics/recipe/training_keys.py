@@ -1,6 +1,6 @@
 """The `training:` part of a recipe, as far as it can be checked without transformers.
 
-Names, types and ranges are checked against TrainingArguments in `dynamics.training.arguments`.
+Names, types and ranges are checked against TrainingArguments in `dynamics.training.environment.arguments`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
-from dynamics.config import Recipe, dump_yaml, resolved
 from dynamics.errors import InputError, TrainingDiverged
+from dynamics.recipe.loading import dump_yaml, resolved
+from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.metrics import append_metrics
 from dynamics.records.reader import open_run
@@ -22,18 +23,18 @@ from dynamics.records.writer import finished_files, write_tokens
 from dynamics.regularizers.base import Regularizer, TrainingData
 from dynamics.regularizers.registry import build_regularizers, curricula
 from dynamics.reporting import Reporter
-from dynamics.training.arguments import forward_dtype, training_arguments
-from dynamics.training.checkpoints import Checkpoints, telling_full_disk
-from dynamics.training.dataset import SequenceDataset
-from dynamics.training.environment import hardware, versions
-from dynamics.training.evaluation import TokenValues, evaluate_tokens
-from dynamics.training.interrupts import finishing_steps
-from dynamics.training.prepare import Prepared, prepare
-from dynamics.training.processes import decided, rank, wait, world_size
-from dynamics.training.recorder import EpochRecorder, choose_sequences
-from dynamics.training.resuming import discard, finished, restore_threads, resume_point, rewind
-from dynamics.training.session import Session, TrainingPass
-from dynamics.training.step_metrics import StepMetrics
+from dynamics.training.batches.dataset import SequenceDataset
+from dynamics.training.environment.arguments import forward_dtype, training_arguments
+from dynamics.training.environment.hardware import hardware, versions
+from dynamics.training.environment.interrupts import finishing_steps
+from dynamics.training.environment.processes import decided, rank, wait, world_size
+from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
+from dynamics.training.loop.session import Session, TrainingPass
+from dynamics.training.loop.step_metrics import StepMetrics
+from dynamics.training.preparation.prepare import Prepared, prepare
+from dynamics.training.recording.epoch_recorder import EpochRecorder, choose_sequences
+from dynamics.training.resuming.checkpoints import Checkpoints, telling_full_disk
+from dynamics.training.resuming.resume_point import discard, finished, restore_threads, resume_point, rewind
 from dynamics.training.trainer import DynamicsTrainer
 
 

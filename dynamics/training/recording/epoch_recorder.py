@@ -12,9 +12,9 @@ from dynamics.corpus.packing import PackedSplit
 from dynamics.records.schema import quantise
 from dynamics.records.values import Records
 from dynamics.records.writer import SplitValues, seal_epoch, write_shard
-from dynamics.training.evaluation import TokenValues, evaluate_tokens
-from dynamics.training.processes import merged, rank, sum_of, wait, world_size
-from dynamics.training.session import TrainingPass
+from dynamics.training.environment.processes import merged, rank, sum_of, wait, world_size
+from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
+from dynamics.training.loop.session import TrainingPass
 
 
 class EpochRecorder:

@@ -8,18 +8,19 @@ from pathlib import Path
 import torch
 import yaml
 
-from dynamics.config import Recipe, differing_keys, resolved
 from dynamics.errors import InputError
+from dynamics.recipe.loading import differing_keys, resolved
+from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs
 from dynamics.records.metrics import rewind_metrics
 from dynamics.records.reader import Run, open_run
 from dynamics.records.writer import discard_epochs
 from dynamics.reporting import Reporter
-from dynamics.training.checkpoints import Checkpoint, Checkpoints
-from dynamics.training.environment import hardware
-from dynamics.training.prepare import Prepared
-from dynamics.training.processes import world_size
+from dynamics.training.environment.hardware import hardware
+from dynamics.training.environment.processes import world_size
+from dynamics.training.preparation.prepare import Prepared
+from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints
 
 
 def finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:

@@ -12,19 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics.config import (
-    Recipe,
-    StudyRecipe,
-    as_run,
-    as_study,
-    dump_yaml,
-    load_recipe,
-    packaged_recipes,
-    resolved,
-)
 from dynamics.errors import InputError
+from dynamics.recipe.loading import as_run, as_study, dump_yaml, load_recipe, packaged_recipes, resolved
+from dynamics.recipe.settings import Recipe
+from dynamics.recipe.studies import StudyRecipe
+from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
 from dynamics.records.schema import config_hash
-from dynamics.yaml_reading import apply_overrides, dump, load_yaml
 
 RECIPE = """
 corpus: builtin:python-reference

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynamics.training import checkpoints
-from dynamics.training.checkpoints import Checkpoints, telling_full_disk
+from dynamics.training.resuming.checkpoints import Checkpoints, telling_full_disk
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

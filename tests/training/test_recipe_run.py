@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
-from dynamics.training.dataset import SequenceDataset
-from dynamics.training.run import make_ready, session_of, train
+from dynamics.training.batches.dataset import SequenceDataset
+from dynamics.training.recipe_run import make_ready, session_of, train
 from dynamics.training.trainer import DynamicsTrainer
 
 
@@ -141,9 +141,7 @@ def test_training_without_a_recorder_ends_in_the_same_weights(tmp_path, baseline
     ids=lambda m: "-".join(str(v) for v in m.values() if isinstance(v, str)),
 )
 def test_every_method_acts_and_the_run_is_whole(tmp_path, baseline, method):
-    run = run_tiny(
-        tmp_path / "run", regularizers=[method], recording={"train_sequences": "all", "training_pass": True}
-    )
+    run = run_tiny(tmp_path / "run", regularizers=[method], recording={"train_sequences": "all", "training_pass": True})
     assert not same_weights(baseline, run)
     assert check_run(run.path).ok
     records = run.records("train")

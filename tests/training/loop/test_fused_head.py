@@ -21,7 +21,7 @@ from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder, attach, open_run
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import shift, token_statistics, weighted_loss
 from dynamics.records.check import check_run
-from dynamics.training.fused_head import HeadRequest, fused_head
+from dynamics.training.loop.fused_head import HeadRequest, fused_head
 
 IDS = torch.randint(3, N_VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()
@@ -241,8 +241,8 @@ import torch, torch.distributed as dist
 from support.models import build, N_VOCAB
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from dynamics.training.fused_head import HeadRequest, fused_head
-from dynamics.training.processes import part
+from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.environment.processes import part
 dist.init_process_group("gloo")
 
 def check(rank, kind):
@@ -286,10 +286,13 @@ def test_gradients_are_synchronised_over_two_processes(tmp_path, kind):
         port = str(probe.getsockname()[1])
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", SCRIPT, kind, str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", SCRIPT, kind, str(Path(__file__).parents[2])]
     started = [
         subprocess.Popen(
-            command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for rank in ("0", "1")
     ]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.errors import InputError
-from dynamics.training.layout import layout, segment_hashes
+from dynamics.training.batches.layout import layout, segment_hashes
 
 PAD = 0
 

@@ -16,16 +16,16 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dynamics.errors import InputError
+from dynamics.recipe.training_keys import conflict
 from dynamics.regularizers.base import Batch, Regularizer, Removable
-from dynamics.training.dataset import KeyedOrder
-from dynamics.training.evaluation import TokenValues, forward_values
-from dynamics.training.fused_head import fused_head
-from dynamics.training.interrupts import Interrupted
-from dynamics.training.processes import any_of, merged
-from dynamics.training.rng import evaluating
-from dynamics.training.step_metrics import StepMetrics
-from dynamics.training.survey import SequenceIndex, keys_of, where_in
-from dynamics.training_keys import conflict
+from dynamics.training.batches.dataset import KeyedOrder
+from dynamics.training.batches.dataset_sequences import SequenceIndex, keys_of, where_in
+from dynamics.training.environment.generators import evaluating
+from dynamics.training.environment.interrupts import Interrupted
+from dynamics.training.environment.processes import any_of, merged
+from dynamics.training.loop.clean_pass import TokenValues, forward_values
+from dynamics.training.loop.fused_head import fused_head
+from dynamics.training.loop.step_metrics import StepMetrics
 
 
 @dataclass(frozen=True, kw_only=True)

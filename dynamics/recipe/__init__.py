@@ -1,0 +1,1 @@
+"""What a user writes: settings, their reading, named sizes, studies and arms. Never loads torch."""

@@ -1,0 +1,110 @@
+"""Recipes read from YAML and checked, and written back. Never loads torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, nearest
+from dynamics.recipe.settings import SAFE_NAME, Recipe
+from dynamics.recipe.studies import StudyRecipe
+from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
+from dynamics.validation import validated
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe | StudyRecipe:
+    """Read a recipe and check it.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A YAML file, or the name of a recipe that ships with the library.
+    overrides : sequence of str
+        ``a.b=c``, the value in YAML; ``regularizers.0.ratio=0.3`` sets an element.
+
+    Returns
+    -------
+    Recipe or StudyRecipe
+        A study if the recipe has arms. Paths in it are absolute. Its name, if it gives none, is
+        that of the file.
+
+    Raises
+    ------
+    InputError
+        Naming every key that is wrong, its value, and the remedy.
+    """
+    text, where, name = _read(str(name_or_path))
+    data = apply_overrides({"name": name, **load_yaml(text, where)}, overrides)
+    if "seeds" in data and "arms" not in data:
+        raise InputError(f"recipe {where}: seeds: only a study has seeds; add arms, or write seed: N")
+    model = StudyRecipe if "arms" in data else Recipe
+    return validated(model, data, where=f"recipe {where}")
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain values, every default filled in."""
+    unread = {"seed"} if isinstance(recipe, StudyRecipe) else set()
+    return recipe.model_dump(mode="json", exclude=unread)
+
+
+def dump_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML that `load_recipe` reads back."""
+    return dump(resolved(recipe))
+
+
+def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys at which two resolved recipes differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other}, key=str)
+        return [found for key in keys for found in differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")]
+    return [] if one == other else [prefix.lstrip(".")]
+
+
+def packaged_recipes() -> list[str]:
+    """Return the names of the recipes that ship with the library."""
+    folder = files("dynamics") / "recipe" / "packaged"
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def as_study(recipe: Recipe, where: str) -> StudyRecipe:
+    """Return `recipe` if it is a study; raise InputError if it is one run."""
+    if not isinstance(recipe, StudyRecipe):
+        raise InputError(f"recipe {where}: has no arms, so it is one run; use `dynamics train {where}`")
+    return recipe
+
+
+def as_run(recipe: Recipe, where: str) -> Recipe:
+    """Return `recipe` if it is one run; raise InputError if it is a study."""
+    if isinstance(recipe, StudyRecipe):
+        raise InputError(f"recipe {where}: has arms, so it is a study; use `dynamics study {where}`")
+    return recipe
+
+
+def _read(name: str) -> tuple[str, str, str]:
+    """Return the text of a recipe, what to call it in messages, and the name it has by default."""
+    path = os.path.expanduser(name)
+    known = packaged_recipes()
+    if name in known and not os.path.isfile(path):
+        return (files("dynamics") / "recipe" / "packaged" / f"{name}.yaml").read_text("utf-8"), name, name
+    if os.path.isdir(path):
+        inside = [file for file in ("study.yaml", "config.yaml") if os.path.isfile(f"{path}/{file}")]
+        hint = f"the file {os.path.join(name, inside[0])}" if inside else "a YAML file"
+        raise InputError(f"recipe {name}: is a folder; give {hint}")
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe {name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except FileNotFoundError:
+        raise InputError(
+            f"recipe {name}: there is no such file, and no recipe of that name ships with the "
+            f"library{nearest(name, known)}; there are {', '.join(known)}"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"recipe {name}: cannot be read ({reason}); give a YAML file") from None
+    stem = Path(path).stem
+    return text, name, stem if SAFE_NAME.fullmatch(stem) else "run"

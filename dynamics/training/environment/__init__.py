@@ -1,0 +1,1 @@
+"""What a process runs in: transformers' arguments, hardware, other processes, generators, signals."""

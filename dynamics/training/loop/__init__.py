@@ -1,0 +1,1 @@
+"""What happens beside a step: methods armed and asked, what the pass saw, metrics, the fused head."""

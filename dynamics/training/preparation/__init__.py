@@ -1,0 +1,1 @@
+"""A recipe's starting point: documents, starting model, reference pass."""

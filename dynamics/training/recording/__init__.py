@@ -1,0 +1,1 @@
+"""What is written: clean values, epochs, the run directory."""

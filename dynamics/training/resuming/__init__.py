@@ -1,0 +1,1 @@
+"""Checkpoints, where to go on from, and what must be the same."""

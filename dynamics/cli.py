@@ -100,14 +100,14 @@ def train(
     folder = output or Path("runs") / loaded.name
     _need_folder(folder)
     _need_training()
-    from dynamics.training.environment.processes import part
+    from dynamics.training.environment.processes import leave_process_group
     from dynamics.training.recipe_run import train as train_run
 
     # Of the processes that a launcher started, the first speaks.
     first = os.environ.get("RANK", "0") == "0"
     reporter = Reporter() if first else Reporter.silent()
     train_run(loaded, folder, resume=resume, reporter=reporter)
-    part()
+    leave_process_group()
     if first:
         _summary(_open([folder]), reporter)
 
@@ -171,7 +171,7 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
 
     loaded = load_recipe(recipe, set_ or ())
     _need_training()
-    from dynamics.training.preparation.prepare import reference as reference_pass
+    from dynamics.training.pretraining import reference as reference_pass
 
     reporter = Reporter()
     found = reference_pass(loaded, reporter)

@@ -379,7 +379,7 @@ def test_reference_says_where_and_what(dynamics: Command, monkeypatch: pytest.Mo
         values = {"n_tokens": 12345, "loss": 3.25, "entropy": 3.0}
         return {"path": Path("/cache/x"), "cached": True, "train": values}
 
-    stand_in(monkeypatch, "dynamics.training.preparation.prepare", reference=reference)
+    stand_in(monkeypatch, "dynamics.training.pretraining", reference=reference)
     for recipe in ("small.yaml", "quickstart"):
         assert dynamics("reference", recipe).out.splitlines() == [
             "/cache/x (found in the cache)",

@@ -1,66 +1,80 @@
-"""transformers' Trainer, with regularisers that act on training alone, and recording after every epoch."""
+"""transformers' Trainer, with regularisers that act on training alone, and recording after every epoch.
+
+Private methods of transformers.Trainer that are overridden here, read in transformers 5.17 and 5.23, and who calls each:
+
+- ``_get_train_sampler``: ``get_train_dataloader`` (through ``_get_dataloader``), for training alone.
+- ``_set_signature_columns_if_needed``: before columns are removed, for every data set.
+- ``_save_checkpoint`` and ``_get_output_dir``: when a checkpoint is due; the second also by ``_finalize_training``.
+- ``_save``: by ``save_model``, for checkpoints and by users.
+
+``_get_num_items_in_batch`` is left alone: evaluation calls it too. ``get_batch_samples`` is training's own.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from dynamics.errors import InputError
-from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
-from dynamics.regularizers.base import Regularizer
-from dynamics.training.attach import open_session
-from dynamics.training.batches.dataset import KeyedOrder
+from dynamics.ops.token_statistics import IGNORE_INDEX
+from dynamics.regularizers.base import Batch, Regularizer
+from dynamics.training.batches.filling import FilledDataset, FilledOrder, FillingCollator
+from dynamics.training.batches.sequence_dataset import KeyedOrder
+from dynamics.training.driving.batch_loss import batch_loss, current_values, loss_by_function, require_plain_loss
+from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.driving.trainer_start import loop_of
 from dynamics.training.environment.arguments import forward_dtype
-from dynamics.training.environment.processes import sum_of, world_size
-from dynamics.training.loop.clean_pass import TokenValues, forward_context
-from dynamics.training.loop.fused_head import HeadRequest
-from dynamics.training.loop.session import Session
+from dynamics.training.environment.processes import sum_over_ranks, world_size
+from dynamics.training.loop.training_loop import with_values
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.checkpoints import Checkpoints
+from dynamics.training.resuming.loop_state import write_loop_state
 
-#: What regularisers have learned while training went on, in a checkpoint's folder.
-REGULARIZERS_FILE = "regularizers.json"
+# Under which a batch carries what is known of it from the loader to its loss.
+_BATCH = "_dynamics_batch"
 
 
 class DynamicsTrainer(Trainer):
     """A Trainer with regularisers and per-epoch recording, in place of transformers.Trainer.
 
-    The Trainer's own features (mixed precision, accumulation, gradient checkpointing, trackers) stay its own. This
-    class computes the training loss, as the sum over predicted tokens divided by the predicted tokens of the
-    whole accumulated batch, and keeps masks, order and metrics independent of how the batch is split.
+    The Trainer's own features (mixed precision, accumulation, gradient checkpointing, evaluation, trackers) stay its
+    own. This class computes the training loss, as the sum over predicted tokens divided by the predicted tokens of
+    the whole accumulated batch, and keeps masks, order and metrics independent of how the batch is split.
 
     A sequence is known by its `sequence_id`, where the examples have one and the collator keeps it, else by its tokens.
 
     Parameters
     ----------
     model, args, **kwargs
-        As for transformers.Trainer. Labels are -100 where a token has no prediction.
+        As for transformers.Trainer. Labels are -100 where a token has no prediction. A `compute_loss_func` is called
+        in training, with the labels that regularisers leave; losses then come from whole logits.
     regularizers : sequence of Regularizer
         They see the training set, and its values under the model as it is, when training begins.
     recorder : TokenRecorder, optional
         Records the training set, and `eval_dataset` as validation.
-    session : Session, optional
-        In place of both, with all that it needs to know already.
     fused : bool
         Compute losses straight from hidden states where the model's head allows it (`fused_head`), never holding
-        the logits of a whole batch. Methods that weigh tokens by their own predictions need the logits.
+        the logits of a whole batch. Methods that weigh tokens by whole logits need them.
+    callback : LoopCallback, optional
+        In place of regularizers and recorder: of a loop that is open already.
     checkpoints : Checkpoints, optional
         Where checkpoints go that must be whole; otherwise the Trainer writes them as it does.
 
     Raises
     ------
     InputError
-        A regulariser and `args` set the same field to different values, or the model adds a loss of its own.
+        A regulariser and `args` set the same field to different values, or a method needs a loss of its own beside
+        `compute_loss_func`; when training begins, if the model's own loss holds more than the loss of tokens.
     """
 
     def __init__(
@@ -70,52 +84,73 @@ class DynamicsTrainer(Trainer):
         *positional: Any,
         regularizers: Sequence[Regularizer] = (),
         recorder: TokenRecorder | None = None,
-        session: Session | None = None,
         fused: bool = True,
+        callback: LoopCallback | None = None,
         checkpoints: Checkpoints | None = None,
         **kwargs: Any,
     ) -> None:
-        if session is None:
+        if callback is None:
             args = _with_fields(args, regularizers)
-            session = open_session(regularizers, recorder, losses=True)
+            callback = loop_of(regularizers, recorder, losses=True, fused=fused)
         super().__init__(model, args, *positional, **kwargs)
-        if getattr(getattr(self.model, "config", None), "output_router_logits", False):
-            raise InputError(
-                "output_router_logits: this trainer computes the loss of tokens alone, and the model's configuration "
-                "asks for a router's loss beside it; set it to false"
-            )
+        if self.compute_loss_func is not None:
+            _require_no_own_loss(callback.loop.methods.all)
         # One process uses one device: DataParallel would split a batch behind the regularisers' back.
         self.args._n_gpu = min(self.args.n_gpu, 1)
-        # The loss below is divided by the tokens of the whole accumulated batch, whatever the model accepts.
-        self.model_accepts_loss_kwargs = True
-        self.loss_is_scaled_for_ga = True
         self.checkpoints = checkpoints
         self._staging: str | None = None
-        self.session = session
-        session.wants_fused = fused
-        session.bind(self)
-        self.add_callback(session)
-        # The Trainer's own lines would stand between ours; trackers get the same values.
-        self.remove_callback(PrinterCallback)
+        self._loss_is_known = False
+        self.loop_callback = callback
+        self.loop = callback.loop
+        callback.saves = checkpoints is None
+        callback.bind(self)
+        self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers.Trainer does; hooks are off the model afterwards, whatever happened."""
-        folder = resume_from_checkpoint
-        if folder is True:
-            folder = cast(Any, get_last_checkpoint)(self.args.output_dir)
-        if folder:
-            file = Path(str(folder)) / REGULARIZERS_FILE
-            self.session.resumed_state = json.loads(file.read_text()) if file.is_file() else {}
+        self.loop_callback.resumes_from = checkpoint_folder(self, resume_from_checkpoint)
+        self._loss_is_known = False
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            self.session.detach()
+            self.loop_callback.detach()
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the data."""
         batches = math.ceil(len(cast(Sized, self.train_dataset)) / (self.args.train_batch_size * world_size()))
         return math.ceil(batches / self.args.gradient_accumulation_steps)
+
+    # A batch, from its loader to its loss. -------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Return the micro-batches of a step, and their predicted tokens or the sum of their weights.
+
+        Each is read here, once; what is found goes with it to `compute_loss`.
+        """
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not samples:
+            return samples, None
+        total = torch.zeros((), device=device)
+        for sample in samples:
+            batch = self.loop.read(self._prepare_inputs(sample))
+            weight = self.loop.methods.token_weight(batch) if self.loop.methods.normalizes_by_kept else None
+            total += batch.predicted.sum() if weight is None else (weight * batch.predicted).sum()
+            sample[_BATCH] = batch
+        if self.args.average_tokens_across_devices:
+            total = sum_over_ranks(total)
+        # A batch whose every token is dropped has a loss of 0, not 0 / 0.
+        return samples, total.clamp_min(1.0)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Take the loss as it is: it is divided by the tokens of the whole step, whatever the model's forward accepts."""
+        accepts, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, True
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self.model_accepts_loss_kwargs = accepts
 
     def compute_loss(
         self,
@@ -124,95 +159,77 @@ class DynamicsTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the regularised loss of one micro-batch: weighted sum over `num_items_in_batch`."""
+        """Return the regularised loss of one micro-batch: weighted sum over `num_items_in_batch`.
+
+        Of a batch that is evaluated, the Trainer's own.
+        """
         inputs = dict(inputs)
+        batch: Batch | None = inputs.pop(_BATCH, None)
         if not model.training:
             inputs.pop("sequence_id", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        batch = self.session.batch(inputs, self.session.current_values(model, inputs))
+        if batch is None:  # a training step of one's own, without get_batch_samples
+            batch = self.loop.read(inputs)
         inputs.pop("sequence_id", None)
         # A label at the start of a sequence is no prediction: nothing of its own comes before it.
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
-        with self.session.armed(batch):
-            weight = self.session.token_weight(batch)
-            outputs, total, values = self._losses(model, inputs, labels, weight)
+        dtype = forward_dtype(self.args)
+        if not self._loss_is_known and self.compute_loss_func is None:
+            require_plain_loss(self.model, {**inputs, "labels": labels}, dtype=dtype)
+            self._loss_is_known = True
+        if self.loop.methods.needs_current_values:
+            batch = with_values(batch, current_values(model, inputs, dtype=dtype, fused=self.loop_callback.fused))
+        with self.loop.armed(batch):
             n_items = batch.predicted.sum() if num_items_in_batch is None else num_items_in_batch
-            loss = total / n_items
-            self.session.end_batch(batch, loss, values)
+            if self.compute_loss_func is not None:
+                outputs, loss, values = loss_by_function(
+                    model, inputs, labels, batch, loop=self.loop, function=self.compute_loss_func, n_items=n_items
+                )
+            else:
+                outputs, total, values = batch_loss(
+                    model,
+                    inputs,
+                    labels,
+                    batch,
+                    loop=self.loop,
+                    fused=self.loop_callback.fused,
+                    label_smoothing=self.args.label_smoothing_factor,
+                )
+                loss = total / n_items
+            self.loop.end_batch(batch, loss, values)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Gradients are averaged over processes, and n_items counts the tokens of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(
-        self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor, weight: torch.Tensor | None
-    ) -> tuple[Any, torch.Tensor, TokenValues | None]:
-        """Return the model's output, the weighted sum of the losses, and each token's own values where they are free.
+    # Data. ---------------------------------------------------------------------------------------
 
-        From the fused head if the model answers requests, else from logits.
-        """
-        smoothing = self.args.label_smoothing_factor
-        if self.session.fused and not any(method.adapts for method in self.session.regularizers):
-            request = HeadRequest(labels=labels, token_weight=weight, label_smoothing=smoothing)
-            # The Trainer's autocast lies around the forward that is patched away.
-            with forward_context(labels.device, forward_dtype(self.args)):
-                outputs = model(**inputs, head_request=request)
-            values = TokenValues(loss=outputs.token_loss, entropy=outputs.token_entropy, correct=outputs.token_correct)
-            return outputs, outputs.total_loss, values
-        outputs = model(**inputs)
-        logits, targets = shift(outputs.logits, labels)
-        total = weighted_loss(
-            logits, targets, token_weight=self._weights(logits, targets, weight), label_smoothing=smoothing
-        )
-        found = None
-        if self.session.keeps_training_pass:
-            by_row = token_statistics(logits.detach(), targets)
-            found = TokenValues(
-                loss=unshift(by_row.loss, len(labels), torch.nan),
-                entropy=unshift(by_row.entropy, len(labels), torch.nan),
-                correct=unshift(by_row.correct, len(labels), False),
-            )
-        return outputs, total, found
-
-    def _weights(self, logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
-        """Return the product of all weights of the targets that `shift` leaves: shape (B * (T - 1),)."""
-        weight = None if weight is None else weight[:, 1:].flatten()
-        adapting = [method for method in self.session.regularizers if method.adapts]
-        if not adapting:
-            return weight
-        kept = targets != IGNORE_INDEX
-        if weight is not None:
-            kept &= weight != 0
-        chosen = logits.detach()[kept]
-        values = token_statistics(chosen, targets[kept])
-        adaptive = torch.ones_like(targets, dtype=torch.float32)
-        for method in adapting:
-            adaptive[kept] *= method.adaptive_weight(chosen, values.loss, values.entropy).float()
-        return adaptive if weight is None else weight * adaptive
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        """Return the predicted tokens of an accumulated batch, or the sum of their weights; None without a batch."""
-        if not batch_samples:
-            return None
-        by_kept = any(method.normalizes_by_kept for method in self.session.regularizers)
-        total = torch.zeros((), device=device)
-        for sample in batch_samples:
-            batch = self.session.batch(self._prepare_inputs(sample))
-            weight = self.session.token_weight(batch) if by_kept else None
-            total += batch.predicted.sum() if weight is None else (weight * batch.predicted).sum()
-        # A batch whose every token is dropped has a loss of 0, not 0 / 0.
-        if self.args.average_tokens_across_devices:
-            total = sum_of(total)
-        return total.clamp_min(1.0)
+    def get_train_dataloader(self) -> Any:
+        """Return the loader; with several processes, no sequence counts twice to fill the last batch."""
+        if world_size() == 1 or self.args.dataloader_drop_last or not hasattr(self.train_dataset, "__len__"):
+            return super().get_train_dataloader()
+        dataset, collator = self.train_dataset, self.data_collator
+        rows = dataset
+        if isinstance(dataset, datasets.Dataset):
+            rows = cast(Any, self)._remove_unused_columns(dataset, description="training")
+        self.train_dataset = cast(Any, FilledDataset(rows))
+        self.data_collator = cast(Any, FillingCollator(cast(Any, collator), rows))
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = dataset, collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        multiple = 1 if world_size() == 1 else world_size() * self.args.train_batch_size
-        self.session.order = KeyedOrder(len(cast(Sized, dataset)), seed, multiple=multiple)
-        return self.session.order
+        if self.args.train_sampling_strategy == "random":
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            order: Any = KeyedOrder(len(cast(Sized, dataset)), seed)
+        else:
+            order = super()._get_train_sampler(dataset)
+        if isinstance(dataset, FilledDataset):
+            order = FilledOrder(order, len(dataset), world_size() * self.args.train_batch_size)
+        self.loop_callback.order = order if hasattr(order, "set_epoch") else None
+        return order
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -221,28 +238,24 @@ class DynamicsTrainer(Trainer):
         if "sequence_id" not in columns:
             columns.append("sequence_id")
 
+    # Checkpoints. --------------------------------------------------------------------------------
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self.checkpoints is None:
-            self._write_checkpoint(*args, **kwargs)
+            super()._save_checkpoint(*args, **kwargs)
             return
         with self.checkpoints.writing(
-            epoch=self.session.epoch,
+            epoch=self.loop.epoch,
             step=self.state.global_step,
             main_process=self.args.should_save,
             wait=self.accelerator.wait_for_everyone,
         ) as staging:
             self._staging = str(staging)
             try:
-                self._write_checkpoint(*args, **kwargs)
+                super()._save_checkpoint(*args, **kwargs)
+                write_loop_state(self.loop, staging / f"checkpoint-{self.state.global_step}")
             finally:
                 self._staging = None
-
-    def _write_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
-            state = {type(method).__name__: method.state() for method in self.session.regularizers}
-            (folder / REGULARIZERS_FILE).write_text(json.dumps(state))
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
@@ -253,6 +266,23 @@ class DynamicsTrainer(Trainer):
         pickled = os.path.join(output_dir or self.args.output_dir or "", TRAINING_ARGS_NAME)
         if os.path.exists(pickled):
             os.remove(pickled)
+
+
+def checkpoint_folder(trainer: Trainer, resume_from_checkpoint: str | bool | None) -> Path | None:
+    """Return the folder that `Trainer.train` will resume from, if it will."""
+    folder: Any = resume_from_checkpoint
+    if folder is True:
+        folder = cast(Any, get_last_checkpoint)(trainer.args.output_dir)
+    return Path(str(folder)) if folder else None
+
+
+def _require_no_own_loss(regularizers: Sequence[Regularizer]) -> None:
+    for method in regularizers:
+        if method.adapts or method.normalizes_by_kept:
+            raise InputError(
+                f"compute_loss_func computes the loss, and {type(method).__name__} weighs or counts tokens in a loss of "
+                "its own; leave one of them out"
+            )
 
 
 def _with_fields(args: TrainingArguments | None, regularizers: Sequence[Regularizer]) -> TrainingArguments | None:

@@ -38,7 +38,7 @@ from support.tiny import quiet
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 import dynamics.training.recipe_run as run
-from dynamics.training.environment.processes import part
+from dynamics.training.environment.processes import leave_process_group
 from dynamics.recipe.loading import load_recipe
 
 ready = run.make_ready
@@ -69,7 +69,7 @@ Accelerator.get_state_dict = lambda self, model, **kwargs: {
 run.DynamicsTrainer._save_checkpoint = lambda self, *args, **kwargs: None
 run.train(load_recipe(sys.argv[2]), Path(sys.argv[3]), reporter=quiet())
 assert all(isinstance(p, DTensor) for p in seen.pop().parameters())
-part()
+leave_process_group()
 """
 
 

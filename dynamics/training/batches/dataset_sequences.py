@@ -13,30 +13,12 @@ import torch
 from dynamics.corpus.packing import PackedSplit
 from dynamics.corpus.tokenizer import token_pieces
 from dynamics.errors import InputError
-from dynamics.training.batches.layout import Layout, layout, segment_hashes
-
-
-class SequenceIndex:
-    """From the key of a sequence to its row.
-
-    Parameters
-    ----------
-    keys : Tensor of int64, shape (n_sequences,)
-        A `sequence_id` each, or a hash of its tokens; no two are equal.
-    """
-
-    def __init__(self, keys: torch.Tensor) -> None:
-        self._sorted, self._row = torch.sort(keys)
-
-    def rows(self, keys: torch.Tensor) -> torch.Tensor:
-        """Return the row of each key, -1 where there is none."""
-        known, row = self._sorted.to(keys.device), self._row.to(keys.device)
-        place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
-        return torch.where(known[place] == keys, row[place], -1)
+from dynamics.training.batches.batch_reader import where_in
+from dynamics.training.batches.layout import Layout, segment_hashes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class DatasetSequences:
     """Examples as sequences.
 
     Attributes
@@ -50,29 +32,6 @@ class Survey:
     keys: torch.Tensor
 
 
-def where_in(inputs: Mapping[str, Any], *, pad_token_id: int | None) -> Layout:
-    """Return where each token of a collated batch stands.
-
-    Raises
-    ------
-    InputError
-        The batch has no token ids or no labels.
-    """
-    for name in ("input_ids", "labels"):
-        if inputs.get(name) is None:
-            raise InputError(
-                f"the batches of this trainer have no {name} (they have {', '.join(map(str, inputs))}), by which "
-                "tokens are known; use a collator that keeps them"
-            )
-    return layout(
-        inputs["input_ids"],
-        inputs["labels"],
-        attention_mask=inputs.get("attention_mask"),
-        position_ids=inputs.get("position_ids"),
-        pad_token_id=pad_token_id,
-    )
-
-
 def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
     """Return the key of each sequence of a batch: its `sequence_id` where the collator keeps one, else its hash.
 
@@ -81,18 +40,20 @@ def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
     InputError
         Rows with a `sequence_id` hold several sequences.
     """
-    given = inputs.get("sequence_id")
+    given, n_segments = inputs.get("sequence_id"), where.n_segments()
     if given is None:
-        return segment_hashes(inputs["input_ids"], where)
-    if where.n_segments != len(given):
+        return segment_hashes(inputs["input_ids"], where, size=n_segments)
+    if n_segments != len(given):
         raise InputError(
-            f"a batch of {len(given)} rows holds {where.n_segments} sequences (position_ids start again at 0), so "
+            f"a batch of {len(given)} rows holds {n_segments} sequences (position_ids start again at 0), so "
             "sequence_id does not say which is which; leave that column out, and they are known by their tokens"
         )
     return torch.as_tensor(given)
 
 
-def survey(batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id: int | None) -> Survey:
+def gather_sequences(
+    batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id: int | None, most: int | None = None
+) -> DatasetSequences:
     """Gather the sequences of collated batches, each once.
 
     Parameters
@@ -103,21 +64,31 @@ def survey(batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id
         For the text of the tokens.
     pad_token_id : int, optional
         What pads rows that have no attention mask.
+    most : int, optional
+        How many examples a data set without a length may have: what training can see at most.
 
     Raises
     ------
     InputError
-        A batch lacks token ids or labels, or nothing in it is predicted.
+        A batch lacks token ids or labels, nothing in it is predicted, or there are more than `most` examples.
     """
     tokens: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     keys: list[int] = []
     seen: set[int] = set()
+    n_examples = 0
     for inputs in batches:
         where = where_in(inputs, pad_token_id=pad_token_id)
+        n_examples += where.n_segments()
+        if most is not None and n_examples > most:
+            raise InputError(
+                f"the training set has no length and goes on after the {most:,} examples that max_steps can train on, "
+                "so that no pass over it ends and no epoch can be recorded; give it an end (dataset.take(N)), or raise "
+                "max_steps"
+            )
         of = keys_of(inputs, where).tolist()
         real = where.segment >= 0
-        sizes = torch.bincount(where.segment[real], minlength=where.n_segments).tolist()
+        sizes = torch.bincount(where.segment[real], minlength=where.n_segments()).tolist()
         parts: Any = torch.split(inputs["input_ids"][real], sizes), torch.split(where.predicted[real], sizes)
         for key, ids, mask in zip(of, *parts, strict=True):
             # Lone tokens are what padding-free collators pad with: nothing in them is predicted.
@@ -131,7 +102,7 @@ def survey(batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id
             "none of the examples has a token to predict (a label other than -100 after its first token); check the "
             "labels that the collator makes"
         )
-    return Survey(packed=_packed(tokens, predicted, tokenizer), keys=torch.tensor(keys))
+    return DatasetSequences(packed=_packed(tokens, predicted, tokenizer), keys=torch.tensor(keys))
 
 
 def _packed(tokens: list[np.ndarray], predicted: list[np.ndarray], tokenizer: Any) -> PackedSplit:

@@ -33,9 +33,8 @@ class Layout(NamedTuple):
     position: torch.Tensor
     predicted: torch.Tensor
 
-    @property
     def n_segments(self) -> int:
-        """How many sequences the batch holds."""
+        """Return how many sequences the batch holds. Waits for the device: not for training's own batches."""
         return int(self.segment.max()) + 1
 
 
@@ -92,21 +91,25 @@ def layout(
     return Layout(torch.where(real, number, -1), torch.where(real, column - first, 0), predicted)
 
 
-def segment_hashes(input_ids: torch.Tensor, where: Layout) -> torch.Tensor:
-    """Return a hash of the token ids of each sequence of a batch.
+def segment_hashes(input_ids: torch.Tensor, where: Layout, *, size: int) -> torch.Tensor:
+    """Return a hash of the token ids of each sequence of a batch; no device is waited for.
 
     Parameters
     ----------
     input_ids : Tensor of int64, shape (B, T)
     where : Layout
+    size : int
+        At least the number of sequences; B T is never too small.
 
     Returns
     -------
-    Tensor of int64, shape (n_segments,)
-        A sum of SplitMix64 chains over (position, token), so that it does not depend on the place in the batch.
-        Of a million sequences, two share a hash with a probability of 3e-8.
+    Tensor of int64, shape (size,)
+        A sum of SplitMix64 chains over (position, token), so that it does not depend on the place in the batch;
+        0 past the last sequence. Of a million sequences, two share a hash with a probability of 3e-8.
     """
     real = where.segment >= 0
-    keys = mixed(where.position[real], input_ids[real])
-    sums = torch.zeros(where.n_segments, dtype=torch.int64, device=input_ids.device)
-    return sums.index_add_(0, where.segment[real], keys)
+    keys = torch.where(real, mixed(where.position, input_ids), 0)
+    # Padding adds to one place more than there are.
+    index = torch.where(real, where.segment, size)
+    sums = torch.zeros(size + 1, dtype=torch.int64, device=input_ids.device)
+    return sums.index_add_(0, index.flatten(), keys.flatten())[:size]

@@ -34,13 +34,13 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def wait() -> None:
+def wait_for_all() -> None:
     """Wait until all processes are here."""
     if _several():
         dist.barrier()
 
 
-def part() -> None:
+def leave_process_group() -> None:
     """End what the processes were together, once all are here; with one process there is nothing to end.
 
     Left to the end of the interpreter, a thread of gloo may hold the last tensor that Python knew when there is no
@@ -49,23 +49,24 @@ def part() -> None:
     if _several():
         gc.collect()
         dist.barrier()
+        _host_group.clear()
         dist.destroy_process_group()
 
 
-def decided(decide: Callable[[], T]) -> T:
-    """Return what process 0 decides, in all of them; bad input is the same error in all.
+def on_rank_zero(action: Callable[[], T]) -> T:
+    """Return, in all processes, what `action` returns in process 0; bad input is the same error in all.
 
     Parameters
     ----------
-    decide : callable
+    action : callable
         Called in process 0 alone. What it returns must be picklable.
     """
     if not _several():
-        return decide()
+        return action()
     said: list[Any] = [None, None]
     if rank() == 0:
         try:
-            said = [decide(), None]
+            said = [action(), None]
         except InputError as error:
             said = [None, str(error)]
     dist.broadcast_object_list(said, src=0)
@@ -76,20 +77,20 @@ def decided(decide: Callable[[], T]) -> T:
     return found
 
 
-def any_of(flag: bool) -> bool:
-    """Return whether `flag` is set in any process."""
+def highest_of_ranks(number: int) -> int:
+    """Return the highest `number` of all processes. The hosts wait for one another, and for no device."""
     if not _several():
-        return flag
-    found = torch.tensor(int(flag), device=_device())
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found)
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_hosts())
+    return int(found)
 
 
-def sum_of(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum of `values` over all processes."""
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of `values` over all processes, where they are."""
     if not _several():
         return values
-    total = values.to(_device())
+    total = values.to(_device(), copy=True)
     dist.all_reduce(total)
     return total.to(values.device)
 
@@ -114,17 +115,29 @@ def merged(array: np.ndarray, *, blank: float | bool) -> np.ndarray:
             dist.all_reduce(piece, op=dist.ReduceOp.MAX)
             flat[start : start + step] = piece.bool().cpu().numpy()
         else:
-            # A sequence is trained by one process, so that at most one of them knows a value.
+            # Where several know a value (a sequence that a loader repeated), theirs are the same: the largest is it.
             known = (~piece.isnan()).to(torch.uint8)
             dist.all_reduce(known, op=dist.ReduceOp.MAX)
-            piece = piece.nan_to_num(nan=0.0)
-            dist.all_reduce(piece)
+            piece = piece.nan_to_num(nan=-torch.inf)
+            dist.all_reduce(piece, op=dist.ReduceOp.MAX)
             flat[start : start + step] = torch.where(known.bool(), piece, torch.nan).cpu().numpy()
     return flat.reshape(array.shape)
 
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+# A group of the hosts beside that of the devices; made once, by all processes together.
+_host_group: dict[str, Any] = {}
+
+
+def _hosts() -> Any:
+    if dist.get_backend() != "nccl":
+        return None
+    if "group" not in _host_group:
+        _host_group["group"] = dist.new_group(backend="gloo")
+    return _host_group["group"]
 
 
 def _device() -> torch.device:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dynamics.records.metrics import append_metrics
-from dynamics.training.environment.processes import rank, sum_of
+from dynamics.training.environment.processes import rank, sum_over_ranks
+from dynamics.training.loop.landing import Landing
+
+
+class _Bunch(NamedTuple):
+    """Rows whose sums are on their way to the host, and the seconds that their steps took."""
+
+    rows: list[dict[str, Any]]
+    seconds: float
 
 
 class StepMetrics:
@@ -32,7 +40,9 @@ class StepMetrics:
         self._with_losses = losses
         self._rows: list[tuple[dict[str, Any], torch.Tensor]] = []
         self._sums: torch.Tensor | None = None
-        self._losses: list[float] = []
+        self._landing: Landing[_Bunch] = Landing()
+        #: The training losses of the pass that is under way, as far as they have arrived.
+        self.losses: list[float] = []
         self._started = time.perf_counter()
 
     def add_batch(
@@ -48,6 +58,11 @@ class StepMetrics:
         sums = torch.stack([loss_sum.detach().double(), n_dropped, predicted.sum(dtype=torch.float64)])
         self._sums = sums if self._sums is None else self._sums + sums
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether the step under way has a batch."""
+        return self._sums is not None
+
     def loss_of_step(self) -> torch.Tensor:
         """Return the loss of the step that is about to end, a scalar on the device."""
         assert self._sums is not None, "a step without a batch"
@@ -59,40 +74,47 @@ class StepMetrics:
         self._rows.append((dict(row), self._sums))
         self._sums = None
         if len(self._rows) >= self._every:
-            self.flush()
+            self._send()
 
     def end_epoch(self) -> float | None:
         """Write what is left; return the mean training loss of the epoch's steps, or None if there were none."""
         self.flush()
-        losses, self._losses = self._losses, []
+        losses, self.losses = self.losses, []
         return sum(losses) / len(losses) if losses else None
 
     def flush(self) -> None:
-        """Write what has been collected."""
-        if not self._rows:
-            return
-        # Of all processes: each has a part of every step's batch.
-        sums = sum_of(torch.stack([row_sums for _, row_sums in self._rows])).cpu()
-        now = time.perf_counter()
-        rate = float(sums[:, 2].sum()) / max(now - self._started, 1e-9)
-        self._started = now
-        rows = []
-        for (row, _), (loss, n_dropped, n_predicted) in zip(self._rows, sums.tolist(), strict=True):
-            share = n_dropped / n_predicted if n_predicted else 0.0
-            rows.append(
-                {
-                    **row,
-                    **({"training_loss": loss} if self._with_losses else {}),
-                    "dropped_share": share,
-                    "tokens_per_second": round(rate, 1),
-                }
-            )
-        self._rows = []
-        if self._path is not None and rank() == 0:
-            append_metrics(self._path, rows)
-        if self._with_losses:
-            self._losses += [row["training_loss"] for row in rows]
+        """Write what has been collected; waits for it."""
+        self._send()
+        self._write(self._landing.all())
 
     def restart_clock(self) -> None:
-        """Leave the time since the last flush (recording, saving) out of the next throughput."""
+        """Leave the time since the last bunch (recording, saving) out of the next throughput."""
         self._started = time.perf_counter()
+
+    def _send(self) -> None:
+        if self._rows:
+            now = time.perf_counter()
+            bunch = _Bunch([row for row, _ in self._rows], now - self._started)
+            self._started = now
+            # Of all processes: each has a part of every step's batch.
+            self._landing.send(bunch, sum_over_ranks(torch.stack([sums for _, sums in self._rows])))
+            self._rows = []
+        self._write(self._landing.arrived())
+
+    def _write(self, landed: list[tuple[_Bunch, Any]]) -> None:
+        for bunch, sums in landed:
+            rate = float(sums[:, 2].sum()) / max(bunch.seconds, 1e-9)
+            rows = []
+            for row, (loss, n_dropped, n_predicted) in zip(bunch.rows, sums.tolist(), strict=True):
+                rows.append(
+                    {
+                        **row,
+                        **({"training_loss": loss} if self._with_losses else {}),
+                        "dropped_share": n_dropped / n_predicted if n_predicted else 0.0,
+                        "tokens_per_second": round(rate, 1),
+                    }
+                )
+            if self._path is not None and rank() == 0:
+                append_metrics(self._path, rows)
+            if self._with_losses:
+                self.losses += [row["training_loss"] for row in rows]

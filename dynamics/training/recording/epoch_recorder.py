@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ from dynamics.corpus.packing import PackedSplit
 from dynamics.records.schema import quantise
 from dynamics.records.values import Records
 from dynamics.records.writer import SplitValues, seal_epoch, write_shard
-from dynamics.training.environment.processes import merged, rank, sum_of, wait, world_size
+from dynamics.training.environment.processes import merged, rank, sum_over_ranks, wait_for_all, world_size
 from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
-from dynamics.training.loop.session import TrainingPass
+from dynamics.training.loop.training_pass import Moment, TrainingPass
 
 
 class EpochRecorder:
@@ -64,26 +64,16 @@ class EpochRecorder:
         self._forward_dtype = forward_dtype
         self.values: dict[str, TokenValues] = {}
 
-    def record(
-        self,
-        model: torch.nn.Module,
-        epoch: int,
-        *,
-        seen: TrainingPass | None = None,
-        on_batch: Callable[[int], None] | None = None,
-    ) -> dict[str, float]:
-        """Measure and write one epoch.
+    def record(self, model: torch.nn.Module, moment: Moment, *, seen: TrainingPass | None = None) -> dict[str, float]:
+        """Measure and write one moment.
 
         Parameters
         ----------
         model : Module
             Left in the mode that it was in.
-        epoch : int
-            Passes over the data so far; 0 is before training.
+        moment : Moment
         seen : TrainingPass, optional
-            What was dropped of the training set in this epoch, and what the optimiser saw of it.
-        on_batch : callable, optional
-            Called with the number of sequences done in each batch.
+            What was dropped of the training set in this pass, and what the optimiser saw of it.
 
         Returns
         -------
@@ -92,18 +82,13 @@ class EpochRecorder:
         """
         values, means, world = {}, {}, world_size()
         for split, packed in self._splits.items():
-            # Every process takes each world-th sequence, and all make as many forward passes.
-            mine = slice(rank(), None, world)
-            rows = self._recorded[split][mine]
-            most = -(-len(self._recorded[split]) // world)
-            measured = evaluate_tokens(
+            rows, measured = measure_share(
                 model,
-                packed.token_id[rows],
-                self._labels[split][mine],
+                packed,
+                self._recorded[split],
+                labels=self._labels[split],
                 batch_size=self._batch_size,
                 dtype=self._forward_dtype,
-                n_batches=-(-most // self._batch_size),
-                on_batch=on_batch,
             )
             values[split] = SplitValues(
                 sequence_id=rows,
@@ -114,23 +99,22 @@ class EpochRecorder:
             )
             known = ~np.isnan(measured.loss)
             sums = torch.tensor([measured.loss[known].sum(dtype=np.float64), known.sum()], dtype=torch.float64)
-            total, count = sum_of(sums).tolist()
-            means[split] = total / count
-            self.values[split] = self._spread(split, measured, rows)
-        write_shard(self._run_dir, epoch, values, rank=rank(), world=world, dtype=self._value_dtype)
-        wait()
+            total, count = sum_over_ranks(sums).tolist()
+            means[split] = total / count if count else float("nan")
+            self.values[split] = merged_values(self._spread(split, measured, rows))
+        write_shard(self._run_dir, moment.epoch, values, rank=rank(), world=world, dtype=self._value_dtype)
+        wait_for_all()
         if rank() == 0:
-            seal_epoch(self._run_dir, epoch, splits=list(values), world=world, config_hash=self._config_hash)
-        wait()
-        if world > 1:
-            self.values = {
-                split: TokenValues(
-                    loss=merged(found.loss, blank=np.nan),
-                    entropy=merged(found.entropy, blank=np.nan),
-                    correct=merged(found.correct, blank=False),
-                )
-                for split, found in self.values.items()
-            }
+            seal_epoch(
+                self._run_dir,
+                moment.epoch,
+                splits=list(values),
+                world=world,
+                config_hash=self._config_hash,
+                step=moment.step,
+                passes=moment.passes,
+            )
+        wait_for_all()
         return means
 
     def recorded(self, split: str, records: Records, epoch: int) -> TokenValues:
@@ -147,6 +131,76 @@ class EpochRecorder:
         correct = np.zeros(shape, dtype=np.bool_)
         correct[rows] = measured.correct
         return TokenValues(loss=whole["loss"], entropy=whole["entropy"], correct=correct)
+
+
+def measure_share(
+    model: torch.nn.Module,
+    packed: PackedSplit,
+    rows: np.ndarray,
+    *,
+    labels: np.ndarray,
+    batch_size: int,
+    dtype: torch.dtype,
+) -> tuple[np.ndarray, TokenValues]:
+    """Measure this process's share of some sequences: each world-th one; all make as many forward passes.
+
+    Parameters
+    ----------
+    model : Module
+    packed : PackedSplit
+    rows : ndarray of int, shape (R,)
+        Sequences of `packed`, ascending.
+    labels : ndarray of int64, shape (R, n_positions)
+        Theirs.
+    batch_size : int
+    dtype : torch.dtype
+
+    Returns
+    -------
+    ndarray of int, TokenValues
+        The rows that were measured, and their values.
+    """
+    world = world_size()
+    mine = slice(rank(), None, world)
+    most = -(-len(rows) // world)
+    found = evaluate_tokens(
+        model,
+        packed.token_id[rows[mine]],
+        labels[mine],
+        batch_size=batch_size,
+        dtype=dtype,
+        n_batches=-(-most // batch_size),
+    )
+    return rows[mine], found
+
+
+def measure_all(model: torch.nn.Module, packed: PackedSplit, *, batch_size: int, dtype: torch.dtype) -> TokenValues:
+    """Measure every sequence of a split, each in one process; the values are those of all, in all processes."""
+    rows, found = measure_share(
+        model,
+        packed,
+        np.arange(len(packed.token_id)),
+        labels=packed.labels(),
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+    shape = packed.token_id.shape
+    whole = TokenValues(
+        loss=np.full(shape, np.nan, dtype=np.float32),
+        entropy=np.full(shape, np.nan, dtype=np.float32),
+        correct=np.zeros(shape, dtype=np.bool_),
+    )
+    whole.loss[rows], whole.entropy[rows], whole.correct[rows] = found.loss, found.entropy, found.correct
+    return merged_values(whole)
+
+
+def merged_values(found: TokenValues) -> TokenValues:
+    """Return values of which each process knows some, as all know them."""
+    return TokenValues(
+        loss=merged(found.loss, blank=np.nan),
+        entropy=merged(found.entropy, blank=np.nan),
+        correct=merged(found.correct, blank=False),
+    )
 
 
 def _of_rows(seen: TrainingPass, rows: np.ndarray) -> dict[str, np.ndarray]:

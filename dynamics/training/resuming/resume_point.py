@@ -1,36 +1,49 @@
-"""Where an interrupted run goes on: its newest whole checkpoint, with records and metrics brought back to it."""
+"""Where an interrupted run of a recipe goes on: its newest whole checkpoint, if it is the same run."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 import yaml
 
+from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
-from dynamics.recipe.loading import differing_keys, resolved
+from dynamics.recipe.loading import resolved
 from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs
-from dynamics.records.metrics import rewind_metrics
-from dynamics.records.reader import Run, open_run
-from dynamics.records.writer import discard_epochs
+from dynamics.records.reader import open_run
 from dynamics.reporting import Reporter
-from dynamics.training.environment.hardware import hardware
-from dynamics.training.environment.processes import world_size
-from dynamics.training.preparation.prepare import Prepared
 from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints
+from dynamics.training.resuming.same import allowed_changes, require_same_facts, require_same_tokens
+
+_REMEDY = "give the recipe of that run, or name a new directory"
 
 
-def finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> bool:
-    """Whether there is nothing left to do; refuse an output that this run may not have."""
+class Claim(NamedTuple):
+    """What an output holds: whether the run in it is finished, and what of its recipe differs and may."""
+
+    finished: bool
+    changed: dict[str, Any]
+
+
+def claim(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> Claim:
+    """Look what is in the output of a run.
+
+    Raises
+    ------
+    InputError
+        The output holds something that this run may not have.
+    """
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a new directory")
     # A run that was killed while it wrote its very first file has left that one alone.
     torn = schema.CONFIG_FILE + schema.TEMPORARY_SUFFIX
     if not output.exists() or {path.name for path in output.iterdir()} <= {torn}:
-        return False
+        return Claim(False, {})
     if not resume:
         raise InputError(
             f"--output: {output} is not empty; give --resume to go on with the run in it, or name a new directory"
@@ -38,23 +51,39 @@ def finished(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) 
     config_file = output / schema.CONFIG_FILE
     if not config_file.exists():
         raise InputError(f"--output: {output} holds something else than a run; name a new directory")
-    differing = differing_keys(yaml.safe_load(config_file.read_text()), resolved(recipe))
-    if differing:
-        raise InputError(
-            f"--output: {output} holds a run of another recipe, which differs in {', '.join(differing)}; name a new "
-            "directory, or give the recipe of that run"
-        )
+    before = yaml.safe_load(config_file.read_text())
+    changed = allowed_changes(before, resolved(recipe), common_only=False, what=f"--output: {output}", remedy=_REMEDY)
     if not (output / schema.MANIFEST_FILE).exists():
-        return False
-    if open_run(output).complete:
-        # Removed last, and so what may be left of a run that was killed when all was done.
-        shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
-        reporter.line(f"{output}: the run is finished already; nothing to do")
-        return True
-    return False
+        return Claim(False, changed)
+    if not open_run(output).complete:
+        return Claim(False, changed)
+    length = changed.get("training.num_train_epochs")
+    if length is not None:
+        raise InputError(
+            f"--output: {output} holds a finished run of {length[0]} epochs, whose optimiser state is gone, so that it "
+            f"cannot go on to {length[1]}; name a new directory to train {length[1]} epochs from the start"
+        )
+    # Removed last, and so what may be left of a run that was killed when all was done.
+    shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
+    reporter.line(f"{output}: the run is finished already; nothing to do")
+    return Claim(True, changed)
 
 
-def resume_point(output: Path, checkpoints: Checkpoints, prepared: Prepared, reporter: Reporter) -> Checkpoint | None:
+def config_hash_of(recipe: Recipe, output: Path) -> str:
+    """Return the hash that binds epochs and checkpoints to the run in `output`: as it began, not as it goes on."""
+    if (output / schema.MANIFEST_FILE).exists():
+        return str(open_run(output).manifest["config_hash"])
+    return schema.config_hash(resolved(recipe))
+
+
+def resume_point(
+    output: Path,
+    checkpoints: Checkpoints,
+    *,
+    splits: Mapping[str, PackedSplit],
+    facts: Mapping[str, Any],
+    reporter: Reporter,
+) -> Checkpoint | None:
     """Return where an interrupted run goes on; None to start from its first epoch. Says what is skipped, and why.
 
     Raises
@@ -65,40 +94,24 @@ def resume_point(output: Path, checkpoints: Checkpoints, prepared: Prepared, rep
     if not (output / schema.MANIFEST_FILE).exists():
         return None
     run = open_run(output)
-    _require_same_start(run, prepared)
+    what, remedy = f"--output: {output}", "restore what it was made from, or name a new directory"
+    require_same_facts(run, facts, what=what, remedy=remedy)
+    require_same_tokens(run, splits, what=what, remedy=remedy)
     good = set(good_epochs(run))
     for point in checkpoints.latest(on_skip=lambda reason: reporter.line(f"{output}: {reason}")):
         missing = sorted(set(range(point.epoch + 1)) - good)
         if not missing:
             reporter.line(f"{output}: the run was interrupted; it goes on after epoch {point.epoch}")
+            later = [epoch for epoch in run.epochs if epoch > point.epoch]
+            if later:
+                shown = ", ".join(map(str, later))
+                reporter.line(f"{output}: epochs {shown} came after the checkpoint; they are trained again")
             return point
         reporter.line(
             f"{output}: {point.path.name} is skipped: epoch {missing[0]}, which comes before it, is damaged or missing"
         )
     reporter.line(f"{output}: the run was interrupted before a checkpoint was whole; it starts from its first epoch")
     return None
-
-
-def rewind(output: Path, point: Checkpoint, reporter: Reporter) -> None:
-    """Bring a run back to a checkpoint: later epochs and metrics go."""
-    gone = discard_epochs(output, after=point.epoch)
-    if gone:
-        reporter.line(f"{output}: epochs {', '.join(map(str, gone))} came after the checkpoint; they are trained again")
-    rewind_metrics(output / schema.METRICS_FILE, step=point.step)
-
-
-def restore_threads(output: Path, reporter: Reporter) -> None:
-    """Compute with as many threads as the run began with; say so, and what else differs."""
-    before, now = open_run(output).manifest["hardware"], {**hardware(), "processes": world_size()}
-    threads = before.get("threads", now["threads"])
-    if threads != now["threads"]:
-        reporter.line(f"{output}: {threads} threads, as the run began with, instead of {now['threads']}")
-        torch.set_num_threads(threads)
-    differing = [key for key in ("machine", "processor", "device", "processes") if before.get(key) != now[key]]
-    if differing:
-        reporter.line(
-            f"{output}: the run began on other hardware ({', '.join(differing)}); it goes on, but not in the same bits"
-        )
 
 
 def discard(output: Path) -> None:
@@ -112,20 +125,3 @@ def discard(output: Path) -> None:
         schema.CHECKPOINTS_FOLDER,
     ):
         shutil.rmtree(output / name, ignore_errors=True)
-
-
-def _require_same_start(run: Run, prepared: Prepared) -> None:
-    expected = {
-        **prepared.facts,
-        "tokens": {split: prepared.splits[split].tokens_hash() for split in run.splits},
-    }
-    found = {
-        **{key: run.manifest.get(key) for key in prepared.facts},
-        "tokens": {split: run.manifest["tokens"][split]["tokens_hash"] for split in run.splits},
-    }
-    differing = differing_keys(found, expected)
-    if differing:
-        raise InputError(
-            f"--output: {run.path} holds a run of other data than the recipe gives now, which differs in "
-            f"{', '.join(differing)}; restore what it was made from, or name a new directory"
-        )

@@ -242,7 +242,7 @@ from support.models import build, N_VOCAB
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from dynamics.training.loop.fused_head import HeadRequest, fused_head
-from dynamics.training.environment.processes import part
+from dynamics.training.environment.processes import leave_process_group
 dist.init_process_group("gloo")
 
 def check(rank, kind):
@@ -273,7 +273,7 @@ def check(rank, kind):
         torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()))
 
 check(dist.get_rank(), sys.argv[1])
-part()
+leave_process_group()
 assert not dist.is_initialized()
 print("ok")
 """

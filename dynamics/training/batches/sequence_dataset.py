@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from dynamics.ops.keyed_random import STREAM_ORDER, keyed_uniform
-from dynamics.ops.token_statistics import IGNORE_INDEX
 
 
 class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
@@ -20,11 +19,6 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
     token_id : ndarray of int, shape (n_sequences, n_positions)
     labels : ndarray of int64, shape (n_sequences, n_positions)
         -100 where there is no prediction.
-
-    Notes
-    -----
-    The index one past the last is a sequence in which nothing is predicted: what fills the last batch of several
-    processes, which must all take a step.
     """
 
     def __init__(self, token_id: np.ndarray, labels: np.ndarray) -> None:
@@ -35,9 +29,6 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self._token_id)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index == len(self):
-            nothing = torch.full_like(self._labels[0], IGNORE_INDEX)
-            return {"input_ids": self._token_id[0], "labels": nothing, "sequence_id": torch.tensor(0)}
         return {
             "input_ids": self._token_id[index],
             "labels": self._labels[index],
@@ -52,13 +43,10 @@ class KeyedOrder(Sampler[int]):
     ----------
     n_sequences : int
     seed : int
-    multiple : int
-        What the number of indices is a multiple of; it is filled up with the index `n_sequences`.
     """
 
-    def __init__(self, n_sequences: int, seed: int, *, multiple: int = 1) -> None:
+    def __init__(self, n_sequences: int, seed: int) -> None:
         self._n_sequences = n_sequences
-        self._n_filled = -n_sequences % multiple
         self._seed = seed
         self._epoch = 1
 
@@ -67,7 +55,7 @@ class KeyedOrder(Sampler[int]):
         self._epoch = epoch + 1
 
     def __len__(self) -> int:
-        return self._n_sequences + self._n_filled
+        return self._n_sequences
 
     def __iter__(self) -> Iterator[int]:
         draw = keyed_uniform(
@@ -77,4 +65,4 @@ class KeyedOrder(Sampler[int]):
             sequence_id=torch.arange(self._n_sequences),
             position=torch.zeros(1, dtype=torch.int64),
         )
-        return iter(torch.argsort(draw, stable=True).tolist() + [self._n_sequences] * self._n_filled)
+        return iter(torch.argsort(draw, stable=True).tolist())

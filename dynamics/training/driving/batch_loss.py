@@ -1,0 +1,139 @@
+"""The loss of one micro-batch under the regularisers, and what its tokens' predictions are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from dynamics.errors import InputError
+from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
+from dynamics.regularizers.base import Batch
+from dynamics.training.environment.generators import evaluating
+from dynamics.training.loop.clean_pass import TokenValues, forward_context, forward_values
+from dynamics.training.loop.fused_head import HeadRequest
+from dynamics.training.loop.training_loop import TrainingLoop
+
+
+def batch_loss(
+    model: torch.nn.Module,
+    inputs: dict[str, Any],
+    labels: torch.Tensor,
+    batch: Batch,
+    *,
+    loop: TrainingLoop,
+    fused: bool,
+    label_smoothing: float,
+) -> tuple[Any, torch.Tensor, TokenValues | None]:
+    """Return the model's output, the weighted sum of the losses, and each token's own values where they are free.
+
+    Parameters
+    ----------
+    model : Module
+        As the trainer runs it, with the methods' hooks armed.
+    inputs : mapping
+        What its forward takes, without labels.
+    labels : Tensor of int64, shape (B, T)
+    batch : Batch
+    loop : TrainingLoop
+    fused : bool
+        Whether the model answers a `HeadRequest`. Whole logits are made where it does not, or where a method weighs
+        tokens by them.
+    label_smoothing : float
+    """
+    methods = loop.methods
+    weight = methods.token_weight(batch)
+    if fused and not methods.needs_logits:
+        outputs = model(
+            **inputs,
+            head_request=HeadRequest(
+                labels=labels, token_weight=_combined(weight, labels, loop), label_smoothing=label_smoothing
+            ),
+        )
+        values = TokenValues(loss=outputs.token_loss, entropy=outputs.token_entropy, correct=outputs.token_correct)
+        return outputs, outputs.total_loss, values
+    outputs = model(**inputs)
+    logits, targets = shift(outputs.logits, labels)
+    found = None
+    flat = None if weight is None else weight[:, 1:].flatten()
+    if methods.adapting or loop.keeps_training_pass:
+        found = token_statistics(logits.detach(), targets)
+    if methods.adapting and found is not None:
+        kept = targets != IGNORE_INDEX if flat is None else (targets != IGNORE_INDEX) & (flat != 0)
+        adaptive = methods.adaptive_weight(found.loss, found.entropy, kept, logits.detach())
+        flat = adaptive if flat is None else flat * adaptive
+    total = weighted_loss(logits, targets, token_weight=flat, label_smoothing=label_smoothing)
+    return outputs, total, None if found is None else _unshifted(found, len(labels))
+
+
+def loss_by_function(
+    model: torch.nn.Module,
+    inputs: dict[str, Any],
+    labels: torch.Tensor,
+    batch: Batch,
+    *,
+    loop: TrainingLoop,
+    function: Callable[..., torch.Tensor],
+    n_items: Any,
+) -> tuple[Any, torch.Tensor, TokenValues | None]:
+    """Return the model's output, the loss that a user's function computes, and each token's values if they are kept.
+
+    The function gets the labels that the methods leave: -100 at tokens without a weight.
+    """
+    weight = loop.methods.token_weight(batch)
+    outputs = model(**inputs)
+    left = labels if weight is None else labels.masked_fill(weight == 0, IGNORE_INDEX)
+    loss = function(outputs, left, num_items_in_batch=n_items)
+    if not loop.keeps_training_pass:
+        return outputs, loss, None
+    return outputs, loss, _unshifted(token_statistics(*shift(outputs.logits.detach(), labels)), len(labels))
+
+
+def current_values(
+    model: torch.nn.Module, inputs: Mapping[str, Any], *, dtype: torch.dtype, fused: bool
+) -> TokenValues:
+    """Return clean values of a batch under the weights as they are, in the training's own precision.
+
+    One more forward pass, in evaluation mode; the global generators are as before.
+
+    Returns
+    -------
+    TokenValues of tensors of shape (B, T)
+        Of every token: which are predicted is the batch's business.
+    """
+    left_out = ("labels", "sequence_id", "num_items_in_batch")
+    forward = {key: value for key, value in inputs.items() if key not in left_out}
+    ids = inputs["input_ids"]
+    with torch.no_grad(), evaluating(model), forward_context(ids.device, dtype):
+        return forward_values(model, forward, ids, fused=fused)
+
+
+def _combined(weight: torch.Tensor | None, labels: torch.Tensor, loop: TrainingLoop) -> Any:
+    """Return what the head takes as token weights: those known beforehand, times those that follow from predictions."""
+    methods = loop.methods
+    if not methods.adapting:
+        return weight
+    flat = None if weight is None else weight[:, 1:].flatten()
+    targets = labels[:, 1:].flatten()
+
+    def by_rows(loss: torch.Tensor, entropy: torch.Tensor, rows: Any) -> torch.Tensor:
+        kept = targets[rows] != IGNORE_INDEX
+        if flat is None:
+            return methods.adaptive_weight(loss, entropy, kept)
+        return flat[rows] * methods.adaptive_weight(loss, entropy, kept & (flat[rows] != 0))
+
+    return by_rows
+
+
+def _unshifted(found: Any, n_rows: int) -> TokenValues:
+    return TokenValues(
+        loss=unshift(found.loss, n_rows, torch.nan),
+        entropy=unshift(found.entropy, n_rows, torch.nan),
+        correct=unshift(found.correct, n_rows, False),
+    )
+
+
+def require_plain_loss(model: Any, inputs: dict[str, Any], *, dtype: torch.dtype) -> None:
+    """Raise InputError if the model's own training loss holds more than the loss of tokens, on a row of a batch."""
+    raise InputError("not wired")

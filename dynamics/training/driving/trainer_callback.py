@@ -1,0 +1,189 @@
+"""When the Trainer calls: its events, turned into the loop's passes and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dynamics.errors import InputError
+from dynamics.training.batches.sequence_dataset import KeyedOrder
+from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.loop.fused_head import fused_head
+from dynamics.training.loop.training_loop import TrainingLoop
+from dynamics.training.resuming.loop_state import LoopState, read_loop_state, write_loop_state
+
+#: Called when training begins: opens the loop, and what records it. Gets the state of the checkpoint that is resumed.
+Start = Callable[[Trainer, LoopState | None], None]
+
+
+class LoopCallback(TrainerCallback):
+    """Drives a `TrainingLoop` from a Trainer's events.
+
+    Parameters
+    ----------
+    loop : TrainingLoop
+    start : callable, optional
+        See `Start`; without, the loop is open already.
+    fused : bool
+        Let the model answer a `HeadRequest` for the length of training.
+    saves : bool
+        Write the loop's state into the trainer's checkpoints once they are there; else the trainer does so itself.
+    """
+
+    def __init__(
+        self, loop: TrainingLoop, *, start: Start | None = None, fused: bool = False, saves: bool = True
+    ) -> None:
+        self.loop = loop
+        self._start = start
+        self._wants_fused = fused
+        self.saves = saves
+        self._trainer: Any = None
+        self._patches = ExitStack()
+        self._learning_rate = 0.0
+        self._n_batches: int | None = None
+        self._steps_before_pass = 0
+        #: Whether the model answers a `HeadRequest` now.
+        self.fused = False
+        #: The checkpoint that the training about to begin resumes from.
+        self.resumes_from: Path | None = None
+        #: The order of the training set, where the trainer keys it by epoch; and which of its tokens are predicted.
+        self.order: KeyedOrder | None = None
+        self.predicted: np.ndarray | None = None
+
+    def bind(self, trainer: Trainer) -> None:
+        """Say whose callback this is."""
+        self._trainer = trainer
+
+    def detach(self) -> None:
+        """Take every hook and patch off the model."""
+        self.loop.methods.detach()
+        self._patches.close()
+        self.fused = False
+
+    @property
+    def steps_per_pass(self) -> int | None:
+        """Optimiser steps in one pass over the data, where the data set has a length."""
+        return None if self._n_batches is None else self._steps_per_pass(self._n_batches)
+
+    # What the Trainer calls. --------------------------------------------------------------------
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the loop, put hooks on the model, and record it as it is, or go on where a checkpoint was."""
+        trainer = self._trainer
+        assert trainer is not None, "bind() comes first"
+        self.detach()
+        self._n_batches = _length(kwargs["train_dataloader"])
+        resumed = self._resumed(state)
+        if self._start is not None:
+            self._start(trainer, resumed)
+        self.loop.total_steps = state.max_steps
+        model = trainer.model_wrapped
+        if self._wants_fused:
+            self.fused = self._patches.enter_context(fused_head(model, dtype=forward_dtype(args)))
+        # NEFTune's hooks are there already, so that masks act after its noise.
+        self.loop.methods.attach(trainer.accelerator.unwrap_model(trainer.model))
+        if resumed is None:
+            self.loop.begin_training(model)
+            return
+        self.loop.load_state(resumed.facts, resumed.parts)
+        if self._n_batches is None:
+            self.loop.resume(model, done=resumed.recorded, cut=bool(resumed.facts["under_way"]))
+        else:
+            done, within = divmod(state.global_step, self._steps_per_pass(self._n_batches))
+            self.loop.resume(model, done=done, cut=within > 0)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin a pass, or go on with one that the checkpoint cut."""
+        self.loop.begin_pass()
+        self._steps_before_pass = state.global_step
+        if self.order is not None:
+            # Set here, since what several processes wrap around a sampler does not hand the epoch on.
+            self.order.set_epoch(self.loop.epoch - 1)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the rate that this step used, before the scheduler moves on."""
+        self._learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Finish the step."""
+        self.loop.end_step(epoch=self._passes(state), learning_rate=self._learning_rate)
+        assert self.loop.step == state.global_step, "one step at a time"
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Hand on the pass: whole, or cut where training stops within it."""
+        if self._n_batches is None and state.global_step == self._steps_before_pass:
+            self.loop.forget_pass()
+            return
+        passes = self._passes(state)
+        if self._n_batches is None:
+            share = self.loop.share_visited(self.predicted) if self.predicted is not None else 1.0
+            stopped = control.should_training_stop or control.should_epoch_stop
+            passes = float(self.loop.epoch) if share == 1.0 or not stopped else self.loop.epoch - 1 + share
+        self.loop.end_pass(self._trainer.model_wrapped, passes=passes)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Put the loop's state beside the trainer's."""
+        if self.saves:
+            folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
+            write_loop_state(self.loop, folder)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the model as it was found, and say that training is done."""
+        self.detach()
+        self.loop.finish()
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _steps_per_pass(self, n_batches: int) -> int:
+        return max(1, -(-n_batches // self._trainer.args.gradient_accumulation_steps))
+
+    def _passes(self, state: TrainerState) -> float:
+        """Return how many passes over the data have been made, as far as steps tell."""
+        if self._n_batches is not None:
+            return float(state.epoch or 0.0)
+        # Of a stream the Trainer does not know the length; the loop knows its sequences.
+        if self.predicted is None or not self.loop.under_way:
+            return float(self.loop.epoch)
+        args = self._trainer.args
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        expected = -(-len(self.predicted) // batch)
+        within = (state.global_step - self._steps_before_pass) / expected
+        return self.loop.epoch - 1 + min(1.0, within)
+
+    def _resumed(self, state: TrainerState) -> LoopState | None:
+        folder, self.resumes_from = self.resumes_from, None
+        if state.global_step == 0:
+            return None
+        if folder is None:
+            folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
+        stateful = any(method.state() for method in self.loop.methods.all)
+        found = read_loop_state(folder, step=state.global_step, epoch=float(state.epoch or 0.0), stateful=stateful)
+        if self._n_batches is None and found.facts["under_way"] and found.facts["epoch"] > 1:
+            raise InputError(
+                f"{folder} lies within pass {found.facts['epoch']} of a data set without a length, and the Trainer can "
+                "go on within the first pass alone; resume from a checkpoint at the end of a pass, or give the data "
+                "set a length"
+            )
+        return found
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None

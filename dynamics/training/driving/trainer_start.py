@@ -1,0 +1,218 @@
+"""The starting point of a Trainer's training: its data sets as sequences, the values of its model, the run it becomes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors.numpy import load_file
+from transformers import Trainer
+
+from dynamics.corpus.packing import PackedSplit
+from dynamics.errors import InputError
+from dynamics.records import schema
+from dynamics.records.reader import open_run
+from dynamics.records.tensors import read_identity, write_tensors
+from dynamics.regularizers.base import Regularizer
+from dynamics.training.batches.batch_reader import BatchReader
+from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.driving.trainer_data import (
+    evaluation_sets,
+    examples_per_step,
+    pad_token_id,
+    read_dataset,
+    require_causal,
+    tokenizer_of,
+)
+from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.environment.processes import on_rank_zero, rank, wait_for_all
+from dynamics.training.loop.clean_pass import TokenValues
+from dynamics.training.loop.methods import training_data
+from dynamics.training.loop.step_metrics import StepMetrics
+from dynamics.training.loop.training_loop import TrainingLoop
+from dynamics.training.recording.epoch_recorder import measure_all
+from dynamics.training.recording.run_writer import RunPlan, RunWriter
+from dynamics.training.recording.token_recorder import TokenRecorder
+from dynamics.training.resuming.loop_state import LoopState
+from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_tokens
+
+log = logging.getLogger(__name__)
+
+#: In the trainer's output_dir: what a resumed training, whose model has changed, ranks tokens by.
+REFERENCE_FILE = "reference-values.safetensors"
+
+
+def loop_of(
+    regularizers: Sequence[Regularizer], recorder: TokenRecorder | None, *, losses: bool, fused: bool
+) -> LoopCallback:
+    """Return the callback of a Trainer whose data sets are read when its training begins.
+
+    Parameters
+    ----------
+    regularizers : sequence of Regularizer
+    recorder : TokenRecorder, optional
+    losses : bool
+        Whether the trainer tells the loss of each batch.
+    fused : bool
+        Whether it wants a model that answers a `HeadRequest`.
+    """
+    loop = TrainingLoop(regularizers, training_pass=recorder is not None and recorder.training_pass)
+    callback = LoopCallback(
+        loop, start=lambda trainer, resumed: _start(callback, recorder, losses, trainer, resumed), fused=fused
+    )
+    return callback
+
+
+def _start(
+    callback: LoopCallback, recorder: TokenRecorder | None, losses: bool, trainer: Trainer, resumed: LoopState | None
+) -> None:
+    loop = callback.loop
+    require_causal(trainer.accelerator.unwrap_model(trainer.model))
+    _choose_output(recorder, resumed)
+    train = read_dataset(trainer, trainer.train_dataset, split="train")
+    splits = {"train": train.packed}
+    if recorder is not None:
+        for split, dataset in evaluation_sets(trainer).items():
+            splits[split] = read_dataset(trainer, dataset, split=split).packed
+    callback.predicted = train.packed.predicted
+    loop.metrics = StepMetrics(None if recorder is None else recorder.metrics_path, losses=losses)
+    loop.open(
+        BatchReader(train.keys, train.packed.token_id.shape[1], pad_token_id=pad_token_id(trainer)),
+        total_steps=trainer.state.max_steps,
+    )
+    if recorder is None and not loop.methods.all:
+        return
+    writer, resumption = None, None
+    if recorder is not None and resumed is not None:
+        resumption = _resumption(recorder, trainer, loop.methods.all, splits, resumed)
+    reference = _references(trainer, splits, recorder, resumed=resumed is not None)
+    loop.methods.prepare(
+        training_data(train.packed, reference["train"], tokenizer=tokenizer_of(trainer), seed=trainer.args.seed)
+    )
+    if recorder is not None:
+        writer = RunWriter(_plan(recorder, trainer, loop.methods.all, splits, reference))
+        steps_per_epoch = callback.steps_per_pass or -(-len(train.keys) // examples_per_step(trainer))
+        writer.begin(total_steps=trainer.state.max_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
+    loop.recording = writer
+
+
+def _choose_output(recorder: TokenRecorder | None, resumed: LoopState | None) -> None:
+    if recorder is None or resumed is not None:
+        return
+    recorder.begun += 1
+    try:
+        on_rank_zero(recorder.require_free)
+    except InputError:
+        recorder.begun -= 1
+        raise
+    if recorder.begun > 1:
+        log.warning("the training that begins now is recorded in %s", recorder.output)
+
+
+def _plan(
+    recorder: TokenRecorder,
+    trainer: Trainer,
+    regularizers: Sequence[Regularizer],
+    splits: Mapping[str, PackedSplit],
+    reference: Mapping[str, TokenValues],
+) -> RunPlan:
+    args = trainer.args
+    return RunPlan(
+        output=recorder.output,
+        name=recorder.name,
+        config=_config(recorder.name, trainer, regularizers),
+        splits=splits,
+        reference=reference,
+        sequences={split: recorder.sequences(split) for split in splits},
+        regularizers=regularizers,
+        value_dtype=recorder.dtype,
+        forward_dtype=forward_dtype(args),
+        batch_size=recorder.batch_size or args.per_device_eval_batch_size,
+        seeds={"seed": args.seed},
+    )
+
+
+def _resumption(
+    recorder: TokenRecorder,
+    trainer: Trainer,
+    regularizers: Sequence[Regularizer],
+    splits: Mapping[str, PackedSplit],
+    resumed: LoopState,
+) -> Resumption:
+    """Return where the run in the recorder's output goes on; InputError if it is another one."""
+    what = f"TokenRecorder: {recorder.output}"
+    remedy = "resume with the settings of that run, or give the recorder a new directory and start anew"
+    run = open_run(recorder.output)
+    require_same_tokens(run, splits, what=what, remedy="name a new directory, or resume with the examples of that run")
+    now = _config(recorder.name, trainer, regularizers)
+    changed = allowed_changes(run.config, now, common_only=True, what=what, remedy=remedy)
+    return Resumption(epoch=resumed.recorded, step=trainer.state.global_step, changed=changed)
+
+
+def _config(name: str, trainer: Trainer, regularizers: Sequence[Regularizer]) -> dict[str, Any]:
+    """Return what stands for a recipe: what the run was trained with, as plain values."""
+    # What says where things go, and how often they are told, is no part of what was trained.
+    told = ("output_dir", "run_name", "resume_from_checkpoint", "report_to", "disable_tqdm", "log", "save_", "hub_")
+    arguments = {key: value for key, value in cast(Any, trainer.args).to_dict().items() if not key.startswith(told)}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    config = getattr(model, "config", None)
+    return {
+        "name": name,
+        "trainer": type(trainer).__name__,
+        "model": {"name": getattr(config, "name_or_path", None) or type(model).__name__},
+        "regularizers": [method.settings.model_dump(mode="json") for method in regularizers],
+        "training": _plain(arguments),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+def _references(
+    trainer: Trainer, splits: Mapping[str, PackedSplit], recorder: TokenRecorder | None, *, resumed: bool
+) -> dict[str, TokenValues]:
+    """Return the values of the starting model: measured now, or before the training that is resumed."""
+    file = Path(cast(str, trainer.args.output_dir)) / REFERENCE_FILE
+    if resumed:
+        if recorder is None:
+            return _kept_reference(file, splits)
+        return {split: _values_of(recorder.output / schema.tokens_file(split)) for split in splits}
+    args = trainer.args
+    found = {
+        split: measure_all(
+            trainer.model_wrapped, packed, batch_size=args.per_device_eval_batch_size, dtype=forward_dtype(args)
+        )
+        for split, packed in splits.items()
+    }
+    if recorder is None and rank() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {"reference_loss": found["train"].loss, "reference_entropy": found["train"].entropy}
+        write_tensors(file, arrays, {"tokens_hash": splits["train"].tokens_hash()})
+    wait_for_all()
+    return found
+
+
+def _kept_reference(file: Path, splits: Mapping[str, PackedSplit]) -> dict[str, TokenValues]:
+    remedy = "resume from the output_dir in which training began, with the same examples, or start anew"
+    if not file.is_file():
+        raise InputError(f"{file} is missing, which holds the values of the starting model; {remedy}")
+    if read_identity(file).get("tokens_hash") != splits["train"].tokens_hash():
+        raise InputError(f"{file} holds the values of other examples than those of this training; {remedy}")
+    return {"train": _values_of(file)}
+
+
+def _values_of(file: Path) -> TokenValues:
+    arrays = load_file(file)
+    # The first version named them shortly.
+    loss = arrays["reference_loss"] if "reference_loss" in arrays else arrays["loss"]
+    entropy = arrays["reference_entropy"] if "reference_entropy" in arrays else arrays["entropy"]
+    return TokenValues(loss=loss, entropy=entropy, correct=np.zeros(loss.shape, dtype=np.bool_))

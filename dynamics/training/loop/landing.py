@@ -1,0 +1,49 @@
+"""Numbers on their way from the device to the host, for which nobody waits.
+
+Reading a number off a GPU stops the host until all that was queued before it is done. Here a copy is queued, and the
+number is read once the copy has arrived, which is a step or two later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+Tag = TypeVar("Tag")
+
+
+class Landing(Generic[Tag]):
+    """Copies under way, in the order in which they were sent."""
+
+    def __init__(self) -> None:
+        self._under_way: deque[tuple[Tag, torch.Tensor, torch.cuda.Event | None]] = deque()
+
+    def send(self, tag: Tag, values: torch.Tensor) -> None:
+        """Queue a copy of `values`, which must not be changed in place afterwards where they are on the host."""
+        values = values.detach()
+        if values.device.type != "cuda":
+            self._under_way.append((tag, values, None))
+            return
+        there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        there.copy_(values, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(values.device))
+        self._under_way.append((tag, there, event))
+
+    def arrived(self) -> list[tuple[Tag, np.ndarray]]:
+        """Return what has arrived since it was last asked for, the oldest first."""
+        found = []
+        while self._under_way and (self._under_way[0][2] is None or self._under_way[0][2].query()):
+            tag, values, _ = self._under_way.popleft()
+            found.append((tag, values.cpu().numpy() if values.device.type == "mps" else values.numpy()))
+        return found
+
+    def all(self) -> list[tuple[Tag, np.ndarray]]:
+        """Wait for what is under way, and return it: at the end of an epoch, say."""
+        for _, _, event in self._under_way:
+            if event is not None:
+                event.synchronize()
+        return self.arrived()

@@ -1,0 +1,176 @@
+"""The regularisers of one training: armed around each forward pass, asked for masks and weights, told what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from dynamics.corpus.packing import PackedSplit
+from dynamics.errors import InputError
+from dynamics.recipe.training_keys import conflict
+from dynamics.regularizers.base import Batch, Regularizer, Removable, TrainingData
+from dynamics.training.loop.clean_pass import TokenValues
+
+
+def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any, seed: int) -> TrainingData:
+    """Return the training set as regularisers see it.
+
+    Parameters
+    ----------
+    packed : PackedSplit
+    reference : TokenValues
+        Of it, under the starting model.
+    tokenizer : PreTrainedTokenizerBase, optional
+    seed : int
+        The run's seed.
+    """
+    return TrainingData(
+        token_id=packed.token_id,
+        document_id=packed.document_id,
+        predicted=packed.predicted,
+        reference_loss=reference.loss,
+        reference_entropy=reference.entropy,
+        tokenizer=tokenizer,
+        seed=seed,
+    )
+
+
+class Methods:
+    """Several regularisers as one.
+
+    Parameters
+    ----------
+    regularizers : sequence of Regularizer
+
+    Raises
+    ------
+    InputError
+        They contradict each other, naming both.
+    """
+
+    def __init__(self, regularizers: Sequence[Regularizer] = ()) -> None:
+        problem = conflict([method.settings.model_dump() for method in regularizers], {})
+        if problem is not None:
+            raise InputError(problem)
+        self.all = tuple(regularizers)
+        self.adapting = tuple(method for method in self.all if method.adapts)
+        self._handles: list[Removable] = []
+
+    @property
+    def needs_current_values(self) -> bool:
+        """Whether one of them wants the batch's values under the weights as they are."""
+        return any(method.needs_current_values for method in self.all)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether one of them weighs tokens by whole logits."""
+        return any(method.needs_logits for method in self.adapting)
+
+    @property
+    def drop(self) -> bool:
+        """Whether one of them drops tokens."""
+        return any(method.ratio(0.0) is not None for method in self.all)
+
+    @property
+    def normalizes_by_kept(self) -> bool:
+        """Whether the loss is divided by the weight that is kept."""
+        return any(method.normalizes_by_kept for method in self.all)
+
+    def prepare(self, data: TrainingData) -> None:
+        """Show them the training set, before training."""
+        for method in self.all:
+            method.prepare(data)
+
+    def attach(self, model: Any, **options: Any) -> None:
+        """Put their hooks on a model; what was put on before is taken off."""
+        self.detach()
+        for method in self.all:
+            self._handles.extend(method.attach(model, **options))
+
+    def detach(self) -> None:
+        """Take their hooks off again."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+
+    @contextmanager
+    def armed(self, batch: Batch) -> Iterator[None]:
+        """Let them act on a forward pass."""
+        try:
+            for method in self.all:
+                method.begin_batch(batch)
+            yield
+        finally:
+            for method in self.all:
+                method.end_batch()
+
+    def token_weight(self, batch: Batch) -> torch.Tensor | None:
+        """Return the product of their weights, shape (B, T), or None if there are none."""
+        weights = [w for method in self.all if (w := method.token_weight(batch)) is not None]
+        return torch.stack(weights).prod(dim=0) if weights else None
+
+    def adaptive_weight(
+        self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the product of the weights that depend on the predictions themselves: float32, shape (N,).
+
+        Parameters
+        ----------
+        loss, entropy : Tensor, shape (N,)
+        kept : Tensor of bool, shape (N,)
+            Where false, values and weights mean nothing.
+        logits : Tensor, shape (N, V), optional
+            Given where one of the methods needs them.
+        """
+        product = torch.ones_like(loss, dtype=torch.float32)
+        for method in self.adapting:
+            product = product * method.adaptive_weight(loss, entropy, kept, logits).float()
+        return torch.where(kept, product, 0.0)
+
+    def dropped(self, batch: Batch) -> torch.Tensor | None:
+        """Return what any of them drops of a batch, bool of shape (B, T), or None if none drops."""
+        masks = [mask for method in self.all if (mask := method.dropped(batch)) is not None]
+        return torch.stack(masks).any(dim=0) if masks else None
+
+    def ratio(self, progress: float) -> float | None:
+        """Return the expected share of predicted tokens that they drop together, or None."""
+        ratios = [ratio for method in self.all if (ratio := method.ratio(progress)) is not None]
+        return 1.0 - float(np.prod([1.0 - ratio for ratio in ratios])) if ratios else None
+
+    def end_step(self) -> None:
+        """Tell them that an optimiser step is done."""
+        for method in self.all:
+            method.end_step()
+
+    def end_epoch(self, epoch: int, values: TokenValues | None) -> None:
+        """Tell them that a pass is done, and what was recorded after it.
+
+        Raises
+        ------
+        InputError
+            One of them needs the recorded values, and there are none.
+        """
+        for method in self.all:
+            if not method.needs_epoch_values:
+                method.end_epoch(epoch, None, None)
+            elif values is None:
+                raise InputError(
+                    f"{type(method).__name__}: ranks tokens by the values of the last epoch, and the training set is "
+                    "not recorded; give the trainer a TokenRecorder"
+                )
+            else:
+                method.end_epoch(epoch, values.loss, values.entropy)
+
+    def state(self) -> dict[str, Any]:
+        """Return what they must have to go on, as JSON values by class."""
+        return {type(method).__name__: method.state() for method in self.all}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        for method in self.all:
+            if (kept := state.get(type(method).__name__)) is not None:
+                method.load_state(kept)

@@ -1,0 +1,153 @@
+"""What one pass over the data saw: tables over the training set, filled on the device batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dynamics.regularizers.base import Batch
+from dynamics.training.environment.processes import merged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """When something was measured.
+
+    Attributes
+    ----------
+    epoch : int
+        The number under which it is recorded: passes over the data, a pass that was cut counted as one.
+    step : int
+        Optimiser steps done.
+    passes : float
+        Passes over the data; less than `epoch` where the last one was cut.
+    """
+
+    epoch: int
+    step: int
+    passes: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether the pass came to its end."""
+        return self.passes == self.epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPass:
+    """What happened in one pass over the data.
+
+    Attributes
+    ----------
+    dropped : ndarray of bool, shape (n_sequences, n_positions), optional
+        None where no regulariser drops tokens.
+    mean_loss : float, optional
+        Mean of the steps' training losses, in nats; None where it is not known, and before training.
+    loss, entropy : ndarray of float32, shape (n_sequences, n_positions), optional
+        What the optimiser saw of each token, in nats, NaN where it saw nothing; where it is kept.
+    """
+
+    dropped: np.ndarray | None = None
+    mean_loss: float | None = None
+    loss: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+
+
+class PassTables:
+    """One byte a token of the training set for what was dropped, eight more for what was seen, one a sequence.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Sequences and positions.
+    dropped : bool
+        Whether a regulariser drops tokens.
+    values : bool
+        Whether what the optimiser saw is kept.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, dropped: bool, values: bool) -> None:
+        self._shape = shape
+        n_tokens = shape[0] * shape[1]
+        # One place more, for what must not be written anywhere: an index costs the host nothing, a selection would.
+        self._tables: dict[str, torch.Tensor] = {"visited": torch.zeros(shape[0] + 1, dtype=torch.bool)}
+        if dropped:
+            self._tables["dropped"] = torch.zeros(n_tokens + 1, dtype=torch.bool)
+        if values:
+            for name in ("loss", "entropy"):
+                self._tables[name] = torch.full((n_tokens + 1,), torch.nan)
+
+    def note(
+        self,
+        batch: Batch,
+        *,
+        dropped: torch.Tensor | None = None,
+        loss: torch.Tensor | None = None,
+        entropy: torch.Tensor | None = None,
+    ) -> None:
+        """Note a micro-batch; all tensors are of shape (B, T), and no device is waited for."""
+        for name, table in self._tables.items():
+            if table.device != batch.predicted.device:
+                self._tables[name] = table.to(batch.predicted.device)
+        n_tokens = self._shape[0] * self._shape[1]
+        place = batch.sequence_id * self._shape[1] + batch.position
+        seen = torch.where(batch.predicted, batch.sequence_id, self._shape[0])
+        self._tables["visited"].index_fill_(0, seen.flatten(), True)
+        if dropped is not None and "dropped" in self._tables:
+            where = torch.where(dropped, place, n_tokens)
+            self._tables["dropped"].index_fill_(0, where.flatten(), True)
+        where = torch.where(batch.predicted, place, n_tokens).flatten()
+        for name, values in (("loss", loss), ("entropy", entropy)):
+            if values is not None and name in self._tables:
+                self._tables[name].index_copy_(0, where, values.detach().float().flatten())
+
+    def share_visited(self, predicted: np.ndarray) -> float:
+        """Return the share of the sequences with predicted tokens that this pass has seen, in all processes.
+
+        Parameters
+        ----------
+        predicted : ndarray of bool, shape (n_sequences, n_positions)
+        """
+        visited = merged(self._tables["visited"][:-1].cpu().numpy(), blank=False)
+        wanted = predicted.any(axis=1)
+        return float((visited & wanted).sum() / max(1, wanted.sum()))
+
+    def whole(self, *, mean_loss: float | None) -> TrainingPass:
+        """Return the tables of all processes together, as arrays."""
+        found = {}
+        for name, blank in (("dropped", False), ("loss", np.nan), ("entropy", np.nan)):
+            if name in self._tables:
+                table = self._tables[name][:-1].cpu().numpy().reshape(self._shape)
+                found[name] = merged(table.copy(), blank=blank)
+        return TrainingPass(mean_loss=mean_loss, **found)
+
+    def clear(self) -> None:
+        """Begin the next pass."""
+        for name, table in self._tables.items():
+            table.fill_(False if table.dtype == torch.bool else torch.nan)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what this process has noted, in arrays that safetensors can hold: bits and float32."""
+        return {
+            name: np.packbits(table.cpu().numpy(), bitorder="little")
+            if table.dtype == torch.bool
+            else table.cpu().numpy()
+            for name, table in self._tables.items()
+        }
+
+    def load_state(self, parts: list[Mapping[str, np.ndarray]]) -> None:
+        """Take up what one or more processes had noted when `state` was called."""
+        self.clear()
+        for part in parts:
+            for name, table in self._tables.items():
+                if name not in part:
+                    continue
+                if table.dtype == torch.bool:
+                    bits = np.unpackbits(part[name], count=len(table), bitorder="little").astype(np.bool_)
+                    table |= torch.from_numpy(bits).to(table.device)
+                else:
+                    known = torch.from_numpy(part[name].copy()).to(table.device)
+                    table.copy_(torch.where(known.isnan(), table, known))

@@ -1,0 +1,82 @@
+"""The documents of a recipe, their parts, the tokenizer, and the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from dynamics.cache import cached_folder
+from dynamics.corpus.packing import PackedSplit, pack_documents, split_documents
+from dynamics.corpus.sources import Document, corpus_hash, load_documents
+from dynamics.corpus.tokenizer import encode_documents, load_tokenizer, pad_id, train_tokenizer
+from dynamics.errors import InputError
+from dynamics.recipe.settings import BaseSettings, CorpusSettings, Recipe
+from dynamics.training.environment.hardware import versions
+
+
+def _load(corpus: CorpusSettings) -> list[Document]:
+    return load_documents(
+        corpus.source,
+        documents=corpus.documents,
+        field=corpus.field,
+        template=corpus.template,
+        split=corpus.split,
+        subset=corpus.subset,
+    )
+
+
+def domain_documents(recipe: Recipe) -> tuple[dict[str, list[Document]], list[Document]]:
+    """Return the parts of the corpus, and all domain documents together."""
+    docs = _load(recipe.corpus)
+    tuning = recipe.tuning.fraction if recipe.tuning is not None else 0.0
+    if recipe.validation.fraction is not None:
+        return split_documents(docs, fraction=recipe.validation.fraction, tuning=tuning), docs
+    assert recipe.validation.source is not None
+    held_out = _load(recipe.corpus.model_copy(update={"source": recipe.validation.source, "documents": None}))
+    both = {doc.content_hash for doc in docs} & {doc.content_hash for doc in held_out}
+    if both:
+        first = next(doc.origin for doc in held_out if doc.content_hash in both)
+        raise InputError(
+            f"validation.source: {len(both)} documents are in the training corpus too (the first: {first}); remove them"
+        )
+    parts = split_documents(docs, fraction=0.0, tuning=tuning)
+    return {**parts, "validation": held_out}, [*docs, *held_out]
+
+
+def base_documents(base: BaseSettings, domain: Sequence[Document]) -> list[Document]:
+    docs = _load(base.corpus)
+    if base.exclude_domain:
+        excluded = {doc.content_hash for doc in domain}
+        docs = [doc for doc in docs if doc.content_hash not in excluded]
+    if not docs:
+        raise InputError("base.corpus: nothing is left of it without the domain's documents; name a larger one")
+    return docs
+
+
+def recipe_tokenizer(recipe: Recipe, docs: Sequence[Document]) -> PreTrainedTokenizerFast:
+    if isinstance(recipe.tokenizer, str):
+        return load_tokenizer(recipe.tokenizer)
+    vocab_size = recipe.tokenizer.train.vocab_size
+    texts = [doc.text for doc in docs]
+    key = {
+        "texts": corpus_hash(docs),
+        "vocab_size": vocab_size,
+        "tokenizers": versions()["tokenizers"],
+    }
+    folder, _ = cached_folder(
+        "tokenizers",
+        key,
+        lambda path: _save_tokenizer(train_tokenizer(texts, vocab_size=vocab_size), path),
+    )
+    return load_tokenizer(str(folder))
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    tokenizer.save_pretrained(path)
+
+
+def pack(docs: Sequence[Document], tokenizer: PreTrainedTokenizerFast, block_size: int) -> PackedSplit:
+    texts = [doc.text for doc in docs]
+    encoded = encode_documents(tokenizer, texts)
+    return pack_documents(encoded, texts, block_size=block_size, pad_id=pad_id(tokenizer))

@@ -1,0 +1,99 @@
+"""The model that a recipe starts from: named, loaded, or pretrained first and kept in the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dynamics.cache import cached_folder
+from dynamics.corpus.packing import PackedSplit
+from dynamics.corpus.sources import Document, corpus_hash
+from dynamics.corpus.tokenizer import tokenizer_hash
+from dynamics.errors import InputError
+from dynamics.recipe.settings import ModelSettings, Recipe
+from dynamics.reporting import Reporter
+from dynamics.training.environment.hardware import versions
+from dynamics.training.environment.processes import launched
+from dynamics.training.preparation.documents import pack
+from dynamics.training.preparation.models import build_model, model_hash
+
+#: Trains a model in place on sequences, with arguments and a seed, in a folder; returns its mean loss, in nats, over
+#: the last epoch. A door's business, since it takes a trainer.
+Pretrain = Callable[[PreTrainedModel, PackedSplit, dict[str, Any], int, Path, Reporter], float]
+
+# What pretraining a small model from nothing wants; `base.training` overrides each.
+BASE_TRAINING: dict[str, Any] = {
+    "learning_rate": 2e-3,
+    "per_device_train_batch_size": 16,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "weight_decay": 0.1,
+}
+
+
+def starting_model(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    base_docs: Sequence[Document],
+    reporter: Reporter,
+    pretrain: Pretrain,
+) -> tuple[Callable[[], PreTrainedModel], dict[str, Any]]:
+    settings = recipe.model
+
+    def untrained() -> PreTrainedModel:
+        return build_model(settings, tokenizer=tokenizer, block_size=recipe.block_size)
+
+    if recipe.base is None:
+        return untrained, {"name": settings.name, "hash": model_hash(untrained())}
+    base = recipe.base
+    training = {**BASE_TRAINING, **base.training, "num_train_epochs": base.epochs}
+    key = {
+        "corpus": corpus_hash(base_docs),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "untrained": model_hash(untrained()),
+        "block_size": recipe.block_size,
+        "seed": base.seed,
+        "training": training,
+        "versions": {name: versions()[name] for name in ("torch", "transformers")},
+        "cuda": torch.cuda.is_available(),
+    }
+
+    def build(path: Path) -> None:
+        require_one_process("the starting model is not pretrained yet")
+        model = untrained()
+        loss = pretrain(
+            model,
+            pack(base_docs, tokenizer, recipe.block_size),
+            training,
+            base.seed,
+            path,
+            reporter,
+        )
+        model.save_pretrained(path)
+        (path / "facts.json").write_text(json.dumps({"hash": model_hash(model), "training_loss": loss}))
+
+    folder, cached = cached_folder("base-models", key, build)
+    facts = json.loads((folder / "facts.json").read_text())
+    reporter.stage(
+        f"starting model {'found in the cache' if cached else 'ready'}: {settings.name}, pretrained on "
+        f"{len(base_docs):,} documents to a training loss of {facts['training_loss']:.3f}"
+    )
+    loaded = ModelSettings(name=str(folder))
+
+    def pretrained() -> PreTrainedModel:
+        return build_model(loaded, tokenizer=tokenizer, block_size=recipe.block_size)
+
+    return pretrained, {"name": settings.name, "base_training": training, **facts}
+
+
+def require_one_process(what: str) -> None:
+    if launched() > 1:
+        raise InputError(
+            f"{what}, and {launched()} processes were started: run `dynamics reference RECIPE` once, in one process, "
+            "with the same $DYNAMICS_CACHE; what it makes is found in the cache then"
+        )

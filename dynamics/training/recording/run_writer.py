@@ -1,0 +1,210 @@
+"""The one owner of a run directory while training goes on: it begins, resumes, records epochs, and finishes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dynamics.corpus.packing import PackedSplit
+from dynamics.recipe.yaml_reading import dump
+from dynamics.records import schema
+from dynamics.records.metrics import rewind_metrics
+from dynamics.records.reader import open_run
+from dynamics.records.writer import discard_epochs, finished_files, write_tokens
+from dynamics.regularizers.base import Regularizer
+from dynamics.regularizers.registry import curricula
+from dynamics.training.environment.hardware import hardware, versions
+from dynamics.training.environment.processes import on_rank_zero, rank, wait_for_all, world_size
+from dynamics.training.loop.clean_pass import TokenValues
+from dynamics.training.loop.training_pass import Moment, TrainingPass
+from dynamics.training.recording.epoch_recorder import EpochRecorder, choose_sequences
+from dynamics.training.resuming.same import Resumption
+
+#: Called after an epoch is recorded, with the model, the moment, the mean loss of each split, and what the pass saw.
+OnRecorded = Callable[[torch.nn.Module, Moment, dict[str, float], TrainingPass], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What is known of a run before it begins, whichever door it came through.
+
+    Attributes
+    ----------
+    output : Path
+    name : str
+    config : mapping
+        What the run was asked to be: a resolved recipe, or what stands for one. Its hash binds every epoch to the run.
+    splits : mapping of str to PackedSplit
+    reference : mapping of str to TokenValues
+        Under the starting model, of every split.
+    sequences : mapping of str to int or "all"
+        How many of each split to record.
+    regularizers : sequence of Regularizer
+    value_dtype : str
+        ``float16`` or ``float32``, on disk.
+    forward_dtype : torch.dtype
+        The autocast type of training, or float32.
+    batch_size : int
+        Sequences per forward pass.
+    seeds : mapping
+    facts : mapping
+        More for the manifest: hashes of data, model and tokenizer.
+    """
+
+    output: Path
+    name: str
+    config: Mapping[str, Any]
+    splits: Mapping[str, PackedSplit]
+    reference: Mapping[str, TokenValues]
+    sequences: Mapping[str, int | str]
+    regularizers: Sequence[Regularizer] = ()
+    value_dtype: str = "float16"
+    forward_dtype: torch.dtype = torch.float32
+    batch_size: int = 8
+    seeds: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunWriter:
+    """Writes a run as it is trained; a `Recording` of the loop.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    on_recorded : callable, optional
+        See `OnRecorded`.
+    completes : bool
+        Whether the run is complete when training is done; else something is still to be written (the model), and
+        `complete` is for the caller to call.
+    """
+
+    def __init__(self, plan: RunPlan, *, on_recorded: OnRecorded | None = None, completes: bool = True) -> None:
+        self._plan = plan
+        self._completes = completes
+        self._on_recorded = on_recorded
+        self._recorder: EpochRecorder | None = None
+        self._manifest: dict[str, Any] = {}
+        self._moment = Moment(epoch=0, step=0, passes=0.0)
+
+    def begin(self, *, total_steps: int, steps_per_epoch: int, resumption: Resumption | None) -> None:
+        """Write what is known before training; or bring the run that is there back to where training goes on.
+
+        Parameters
+        ----------
+        total_steps, steps_per_epoch : int
+            As planned.
+        resumption : Resumption, optional
+            From `dynamics.training.resuming.same`, which has seen that the run is the same.
+        """
+        plan = self._plan
+        recorded = {
+            split: choose_sequences(len(packed.token_id), plan.sequences[split], split=split)
+            for split, packed in plan.splits.items()
+        }
+        started, config_hash, history = time.time(), schema.config_hash(plan.config), []
+        if resumption is not None:
+            before = open_run(plan.output)
+            started, config_hash = before.manifest["timing"]["started"], before.manifest["config_hash"]
+            history = [*before.manifest.get("resumed", []), resumption.entry(total_steps)]
+            recorded = {split: before.records(split).sequence_id for split in plan.splits}
+
+        def lay_out() -> dict[str, Any]:
+            plan.output.mkdir(parents=True, exist_ok=True)
+            if resumption is not None:
+                discard_epochs(plan.output, after=resumption.epoch)
+                rewind_metrics(plan.output / schema.METRICS_FILE, step=resumption.step)
+                tokens: dict[str, Any] = open_run(plan.output).manifest["tokens"]
+                return tokens
+            schema.atomic_write_bytes(plan.output / schema.CONFIG_FILE, dump(plan.config).encode())
+            return {split: self._write_tokens(split, rows) for split, rows in recorded.items()}
+
+        tokens = on_rank_zero(lay_out)
+        self._recorder = EpochRecorder(
+            plan.output,
+            splits=plan.splits,
+            recorded=recorded,
+            config_hash=config_hash,
+            batch_size=plan.batch_size,
+            value_dtype=plan.value_dtype,
+            forward_dtype=plan.forward_dtype,
+        )
+        self._manifest = {
+            "format_version": schema.FORMAT_VERSION,
+            "status": "running",
+            "name": plan.name,
+            "config_hash": config_hash,
+            "config_sha256": schema.sha256_file(plan.output / schema.CONFIG_FILE),
+            "versions": versions(),
+            "hardware": {**hardware(), "processes": world_size()},
+            "seeds": dict(plan.seeds),
+            **plan.facts,
+            "precision": str(plan.forward_dtype).removeprefix("torch."),
+            "tokens": tokens,
+            "curriculum": curricula(plan.regularizers, total_steps),
+            "steps_per_epoch": steps_per_epoch,
+            "total_steps": total_steps,
+            **({"resumed": history} if history else {}),
+            "timing": {"started": started},
+        }
+        on_rank_zero(lambda: self._write_manifest(self._manifest))
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps up to what was recorded last."""
+        return self._moment.step
+
+    def epoch(self, model: torch.nn.Module, moment: Moment, seen: TrainingPass) -> TokenValues:
+        """Measure and write a moment; return the clean values of the training set, as recorded."""
+        assert self._recorder is not None, "begin() comes first"
+        means = self._recorder.record(model, moment, seen=seen)
+        self._moment = moment
+        if self._on_recorded is not None:
+            self._on_recorded(model, moment, means, seen)
+        return self._recorder.values["train"]
+
+    def recorded(self, epoch: int) -> TokenValues:
+        """Return the clean values of the training set that were recorded as `epoch`."""
+        assert self._recorder is not None, "begin() comes first"
+        run = open_run(self._plan.output)
+        self._moment = Moment(epoch=epoch, step=run.step(epoch) or 0, passes=run.passes(epoch))
+        return self._recorder.recorded("train", run.records("train"), epoch)
+
+    def finish(self) -> None:
+        """Note that training is done."""
+        if self._completes:
+            self.complete()
+
+    def complete(self) -> None:
+        """Write the manifest of the complete run: what was trained, where that is not what was planned."""
+        if rank() == 0:
+            plan, moment = self._plan, self._moment
+            done = {"total_steps": moment.step, "epochs_trained": moment.passes}
+            if moment.step != self._manifest["total_steps"]:
+                done["planned_steps"] = self._manifest["total_steps"]
+                done["curriculum"] = curricula(plan.regularizers, self._manifest["total_steps"], done=moment.step)
+            started = self._manifest["timing"]["started"]
+            timing = {"started": started, "seconds": round(time.time() - started, 3)}
+            files = finished_files(plan.output)
+            self._write_manifest({**self._manifest, **done, "status": "complete", **files, "timing": timing})
+        wait_for_all()
+
+    def _write_manifest(self, content: Mapping[str, Any]) -> None:
+        schema.write_manifest(self._plan.output / schema.MANIFEST_FILE, content)
+
+    def _write_tokens(self, split: str, rows: np.ndarray) -> dict[str, Any]:
+        packed, reference = self._plan.splits[split], self._plan.reference[split]
+        return write_tokens(
+            self._plan.output,
+            split,
+            packed,
+            reference_loss=reference.loss,
+            reference_entropy=reference.entropy,
+            recorded_sequence_id=rows,
+            unlabelled=packed.unlabelled,
+        )

@@ -1,0 +1,105 @@
+"""What a checkpoint keeps of the loop: the pass under way, what methods have learned, and what the pass has seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from dynamics.errors import InputError
+from dynamics.records import schema
+from dynamics.records.tensors import write_tensors
+from dynamics.training.environment.processes import rank, wait_for_all, world_size
+from dynamics.training.loop.training_loop import TrainingLoop
+
+#: In a checkpoint's folder: facts of the whole training, and the tables of each process.
+STATE_FILE = "dynamics.json"
+_TABLES = "dynamics-{rank:05d}-of-{world:05d}.safetensors"
+# What the first version wrote, at the end of epochs alone.
+_FIRST_VERSION = "regularizers.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopState:
+    """What a checkpoint holds of the loop.
+
+    Attributes
+    ----------
+    facts : mapping
+        ``epoch``, ``under_way``, ``step``, ``losses``, ``methods``.
+    parts : list of mapping of str to ndarray
+        What this process takes up of the tables.
+    """
+
+    facts: Mapping[str, Any]
+    parts: list[Mapping[str, np.ndarray]]
+
+    @property
+    def recorded(self) -> int:
+        """The last epoch whose records belong to the past of the checkpoint."""
+        return int(self.facts["epoch"]) - bool(self.facts["under_way"])
+
+
+def write_loop_state(loop: TrainingLoop, folder: Path) -> None:
+    """Write the loop's state into a checkpoint's folder; every process calls it."""
+    facts, tables = loop.state()
+    name = _TABLES.format(rank=rank(), world=world_size())
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(_TABLES.format(rank=rank(), world=0).replace("00000.safetensors", "*.safetensors")):
+        old.unlink()
+    if tables:
+        write_tensors(folder / name, tables, {"step": loop.step})
+    if rank() == 0:
+        facts = {"format_version": schema.FORMAT_VERSION, "world": world_size() if tables else 0, **facts}
+        schema.atomic_write_json(folder / STATE_FILE, facts)
+    wait_for_all()
+
+
+def read_loop_state(folder: Path, *, step: int, epoch: float, stateful: bool) -> LoopState:
+    """Read what `write_loop_state` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoint.
+    step : int
+        That the trainer resumes after.
+    epoch : float
+        Passes over the data at that step.
+    stateful : bool
+        Whether a method must have its own state.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is another step's, or tables are missing.
+    """
+    remedy = "resume from a checkpoint that was written while the same parts were attached, or start anew"
+    file = folder / STATE_FILE
+    if not file.is_file():
+        return _without(folder, step=step, epoch=epoch, stateful=stateful, remedy=remedy)
+    facts = json.loads(file.read_text())
+    if facts["step"] != step:
+        raise InputError(f"{file} is of step {facts['step']}, and the trainer resumes after step {step}; {remedy}")
+    names = [_TABLES.format(rank=r, world=facts["world"]) for r in range(facts["world"])]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} has lost {', '.join(missing)}, in which the pass under way is kept; {remedy}")
+    # Each table is taken up by one process, whatever their number is now.
+    mine = names[rank() :: world_size()]
+    return LoopState(facts=facts, parts=[load_file(folder / name) for name in mine])
+
+
+def _without(folder: Path, *, step: int, epoch: float, stateful: bool, remedy: str) -> LoopState:
+    """Return the state at the end of an epoch of which nothing, or the first version's file, was kept."""
+    first = folder / _FIRST_VERSION
+    if epoch != round(epoch) or (stateful and not first.is_file()):
+        raise InputError(f"{folder} has no {STATE_FILE}, in which the pass under way is kept; {remedy}")
+    methods = json.loads(first.read_text()) if first.is_file() else {}
+    facts = {"epoch": round(epoch), "under_way": False, "step": step, "losses": [], "methods": methods}
+    return LoopState(facts=facts, parts=[])

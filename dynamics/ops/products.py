@@ -13,6 +13,7 @@ import platform
 
 import torch
 
+from dynamics.ops import placement
 from dynamics.ops.chunking import spans
 
 # Elements of a partial product of the weight's gradient: 1 MiB of float32, read back from cache when added.
@@ -31,7 +32,7 @@ def _onednn(*factors: torch.Tensor) -> bool:
     seconds (seen in torch 2.13).
     """
     return (
-        all(a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() > 0 for a in factors)
+        all(placement.host_computes(a.device) and a.dtype == torch.float32 and a.numel() > 0 for a in factors)
         and all(a.is_contiguous() or a.t().is_contiguous() for a in factors)
         and platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

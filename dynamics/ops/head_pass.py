@@ -18,6 +18,7 @@ from dynamics.errors import InputError
 from dynamics.ops import placement
 from dynamics.ops.chunking import rows_per_chunk, spans
 from dynamics.ops.products import accumulate_outer_, hidden_product, logits_product, weight_slices
+from dynamics.ops.routes import head_route
 from dynamics.ops.row_statistics import HeadOptions, RowValues, direct_rows, identity_entropy, normalised_rows_
 
 # Which of the N rows: a slice, or their indices as int64.
@@ -120,7 +121,8 @@ def head_pass(
     if bias is not None and not half and scale != 1.0:
         bias = bias * scale
     identity = on_cpu and bias is None and options.softcap is None and need_hidden
-    slices = weight_slices(weight)
+    route = head_route(n_hidden, n_vocab, logits_type, device)
+    slices = weight_slices(weight, route)
 
     chunks = spans(n_rows if index is None else len(index), chunk_rows or rows_per_chunk(n_vocab, logits_type, device))
     logits: torch.Tensor | None = None
@@ -129,13 +131,13 @@ def head_pass(
         h = hidden[rows].to(logits_type).contiguous()
         y = targets[rows] if on_cpu else targets[rows].where(kept[rows], 0)
         logits = None  # frees the last chunk before the next comes
-        logits = logits_product(h if half or scale == 1.0 else h * scale, slices, bias)
+        logits = logits_product(h if half or scale == 1.0 else h * scale, slices, bias, route)
         normalised = normalised_rows_(logits, y, row_options, IDENTITY_BOUND) if identity else None
         if normalised is not None:
             found = normalised.values
         else:
             found, logits = _direct(logits, y, row_options, gradient=need_any)
-        back = hidden_product(logits, weight) if need_hidden else None
+        back = hidden_product(logits, weight, route) if need_hidden else None
         if normalised is not None and back is not None and options.statistics:
             product = torch.linalg.vecdot(h, back) * scale
             found = found._replace(entropy=identity_entropy(normalised, product))
@@ -148,7 +150,7 @@ def head_pass(
             if grad_hidden is not None and back is not None:
                 grad_hidden[rows] = (back * c[:, None]).to(hidden_type)
             if grad_weight is not None:
-                accumulate_outer_(grad_weight, logits, (h * c[:, None]).to(logits_type), first=start == 0)
+                accumulate_outer_(grad_weight, logits, (h * c[:, None]).to(logits_type), route, first=start == 0)
             if grad_bias is not None:
                 grad_bias += torch.mv(logits.t(), c.to(logits_type)).to(exact)
     if not chunks and grad_weight is not None:

@@ -19,7 +19,6 @@ from dynamics.ops.head_pass import PassResult, WeightFunction, head_pass
 from dynamics.ops.row_statistics import HeadOptions
 from dynamics.ops.token_statistics import IGNORE_INDEX
 
-
 # Devices that can be told to fail on a condition without the host waiting for it.
 _ASSERTING = ("cpu", "cuda")
 

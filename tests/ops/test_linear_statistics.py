@@ -16,6 +16,8 @@ from dynamics.ops.row_statistics import HeadOptions, first_argmax
 
 IGNORED = -100
 
+pytestmark = pytest.mark.usefixtures("each_route")
+
 
 def logits64(hidden, weight, bias=None, softcap=None, logit_scale=None):
     """Cohere's and Gemma's order: product with bias, scale, cap."""
@@ -48,7 +50,11 @@ def oracle(hidden, weight, targets, *, token_weight=None, label_smoothing=0.0, i
     if token_weight is None:
         total = training[kept].mean() if kept.any() else math.nan
     else:
-        w = token_weight(torch.tensor(loss), torch.tensor(entropy), slice(None)) if callable(token_weight) else token_weight
+        w = (
+            token_weight(torch.tensor(loss), torch.tensor(entropy), slice(None))
+            if callable(token_weight)
+            else token_weight
+        )
         total = (w.double().numpy()[kept] * training[kept]).sum()
     return total, loss, entropy, correct, lse
 
@@ -436,6 +442,7 @@ def test_layouts():
 
 
 def test_without_onednn():
+    # Switched off in torch, it is not taken, whatever the route.
     torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         for head in HEADS.values():

@@ -26,13 +26,15 @@ lab: install
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
 	$(BIN)/jupyter lab analysis_notebooks
 
-# Speed: ratios in one process, interleaved; results in benchmarks/results. Run it on a machine that does nothing else.
+# Speed: ratios in one process, interleaved; results in benchmarks/results, and in docs/performance.md. Run it on a machine that does nothing else.
 bench: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[benchmarks]'
 	$(BIN)/python -m benchmarks.head --threads 1
 	$(BIN)/python -m benchmarks.step --threads 1
 	$(BIN)/python -m benchmarks.signal_source
 	$(BIN)/python -m benchmarks.aggregation
 	$(BIN)/python -m benchmarks.explorer
+	$(BIN)/python -m benchmarks.report
 
 # What can go wrong at length: kills, corruptions, a full disk (needs root, or says that it is skipped), ten minutes of
 # random input. The figures are in docs/reliability.md.

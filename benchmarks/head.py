@@ -1,22 +1,25 @@
 """The fused head against plain and naive ones: time in turns, peak memory in processes of their own.
 
     python -m benchmarks.head --threads 1
+    python -m benchmarks.head --threads 1 --quick    # a minute, into build/benchmarks: does it work?
 
 - `plain`: linear, cross_entropy, backward: what training needs, and no statistics.
 - `naive`: the same, and entropy and argmax from the logits.
-- `fused`: linear_token_statistics and backward.
+- `fused`: linear_token_statistics and backward, by the route that this machine chose (`dynamics.ops.routes`).
+- `fused, onednn` and `fused, mm`: the same by either route, where there are two.
 - `fused, loss only`: the same operator told to keep no statistics: what recording adds.
-- `fused, torch.mm`: the fused operator with torch's own products instead of oneDNN's, as `plain` has them.
 - `products`: the three products alone, by torch.mm, into memory that is there already: the floor of `plain`.
 - `products, fused`: the same by the routines that `fused` uses, chunk by chunk: the floor of `fused`.
-- rivals, where they run: torch's linear_cross_entropy and Liger's (loss alone), TRL's chunked function (loss, entropy,
-  argmax).
+- rivals, where they are installed and run: torch's linear_cross_entropy (loss alone), TRL's chunked function (loss,
+  entropy, argmax), Liger's linear_cross_entropy (loss alone, GPUs) and its scaled one (loss, entropy; any device).
+  `pip install -c constraints.txt -e '.[benchmarks]'` installs them.
 - `validation`: forward alone, statistics included, over linear and cross_entropy.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,9 +28,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import timing
-from dynamics.ops import linear_statistics
+from dynamics.ops import linear_statistics, routes
 from dynamics.ops.chunking import rows_per_chunk, spans
-from dynamics.ops.products import accumulate_outer_, hidden_product, logits_product, weight_slices
+from dynamics.ops.products import Route, accumulate_outer_, has_onednn, hidden_product, logits_product, weight_slices
 from dynamics.ops.row_statistics import HeadOptions
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -71,24 +74,22 @@ def fused_loss_only(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     return total
 
 
-def fused_by_torch_mm(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
-    torch.backends.mkldnn.set_flags(_enabled=False)
-    try:
+def fused_by(route: Route, h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    with routes.forced(route):
         return fused(h, w, y)
-    finally:
-        torch.backends.mkldnn.set_flags(_enabled=True)
 
 
 @torch.no_grad()
 def fused_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
-    slices = weight_slices(w)
+    route = routes.head_route(w.shape[1], len(w), w.dtype, w.device)
+    slices = weight_slices(w, route)
     grad = torch.empty_like(w)
     logits = None
     for start, stop in spans(len(h), rows_per_chunk(len(w), h.dtype, h.device)):
         logits = None
-        logits = logits_product(h[start:stop], slices, None)
-        hidden_product(logits, w)
-        accumulate_outer_(grad, logits, h[start:stop], first=start == 0)
+        logits = logits_product(h[start:stop], slices, None, route)
+        hidden_product(logits, w, route)
+        accumulate_outer_(grad, logits, h[start:stop], route, first=start == 0)
     return grad
 
 
@@ -110,7 +111,6 @@ COMPETITORS: dict[str, Callable[..., Any]] = {
     "naive": naive,
     "fused": fused,
     "fused, loss only": fused_loss_only,
-    "fused, torch.mm": fused_by_torch_mm,
     "products, fused": fused_products,
 }
 
@@ -136,12 +136,21 @@ def liger_fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     return loss
 
 
-# What others offer, where it is installed and runs: loss alone for torch and Liger, with statistics for TRL.
+def liger_scaled(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction
+
+    loss, entropy = LigerFusedLinearScaledCrossEntropyFunction.apply(h, w, y, return_entropy=True)
+    loss.mean().backward()
+    return loss, entropy.detach()
+
+
 RIVALS: dict[str, Callable[..., Any]] = {
     "torch linear_cross_entropy": torch_linear_cross_entropy,
     "TRL chunked": trl_chunked,
     "Liger fused": liger_fused,
+    "Liger scaled": liger_scaled,
 }
+RIVAL_PACKAGES = ("trl", "liger-kernel")
 
 
 def that_run(rivals: dict[str, Callable[..., Any]], device: str, dtype: torch.dtype) -> dict[str, Callable[..., Any]]:
@@ -167,8 +176,11 @@ def forward_fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     return linear_statistics.linear_token_statistics(h, w, y)
 
 
-def _memory(name: str, shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int) -> int:
+def _memory(
+    name: str, shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int, chosen: dict[str, str]
+) -> int:
     torch.set_num_threads(threads)
+    routes.restore_routes(chosen)  # measuring is none of the call's memory
 
     def prepare() -> Callable[[], Any]:
         small = inputs(64, 64, 1024, device, dtype)
@@ -193,7 +205,10 @@ def measure(
 
         return run
 
-    everyone = COMPETITORS | that_run(RIVALS, device, dtype)
+    route = routes.head_route(hidden, vocabulary, dtype, torch.device(device))
+    either = routes.ROUTES if has_onednn(dtype, torch.device(device)) else ()
+    by_route = {f"fused, {name}": functools.partial(fused_by, name) for name in either}
+    everyone = COMPETITORS | by_route | that_run(RIVALS, device, dtype)
     functions = {name: cleared(function) for name, function in everyone.items()}
     functions["products"] = bare_products(*tensors)
     seconds = timing.interleaved(functions, rounds)
@@ -202,6 +217,7 @@ def measure(
         "hidden": hidden,
         "vocabulary": vocabulary,
         "dtype": str(dtype),
+        "route": route,
         "operations": 6 * rows * hidden * vocabulary,
         "seconds": {name: timing.spread(values) for name, values in seconds.items()},
         "over plain": timing.ratios(seconds, "plain"),
@@ -217,7 +233,7 @@ def measure(
         result["recording, processor time"] = timing.ratios(times, "fused, loss only")["fused"]
     if memory:
         peaks = {
-            name: timing.in_own_process(_memory, name, shape, device, dtype, threads)
+            name: timing.in_own_process(_memory, name, shape, device, dtype, threads, routes.chosen_routes())
             for name in ("naive", "plain", "fused")
         }
         result["peak bytes"] = peaks
@@ -225,7 +241,7 @@ def measure(
     return result
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default=None, help="float32 on a CPU, bfloat16 on CUDA")
@@ -235,10 +251,20 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[4096, 32000])
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="few rows and rounds, one hidden size; no result to quote")
     parser.add_argument("--output", default=None, help="name of the result, head-DEVICE-Nthreads by default")
-    a = parser.parse_args()
+    given = parser.parse_args()
+    if given.quick:
+        given.rows, given.hidden, given.rounds = 512, [128], 3
+    return given
+
+
+def main() -> None:
+    a = arguments()
     torch.set_num_threads(a.threads)
     dtype = getattr(torch, a.dtype or ("float32" if a.device == "cpu" else "bfloat16"))
+    hardware = timing.hardware(a.device, RIVAL_PACKAGES)
+    print(hardware)
     results = []
     for hidden in a.hidden:
         for vocabulary in a.vocabulary:
@@ -246,13 +272,15 @@ def main() -> None:
             result = measure(shape, a.device, dtype, a.rounds, a.threads, not a.no_memory)
             results.append(result)
             over = {name: round(s["median"], 3) for name, s in result["over plain"].items()}
-            print(f"{shape}: plain {result['seconds']['plain']['median']:.3f} s; over plain {over}", flush=True)
+            print(f"{shape}: route {result['route']}; plain {result['seconds']['plain']['median']:.3f} s; ", end="")
+            print(f"over plain {over}", flush=True)
             recording = result.get("recording, processor time", result["over fused, loss only"]["fused"])
             print(f"  recording {recording['median']:.3f} [{recording['low']:.3f}, {recording['high']:.3f}]", end="")
             print(f"; validation {result['validation, over loss only']['median']:.3f}", end="")
             print(f"; memory over naive { ({k: round(v, 3) for k, v in result.get('peak over naive', {}).items()}) }")
     name = a.output or f"head-{a.device}-{a.threads}threads"
-    print(timing.write(name, {"benchmark": "head", "hardware": timing.hardware(a.device), "results": results}))
+    result = {"benchmark": "head", "hardware": hardware, "rounds": a.rounds, "results": results}
+    print(timing.write(name, result | {"routes": routes.chosen_routes()}, quick=a.quick))
 
 
 if __name__ == "__main__":

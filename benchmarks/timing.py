@@ -6,19 +6,24 @@ the ratios within rounds, with their quartiles: a disturbance of one round touch
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dynamics.ops.routes import processor
+
 RESULTS = Path(__file__).parent / "results"
+TRIALS = Path(__file__).parents[1] / "build" / "benchmarks"
 
 
 def interleaved(
@@ -96,34 +101,36 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(function, arguments)
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """Return what a result must name to mean anything."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+def hardware(device: str, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a result must name to mean anything.
+
+    `load` is the system's own, over the last minute: what else ran when the benchmark began. None where a package is
+    not installed.
+    """
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     return {
         "device": name,
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
+        **{package: _version(package) for package in packages},
     }
 
 
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    fields: dict[str, str] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    flags = fields.get("flags", "").split()
-    simd = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
-    return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')}, {simd})"
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write a result into benchmarks/results and return its path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, result: dict[str, Any], *, quick: bool = False) -> Path:
+    """Write a result into benchmarks/results, or build/benchmarks if it is none to quote, and return its path."""
+    folder = TRIALS if quick else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,11 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock
+
+log = logging.getLogger(__name__)
+
+# Seconds to wait for another process that makes an entry: far longer than anything small takes.
+_ENTRY_SECONDS = 60.0
 
 
 def cache_root() -> Path:
@@ -59,3 +65,54 @@ def cached_folder(kind: str, key: dict[str, Any], build: Callable[[Path], None])
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return folder, False
+
+
+def cached_entry(name: str, key: str, make: Callable[[], Any]) -> Any:
+    """Return one entry of a JSON file in the cache, making it only if it is not there yet.
+
+    For what is small and counts in the dozens; `cached_folder` is for the rest.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, without its ending.
+    key : str
+    make : callable
+        Returns the entry, a JSON value. It runs under a lock: of several processes one makes it, and all return the
+        same.
+
+    Returns
+    -------
+    JSON value
+
+    Raises
+    ------
+    OSError
+        Where the cache cannot be read or written. `make` may have run by then.
+    """
+    path = cache_root() / f"{name}.json"
+    entries = _entries(path)
+    if key in entries:
+        return entries[key]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock"), timeout=_ENTRY_SECONDS):
+        entries = _entries(path)
+        if key not in entries:
+            entries[key] = make()
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(entries, sort_keys=True, indent=1) + "\n")
+            os.replace(partial, path)
+        return entries[key]
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        entries = None
+    if not isinstance(entries, dict):
+        log.warning("%s holds no JSON object: it is written anew", path)
+        return {}
+    return entries

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dynamics.ops import placement
+
 # CPU: below this size glibc hands the same pages out again, chunk after chunk; above it every chunk is mapped, and
 # faulted in page by page, anew (measured: the first product then runs at less than half its speed).
 _CPU_BYTES = 30 << 20
@@ -32,7 +34,7 @@ def rows_per_chunk(n_vocab: int, dtype: torch.dtype, device: torch.device) -> in
         A multiple of 16.
     """
     row_bytes = n_vocab * dtype.itemsize
-    if device.type == "cpu":
+    if placement.host_computes(device):
         rows = min(_CPU_MOST_ROWS, max(_CPU_FEWEST_ROWS, _CPU_BYTES // row_bytes))
     else:
         rows = max(_DEVICE_FEWEST_ROWS, _DEVICE_BYTES // row_bytes)

@@ -15,12 +15,17 @@ from collections.abc import Callable
 import torch
 
 from dynamics.errors import InputError
+from dynamics.ops import placement
 from dynamics.ops.chunking import rows_per_chunk, spans
 from dynamics.ops.products import accumulate_outer_, hidden_product, logits_product, weight_slices
+from dynamics.ops.routes import head_route
 from dynamics.ops.row_statistics import HeadOptions, RowValues, direct_rows, identity_entropy, normalised_rows_
 
-# Loss and entropy of some rows to their weights, all of shape (n,).
-WeightFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Which of the N rows: a slice, or their indices as int64.
+Rows = slice | torch.Tensor
+
+# Loss and entropy of some rows, each of shape (n,), and which rows they are, to their weights of shape (n,).
+WeightFunction = Callable[[torch.Tensor, torch.Tensor, Rows], torch.Tensor]
 
 # The largest |z| at which entropy is read off the gradient rather than summed: up to here its error stays near that of
 # z itself, within 1e-6 (10 + max |z|); above it, where W has a large common part, it was seen to be 1.5 times that.
@@ -83,7 +88,7 @@ def head_pass(
     n_rows, n_hidden = hidden.shape
     n_vocab = weight.shape[0]
     device = hidden.device
-    on_cpu = _is_cpu(device)
+    on_cpu = placement.host_computes(device)
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     hidden_type = hidden.dtype
     if on_cpu and hidden.dtype != exact:
@@ -116,27 +121,28 @@ def head_pass(
     if bias is not None and not half and scale != 1.0:
         bias = bias * scale
     identity = on_cpu and bias is None and options.softcap is None and need_hidden
-    slices = weight_slices(weight)
+    route = head_route(n_hidden, n_vocab, logits_type, device)
+    slices = weight_slices(weight, route)
 
     chunks = spans(n_rows if index is None else len(index), chunk_rows or rows_per_chunk(n_vocab, logits_type, device))
     logits: torch.Tensor | None = None
     for start, stop in chunks:
-        rows: slice | torch.Tensor = slice(start, stop) if index is None else index[start:stop]
+        rows: Rows = slice(start, stop) if index is None else index[start:stop]
         h = hidden[rows].to(logits_type).contiguous()
         y = targets[rows] if on_cpu else targets[rows].where(kept[rows], 0)
         logits = None  # frees the last chunk before the next comes
-        logits = logits_product(h if half or scale == 1.0 else h * scale, slices, bias)
+        logits = logits_product(h if half or scale == 1.0 else h * scale, slices, bias, route)
         normalised = normalised_rows_(logits, y, row_options, IDENTITY_BOUND) if identity else None
         if normalised is not None:
             found = normalised.values
         else:
             found, logits = _direct(logits, y, row_options, gradient=need_any)
-        back = hidden_product(logits, weight) if need_hidden else None
+        back = hidden_product(logits, weight, route) if need_hidden else None
         if normalised is not None and back is not None and options.statistics:
             product = torch.linalg.vecdot(h, back) * scale
             found = found._replace(entropy=identity_entropy(normalised, product))
         if callable(token_weight):
-            coefficient[rows] = _called(token_weight, found, kept[rows])
+            coefficient[rows] = _called(token_weight, found, rows, kept[rows])
         for name, value in zip(RowValues._fields, found, strict=True):
             getattr(values, name)[rows] = value
         if need_any:
@@ -144,7 +150,7 @@ def head_pass(
             if grad_hidden is not None and back is not None:
                 grad_hidden[rows] = (back * c[:, None]).to(hidden_type)
             if grad_weight is not None:
-                accumulate_outer_(grad_weight, logits, (h * c[:, None]).to(logits_type), first=start == 0)
+                accumulate_outer_(grad_weight, logits, (h * c[:, None]).to(logits_type), route, first=start == 0)
             if grad_bias is not None:
                 grad_bias += torch.mv(logits.t(), c.to(logits_type)).to(exact)
     if not chunks and grad_weight is not None:
@@ -166,7 +172,7 @@ def _direct(
         from dynamics.ops import triton_kernels
 
         return triton_kernels.row_statistics_(logits, y, options, gradient=gradient), logits
-    if _is_cpu(logits.device):
+    if placement.host_computes(logits.device):
         return direct_rows(logits, y, options, gradient=gradient)
     # Some rows at a time: the arithmetic is float32.
     parts = []
@@ -191,11 +197,6 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _is_cpu(device: torch.device) -> bool:
-    """Whether the host computes, and knows at once what a tensor holds; tests put something else here."""
-    return device.type == "cpu"
-
-
 def _coefficients(
     token_weight: torch.Tensor | WeightFunction | None, kept: torch.Tensor, dtype: torch.dtype, *, normalise: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -216,10 +217,10 @@ def _coefficients(
     return weights / factor, factor
 
 
-def _called(function: WeightFunction, found: RowValues, kept: torch.Tensor) -> torch.Tensor:
+def _called(function: WeightFunction, found: RowValues, rows: Rows, kept: torch.Tensor) -> torch.Tensor:
     """The weights that a function gives to rows, 0 where ignored."""
     with torch.enable_grad():
-        weights = function(found.loss, found.entropy)
+        weights = function(found.loss, found.entropy, rows)
     if not isinstance(weights, torch.Tensor) or weights.shape != found.loss.shape:
         shape = tuple(weights.shape) if isinstance(weights, torch.Tensor) else type(weights).__name__
         raise InputError(

@@ -14,9 +14,13 @@ from typing import Any, NamedTuple
 import torch
 
 from dynamics.errors import InputError
+from dynamics.ops import placement
 from dynamics.ops.head_pass import PassResult, WeightFunction, head_pass
 from dynamics.ops.row_statistics import HeadOptions
 from dynamics.ops.token_statistics import IGNORE_INDEX
+
+# Devices that can be told to fail on a condition without the host waiting for it.
+_ASSERTING = ("cpu", "cuda")
 
 
 class LinearTokenStatistics(NamedTuple):
@@ -59,9 +63,13 @@ def linear_token_statistics(
     targets : Tensor of int64, shape (N,)
         The token that each row predicts, or `ignore_index`.
     token_weight : Tensor of shape (N,), or callable, optional
-        The weight of each token's loss in the total; values of ignored rows do not count. A function receives loss
-        and entropy (float32, detached, shape (n,)) of some rows and returns their weights; it must treat rows one by
-        one. No gradient goes through weights. Without it every token counts 1 over their number.
+        The weight of each token's loss in the total; values of ignored rows do not count. A function is called once a
+        chunk with ``(loss, entropy, rows)`` and returns the weights of these rows, shape (n,). ``loss`` and
+        ``entropy`` have shape (n,), are detached and float32 (float64 for float64 inputs); ``rows`` says which of the
+        N rows they are, a slice or indices as int64 on the inputs' device, so that ``known[rows]`` is what is known
+        of them beforehand. It must treat rows one by one. Ignored rows may be among them (on accelerators): what it
+        returns there counts as 0, NaN too. No gradient goes through weights. Without it every token counts 1 over
+        their number.
     bias : Tensor, shape (V,), optional
         -inf masks a column.
     softcap : float, optional
@@ -195,7 +203,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
         multiplier = grad_total if factor is None else grad_total * factor
         # The buffers are multiplied in place unless this graph may be walked again.
         in_place = not _graph_is_kept()
-        one = multiplier.device.type == "cpu" and multiplier.item() == 1.0
+        one = placement.host_computes(multiplier.device) and multiplier.item() == 1.0
         out: list[torch.Tensor | None] = []
         for grad, dtype in zip(grads, ctx.types, strict=True):
             if grad is None:
@@ -263,7 +271,7 @@ def _check_inputs(
     if chunk_rows is not None and (isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1):
         raise InputError(f"chunk_rows is {chunk_rows!r}: give a whole number of rows from 1, or None")
     wrong = (targets != ignore_index) & ((targets < 0) | (targets >= n_vocab))
-    if hidden.device.type != "cuda":
+    if placement.host_computes(hidden.device) or hidden.device.type not in _ASSERTING:
         if bool(wrong.any()):
             raise InputError(
                 f"target {int(targets[wrong][0])} at row {int(wrong.nonzero()[0, 0])} is no column of a vocabulary of "

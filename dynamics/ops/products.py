@@ -1,19 +1,22 @@
-"""The three matrix products of a linear head, each by the fastest exact route that torch offers on the device.
+"""The three matrix products of a linear head, by either of two routes.
 
-On x86 CPUs torch's own float32 products go to MKL, which keeps to AVX2 on processors of other makers than Intel.
-oneDNN, which torch also carries, uses AVX-512 wherever it is: 245 against 110 GFLOP/s on one core of an AMD EPYC
-(Zen 5). Its dense float32 product is reached through the operator that TorchInductor generates code for. The route is
-a property of the machine, never the outcome of a timing, so that a run repeats bit by bit;
-``torch.backends.mkldnn.set_flags(_enabled=False)`` goes back to ``torch.mm``.
+On x86 CPUs torch's own float32 products (``torch.mm``) go to MKL; torch also carries oneDNN, whose dense float32
+product is reached through the operator that TorchInductor generates code for. Which of the two is faster differs
+between processors of one family, and with the shape: `dynamics.ops.routes` chooses. Both are exact to float32's
+rounding, and differ in it.
 """
 
 from __future__ import annotations
 
 import platform
+from typing import Literal
 
 import torch
 
+from dynamics.ops import placement
 from dynamics.ops.chunking import spans
+
+Route = Literal["onednn", "mm"]
 
 # Elements of a partial product of the weight's gradient: 1 MiB of float32, read back from cache when added.
 _PARTIAL_ELEMENTS = 1 << 18
@@ -24,20 +27,36 @@ _MOST_TERMS = 512
 _SLICE_TERMS = 256
 
 
-def _onednn(*factors: torch.Tensor) -> bool:
-    """Whether oneDNN multiplies these: float32 on an x86 CPU, and laid out as matrices or transposes of such.
+def has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether there are two routes: for float32 on an x86 CPU, unless oneDNN is switched off in torch.
 
-    oneDNN has a fast kernel for those; for two factors cut out of wider matrices it falls back to one that takes
-    seconds (seen in torch 2.13).
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Of the factors.
+    device : torch.device
+
+    Returns
+    -------
+    bool
     """
     return (
-        all(a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() > 0 for a in factors)
-        and all(a.is_contiguous() or a.t().is_contiguous() for a in factors)
+        dtype == torch.float32
+        and placement.host_computes(device)
         and platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def _onednn(route: Route, *factors: torch.Tensor) -> bool:
+    """Whether oneDNN multiplies these on a route: such as are laid out as matrices or transposes of such.
+
+    oneDNN has a fast kernel for those; for two factors cut out of wider matrices it falls back to one that takes
+    seconds (seen in torch 2.13).
+    """
+    return route == "onednn" and all(a.numel() > 0 and (a.is_contiguous() or a.t().is_contiguous()) for a in factors)
 
 
 def _by_onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -46,39 +65,43 @@ def _by_onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = Non
     return out
 
 
-def weight_slices(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def weight_slices(weight: torch.Tensor, route: Route) -> tuple[torch.Tensor, ...]:
     """Cut a weight along its columns as `logits_product` wants it: made once a pass, a copy if there are several.
 
     Parameters
     ----------
     weight : Tensor, shape (V, H)
+    route : "onednn" or "mm"
 
     Returns
     -------
     Tensors of shape (V, at most H)
         Side by side they are `weight`.
     """
-    if weight.shape[1] <= _MOST_TERMS or not _onednn(weight):
+    if weight.shape[1] <= _MOST_TERMS or not _onednn(route, weight):
         return (weight,)
     transposed = weight.t().contiguous()  # its rows are cut without leaving the layouts that are fast
     return tuple(transposed[start:stop].t() for start, stop in spans(weight.shape[1], _SLICE_TERMS))
 
 
-def logits_product(hidden: torch.Tensor, slices: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
+def logits_product(
+    hidden: torch.Tensor, slices: tuple[torch.Tensor, ...], bias: torch.Tensor | None, route: Route
+) -> torch.Tensor:
     """Return hidden weight^T + bias, new.
 
     Parameters
     ----------
     hidden : Tensor, shape (N, H)
     slices : Tensors of shape (V, at most H)
-        From `weight_slices`.
+        From `weight_slices`, for this route.
     bias : Tensor, shape (V,), or None
+    route : "onednn" or "mm"
 
     Returns
     -------
     Tensor, shape (N, V)
     """
-    if not _onednn(hidden, *slices):
+    if not _onednn(route, hidden, *slices):
         (weight,) = slices
         return torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
     out = _by_onednn(hidden[:, : slices[0].shape[1]], slices[0], bias)
@@ -90,19 +113,20 @@ def logits_product(hidden: torch.Tensor, slices: tuple[torch.Tensor, ...], bias:
     return out
 
 
-def hidden_product(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def hidden_product(grad: torch.Tensor, weight: torch.Tensor, route: Route) -> torch.Tensor:
     """Return grad weight, new: the gradient for the hidden states.
 
     Parameters
     ----------
     grad : Tensor, shape (N, V)
     weight : Tensor, shape (V, H)
+    route : "onednn" or "mm"
 
     Returns
     -------
     Tensor, shape (N, H)
     """
-    if not (_onednn(grad, weight) and weight.is_contiguous()):
+    if not (_onednn(route, grad, weight) and weight.is_contiguous()):
         return torch.mm(grad, weight)
     out: torch.Tensor | None = None
     for start, stop in spans(grad.shape[1], _MOST_TERMS):
@@ -112,7 +136,7 @@ def hidden_product(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, first: bool) -> None:
+def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, route: Route, *, first: bool) -> None:
     """Add a^T b to `total`, or write it there.
 
     Parameters
@@ -121,10 +145,11 @@ def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, 
         Changed in place. Of the factors' type, or float32 for half-precision factors.
     a : Tensor, shape (N, V)
     b : Tensor, shape (N, H)
+    route : "onednn" or "mm"
     first : bool
         Overwrite `total`, which may be uninitialised.
     """
-    if _onednn(a, b):
+    if _onednn(route, a, b):
         # No output argument and no accumulation there: in slices, so that what is added is still in cache.
         bt = b.t()
         for start, stop in spans(total.shape[0], max(64, _PARTIAL_ELEMENTS // total.shape[1])):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from dynamics.ops import placement
+
 # Columns reduced at a time in the search for the maximum.
 _BLOCK = 64
 
@@ -60,7 +62,7 @@ def first_argmax(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     n_rows, n_vocab = z.shape
     n_blocks = n_vocab // _BLOCK
-    if z.device.type != "cpu" or n_blocks < 2:
+    if not placement.host_computes(z.device) or n_blocks < 2:
         value, index = z.max(-1)
         return value, index
     blocks = z[:, : n_blocks * _BLOCK].view(n_rows, n_blocks, _BLOCK)

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.errors import InputError
-from dynamics.ops import chunking, head_pass
+from dynamics.ops import chunking, head_pass, placement
 from dynamics.ops.head_pass import IDENTITY_BOUND
 from dynamics.ops.linear_statistics import linear_token_statistics
 from dynamics.ops.row_statistics import HeadOptions, first_argmax
 
 IGNORED = -100
+
+pytestmark = pytest.mark.usefixtures("each_route")
 
 
 def logits64(hidden, weight, bias=None, softcap=None, logit_scale=None):
@@ -48,7 +50,11 @@ def oracle(hidden, weight, targets, *, token_weight=None, label_smoothing=0.0, i
     if token_weight is None:
         total = training[kept].mean() if kept.any() else math.nan
     else:
-        w = token_weight(torch.tensor(loss), torch.tensor(entropy)) if callable(token_weight) else token_weight
+        w = (
+            token_weight(torch.tensor(loss), torch.tensor(entropy), slice(None))
+            if callable(token_weight)
+            else token_weight
+        )
         total = (w.double().numpy()[kept] * training[kept]).sum()
     return total, loss, entropy, correct, lse
 
@@ -65,7 +71,7 @@ def oracle_gradients(hidden, weight, targets, *, bias=None, token_weight=None, l
         w = torch.full_like(per_row, 1 / max(1, len(kept)))
     elif callable(token_weight):
         entropy = -(log_p.exp() * log_p).sum(-1)
-        w = token_weight(loss.detach(), entropy.detach()).double()
+        w = token_weight(loss.detach(), entropy.detach(), kept).double()
     else:
         w = token_weight.double()[kept]
     return torch.autograd.grad((w.detach() * per_row).sum(), leaves)
@@ -117,7 +123,9 @@ def weights(n, seed=1):
     return w
 
 
-ADAPTIVE = staticmethod(lambda loss, entropy: entropy / (1 + loss)).__func__
+def ADAPTIVE(loss, entropy, rows):
+    return entropy / (1 + loss)
+
 
 HEADS = {
     "plain": {},
@@ -434,6 +442,7 @@ def test_layouts():
 
 
 def test_without_onednn():
+    # Switched off in torch, it is not taken, whatever the route.
     torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         for head in HEADS.values():
@@ -587,7 +596,7 @@ def test_a_weight_function_sees_kept_rows_detached():
     hidden.requires_grad_()
     seen = []
 
-    def function(loss, entropy):
+    def function(loss, entropy, rows):
         assert loss.shape == entropy.shape and loss.dtype == entropy.dtype == torch.float32
         assert not loss.requires_grad and loss.isfinite().all() and entropy.isfinite().all()
         seen.append(len(loss))
@@ -598,6 +607,39 @@ def test_a_weight_function_sees_kept_rows_detached():
     assert sum(seen) == kept and len(seen) == math.ceil(kept / 20)
     mean = linear_token_statistics(hidden, weight, targets).total_loss
     assert got.total_loss.item() == pytest.approx(kept * mean.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_weight_function_knows_its_rows(host, ignored, monkeypatch):
+    # Weights known beforehand times what the loss says; ignored rows, which run along on accelerators, count 0 even
+    # where the function makes NaN of them.
+    monkeypatch.setattr(placement, "host_computes", lambda device: host)
+    monkeypatch.setattr(head_pass, "_has_triton", lambda: False)
+    hidden, weight, targets = case(scale=3.0)
+    if not ignored:
+        targets = targets.clamp_min(0)
+    kept = targets != IGNORED
+    known = torch.where(kept, weights(60, seed=2), math.nan)
+    seen = []
+
+    def function(loss, entropy, rows):
+        assert isinstance(rows, slice) or (rows.dtype == torch.int64 and rows.device == loss.device)
+        seen.append(torch.arange(60)[rows])
+        assert len(seen[-1]) == len(loss)
+        return known[rows] * loss.sqrt()
+
+    leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    got = linear_token_statistics(*leaves, targets, token_weight=function, chunk_rows=20)
+    want = torch.arange(60) if not host else kept.nonzero()[:, 0]
+    assert torch.equal(torch.cat(seen), want)
+    loss = torch.tensor(oracle(hidden, weight, targets)[1])
+    given = (known.double() * loss.sqrt()).nan_to_num()
+    total = (given * loss.nan_to_num()).sum().item()
+    assert got.total_loss.item() == pytest.approx(total, rel=1e-5) and total > 1
+    got.total_loss.backward()
+    for leaf, g in zip(leaves, oracle_gradients(hidden, weight, targets, token_weight=given), strict=True):
+        torch.testing.assert_close(leaf.grad.double(), g, rtol=1e-4, atol=1e-5)
 
 
 def test_a_weight_function_works_without_gradients():
@@ -628,11 +670,11 @@ H, W, Y = torch.zeros(4, 3), torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64
         ((H, W, Y), {"token_weight": torch.zeros(5)}, r"token_weight has shape \(5,\)"),
         ((H, W, Y), {"token_weight": torch.zeros(4, requires_grad=True)}, "token_weight requires grad.*detach"),
         ((H, W, Y), {"token_weight": 2.0}, "token_weight is 2.0: give a tensor"),
-        ((H, W, Y), {"token_weight": lambda x, e: x[:1]}, r"token_weight returned \(1,\) for 4 rows"),
-        ((H, W, Y), {"token_weight": lambda x, e: 1.0}, "token_weight returned float for 4 rows"),
+        ((H, W, Y), {"token_weight": lambda x, e, rows: x[:1]}, r"token_weight returned \(1,\) for 4 rows"),
+        ((H, W, Y), {"token_weight": lambda x, e, rows: 1.0}, "token_weight returned float for 4 rows"),
         (
             (H, W, Y),
-            {"token_weight": lambda x, e: x * torch.ones(1, requires_grad=True)},
+            {"token_weight": lambda x, e, rows: x * torch.ones(1, requires_grad=True)},
             "returned a tensor that requires grad",
         ),
         ((H, W, Y), {"softcap": 0.0}, "softcap is 0.0: give a positive number"),

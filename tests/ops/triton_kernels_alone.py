@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.ops import head_pass
+from dynamics.ops import head_pass, placement
 from dynamics.ops.linear_statistics import linear_token_statistics
 from dynamics.ops.row_statistics import HeadOptions, direct_rows
 
@@ -127,7 +127,12 @@ HEADS = {
     "smoothed": {"label_smoothing": 0.1},
     "all": {"bias": torch.linspace(-1, 1, 100), "softcap": 5.0, "logit_scale": 1.5},
 }
-WEIGHTS = {"mean": None, "tensor": torch.linspace(0, 1e-4, 48), "function": lambda loss, entropy: entropy / (1 + loss)}
+KNOWN = torch.linspace(0, 2, 48)
+WEIGHTS = {
+    "mean": None,
+    "tensor": torch.linspace(0, 1e-4, 48),
+    "function": lambda loss, entropy, rows: KNOWN.to(loss.device)[rows] * entropy / (1 + loss),
+}
 
 
 @pytest.fixture(params=["triton", "torch"])
@@ -137,7 +142,7 @@ def accelerator_route(request, monkeypatch):
     else:
         monkeypatch.setattr(head_pass, "_has_triton", lambda: False)
         monkeypatch.setattr(head_pass, "_UPCAST_ELEMENTS", 700)  # seven rows at a time
-    monkeypatch.setattr(head_pass, "_is_cpu", lambda device: False)
+    monkeypatch.setattr(placement, "host_computes", lambda device: False)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -169,7 +174,7 @@ def test_accelerator_route(accelerator_route, head, weighting, dtype, chunk_rows
 
     got, gradients = on(DEVICE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head_pass, "_is_cpu", lambda device: True)
+        patch.setattr(placement, "host_computes", lambda device: True)
         want, wanted = on("cpu")
     # Logits of half precision are rounded to it on this route and not on the other.
     tolerance = 5e-6 if dtype == torch.float32 else 4 * ROUNDING[dtype]

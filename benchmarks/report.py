@@ -1,0 +1,202 @@
+"""The tables of docs/performance.md, from benchmarks/results: numbers in the document are never typed.
+
+    python -m benchmarks.report            # rewrites what stands between the document's marks
+    python -m benchmarks.report --check    # says whether that would change anything, by its exit status
+
+Each benchmark's results come in a section a file, with the machine's name above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+DOCUMENT = FOLDER.parent / "docs" / "performance.md"
+ABSENT = "-"
+LIBRARIES = ("transformers", "trl", "liger-kernel")
+
+Result = dict[str, Any]
+# Of one result with a table's row: a heading, and what stands below it.
+Column = tuple[str, Callable[[Result], str]]
+
+
+def table(columns: list[Column], rows: Iterable[Result]) -> list[str]:
+    """Return a Markdown table without the columns in which nothing is known."""
+    rows = list(rows)
+    cells = {name: [cell(row) for row in rows] for name, cell in columns}
+    shown = [name for name, values in cells.items() if set(values) != {ABSENT}]
+    lines = [shown, ["---"] * len(shown), *([cells[name][i] for name in shown] for i in range(len(rows)))]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def at(result: Result, *path: str) -> Any:
+    """Return what lies at a path into a result, or None."""
+    found: Any = result
+    for key in path:
+        if not isinstance(found, dict) or key not in found:
+            return None
+        found = found[key]
+    return found
+
+
+def ratio(*path: str, digits: int = 2, quartiles: bool = False, bold: bool = False) -> Callable[[Result], str]:
+    """Return a cell: a median, on wish with its quartiles."""
+
+    def cell(result: Result) -> str:
+        found = at(result, *path)
+        if found is None:
+            return ABSENT
+        text = f"{found['median']:.{digits}f}"
+        text = f"**{text}**" if bold else text
+        return f"{text} ({found['low']:.{digits}f}-{found['high']:.{digits}f})" if quartiles else text
+
+    return cell
+
+
+def memory(result: Result) -> str:
+    peaks = at(result, "peak bytes")
+    if peaks is None:
+        return ABSENT
+    ours, naive = peaks["fused"], peaks["naive"]
+    return f"{ours / naive:.2f} ({ours / 2**20:,.0f} of {naive / 2**20:,.0f} MiB)"
+
+
+SHAPE: list[Column] = [("H", lambda r: f"{r['hidden']}"), ("V", lambda r: f"{r['vocabulary']:,}")]
+
+HEAD: list[Column] = [
+    *SHAPE,
+    ("plain", lambda r: f"{1e3 * r['seconds']['plain']['median']:,.0f} ms"),
+    ("naive", ratio("over plain", "naive")),
+    ("**fused**", ratio("over plain", "fused", quartiles=True, bold=True)),
+    ("route", lambda r: at(r, "route") or ABSENT),
+    ("by onednn", ratio("over plain", "fused, onednn")),
+    ("by mm", ratio("over plain", "fused, mm")),
+    ("floor of fused", ratio("over plain", "products, fused")),
+    ("floor of plain", ratio("over plain", "products")),
+    ("torch's own", ratio("over plain", "torch linear_cross_entropy")),
+    ("TRL's", ratio("over plain", "TRL chunked")),
+    ("Liger's", ratio("over plain", "Liger fused")),
+    ("Liger's scaled", ratio("over plain", "Liger scaled")),
+    ("validation", ratio("validation, over loss only")),
+]
+
+COST: list[Column] = [
+    *SHAPE,
+    ("statistics on / off, processor time", ratio("recording, processor time", digits=3, quartiles=True)),
+    ("statistics on / off, wall clock", ratio("over fused, loss only", "fused", digits=3, quartiles=True)),
+    ("peak memory over naive", memory),
+]
+
+
+def step_columns(cases: list[Result]) -> list[Column]:
+    """Return what was measured by rows, the cases as columns."""
+    return [
+        ("", lambda row: row["what"]),
+        *((f"V = {case['vocabulary']:,}", lambda row, case=case: row["cell"](case)) for case in cases),
+    ]
+
+
+STEP_ROWS: list[Result] = [
+    {
+        "what": "`DynamicsTrainer`'s step (statistics and metrics of every token included) over transformers.Trainer's",
+        "cell": ratio("ratios", "step", quartiles=True),
+    },
+    {"what": "the head's route", "cell": lambda case: at(case, "route") or ABSENT},
+    {"what": "the step by onednn", "cell": ratio("ratios", "step, onednn")},
+    {"what": "the step by mm", "cell": ratio("ratios", "step, mm")},
+    {
+        "what": "the clean pass after an epoch (files written and flushed) over a bare forward pass on the same tokens",
+        "cell": ratio("ratios", "recording", quartiles=True),
+    },
+    {
+        "what": "an epoch with recording (all training sequences, a quarter as many for validation) over one without",
+        "cell": ratio("ratios", "epoch", quartiles=True),
+    },
+]
+
+
+def machine(hardware: Result) -> str:
+    """Return the line that says where numbers come from."""
+    threads = hardware["threads"]
+    text = f"{hardware['device']}, {threads} thread{'s' if threads > 1 else ''}, torch {hardware['torch']}"
+    text += "".join(f", {name} {hardware[name]}" for name in LIBRARIES if hardware.get(name))
+    if hardware.get("load") is not None:
+        text += f"; load {hardware['load']:g} on {hardware['cores']} cores when it began"
+    return text
+
+
+def head_section(name: str, result: Result) -> list[str]:
+    """Return one machine's tables of the head, and what they come to."""
+    rows = result["results"]
+    heading = f"**{machine(result['hardware'])}**; N = {rows[0]['rows']:,}, {rows[0]['dtype'].removeprefix('torch.')}"
+    lines = [f"{heading} ([{name}](../benchmarks/results/{name}))", "", *table(HEAD, rows), "", *table(COST, rows), ""]
+    rates = [row["operations"] / row["seconds"]["fused"]["median"] / 1e9 for row in rows]
+    over = [row["over products, fused"]["fused"]["median"] for row in rows]
+    fused = [row["over plain"]["fused"]["median"] for row in rows]
+    lines.append(
+        f"`fused` takes {spanned(fused)} of `plain`, and {spanned(over)} times its own products alone; it runs at "
+        f"{spanned(rates, 0)} G operations a second (6 N H V: the logits, and one product for each gradient)."
+    )
+    return lines
+
+
+def step_section(name: str, result: Result) -> list[str]:
+    """Return one machine's table of a step and of recording."""
+    cases = result["cases"]
+    first = cases[0]
+    what = f"{first['model']}, {first['layers']} layers, batches of {first['batch'][0]} x {first['batch'][1]} tokens"
+    heading = f"**{machine(result['hardware'])}**; {what}, {first['rounds']} rounds"
+    columns = step_columns(cases)
+    rows = [row for row in STEP_ROWS if any(cell(row) != ABSENT for _, cell in columns[1:])]
+    return [f"{heading} ([{name}](../benchmarks/results/{name}))", "", *table(columns, rows)]
+
+
+def spanned(values: list[float], digits: int = 2) -> str:
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+SECTIONS = {"head": head_section, "step": step_section}
+
+
+def filled(text: str, results: dict[str, Result]) -> str:
+    """Return the document with its generated parts made anew.
+
+    Parameters
+    ----------
+    text : str
+        With a pair of marks ``<!-- KIND: ... -->`` and ``<!-- end of KIND -->`` for each kind of section.
+    results : dict
+        From file names, KIND-....json, to their content.
+    """
+    for kind, section in SECTIONS.items():
+        parts = ["\n".join(section(name, results[name])) for name in sorted(results) if name.startswith(f"{kind}-")]
+        body = "\n\n".join(parts)
+        mark = re.compile(rf"(<!-- {kind}: [^>]*-->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
+        text, count = mark.subn(lambda found, body=body: f"{found[1]}\n{body}\n\n{found[2]}", text)
+        if count != 1:
+            raise SystemExit(f"{DOCUMENT.name} has {count} pairs of marks of {kind}, and must have one")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the document is not up to date")
+    given = parser.parse_args()
+    before = DOCUMENT.read_text()
+    results = {path.name: json.loads(path.read_text()) for path in (FOLDER / "results").glob("*.json")}
+    after = filled(before, results)
+    if given.check and after != before:
+        raise SystemExit(f"{DOCUMENT} is not what the results say: run python -m benchmarks.report")
+    if after != before:
+        DOCUMENT.write_text(after)
+    print(f"{DOCUMENT}: {'up to date' if after == before else 'rewritten'}")
+
+
+if __name__ == "__main__":
+    main()

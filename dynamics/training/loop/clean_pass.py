@@ -69,7 +69,7 @@ def evaluate_tokens(
     device = next(model.parameters()).device
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     nothing = torch.zeros(1, token_id.shape[1], dtype=torch.int64, device=device)
-    with evaluating(model), forward_context(device, dtype), fused_head(model) as fused:
+    with evaluating(model), forward_context(device, dtype), fused_head(model, dtype=dtype) as fused:
         for start in range(0, len(token_id), batch_size):
             inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
             targets = torch.from_numpy(labels[start : start + batch_size]).to(device)

@@ -1,33 +1,46 @@
 """Loss and statistics straight from a model's last hidden states, inside its own forward pass.
 
 The logits of a whole batch are by far the largest tensor of a training step. Here the model's `forward` is patched on
-the instance, for as long as it is wanted, so that a call with a `head_request` runs the decoder and then the fused
-operator instead of the head. It stays a call of the model: what wraps it (DDP, FSDP2, PEFT) sees an ordinary forward
-pass, whose gradients it synchronises and whose parameters it gathers.
+the instance, for as long as it is wanted. A call with a `head_request` runs the model's own code as far as its head;
+there the fused operator takes the head's place, and the call ends with its answer. All that comes before the head is
+the model's own, then. What comes after it is measured (`head_check`) whenever the patch is put on, and again when the
+head has changed since. It stays a call of the model: what wraps it (DDP, FSDP2, PEFT) sees an ordinary forward pass,
+whose gradients it synchronises and whose parameters it gathers.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
 from transformers.utils.generic import ModelOutput
 
+from dynamics.errors import InputError
 from dynamics.ops.linear_statistics import linear_token_statistics
-from dynamics.ops.token_statistics import shift, unshift
+from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
 from dynamics.training.environment.generators import evaluating
+from dynamics.training.loop.compiled import not_compilable, requests_past_compilation
+from dynamics.training.loop.head_check import HeadForm, Probe, head_as, sample_ids, state_of, uncompiled, unsuitable
 
 log = logging.getLogger(__name__)
 
 TokenWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+# What a request makes no use of: logits and losses of the model's own, and what is beside the last hidden states.
+_LEFT_OUT = (
+    *("labels", "shift_labels", "num_items_in_batch", "logits_to_keep", "num_logits_to_keep", "return_dict"),
+    *("output_hidden_states", "output_attentions", "output_router_logits"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +54,11 @@ class HeadRequest:
     token_weight : Tensor of shape (B, T), callable or None
         As for `linear_token_statistics`; None is one for each token: their sum, not their mean.
     label_smoothing : float
-    check : bool
-        Return whether the head is what it was taken for, and nothing else.
     """
 
     labels: torch.Tensor
     token_weight: TokenWeight | None = None
     label_smoothing: float = 0.0
-    check: bool = False
 
 
 @dataclass
@@ -59,151 +69,325 @@ class HeadOutput(ModelOutput):
     token_loss: torch.Tensor | None = None
     token_entropy: torch.Tensor | None = None
     token_correct: torch.Tensor | None = None
-    agrees: bool | None = None
-
-
-class _Head:
-    """A linear head, its scale and its soft cap, as the model's configuration has them."""
-
-    def __init__(self, model: Any) -> None:
-        self.linear: nn.Linear = model.get_output_embeddings()
-        config = model.config.get_text_config()
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.scale = _scale(config)
-
-    def plain(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits, to compare with."""
-        logits = self.linear(hidden) * (1.0 if self.scale is None else self.scale)
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
-
-
-# What is known of a model's head: whether it agrees with the model's own logits.
-_agrees: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
-def fused_head(model: nn.Module) -> Iterator[bool]:
+def fused_head(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Iterator[bool]:
     """Let a model answer `head_request`; its forward is as before on leaving.
+
+    The head is checked on entering, each time: one small forward pass, and one that answers a request. While the
+    context is open, every request looks whether the head is still the one that was checked. Where it is not, it is
+    checked again, and a head that is no longer plain is answered for from whole logits: a request is never answered
+    wrongly, and never by an error of the fused route's own.
 
     Parameters
     ----------
     model : Module
-        A causal language model, or what wraps one.
+        A causal language model, or what wraps one (DDP, FSDP2, PEFT, torch.compile).
+    dtype : torch.dtype
+        float32, or the autocast type of training: a request enters this autocast itself.
 
     Yields
     ------
     bool
-        Whether it does. Not so for a head that is no plain linear layer, or one whose logits turn out not to be the
-        model's: one line is logged then, once a model, and logits must be used.
+        Whether the model answers without whole logits. Not so for a head that is no plain linear layer, or where
+        something else than a scale and a soft cap comes after it: one line is logged then, once a model and reason,
+        and the caller must use logits.
     """
-    inner = causal_model(model)
-    known = _agrees.get(inner)
-    if known is False or getattr(inner.forward, "answers_requests", False):
-        yield bool(known)
+    chain, inner = _chain(model)
+    try:
+        problem = unsuitable(inner) or not_compilable(chain, inner)
+    except Exception as error:
+        problem = _told(error)
+    if problem is not None:
+        _say(inner, problem)
+        yield False
         return
-    problem = None if known else _unsuitable(inner)
-    if problem is None:
-        before = inner.__dict__.get("forward")
-        inner.forward = _answering(inner)
+    route = _Route(model, inner, dtype)
+    before = vars(inner).get("forward")
+    with requests_past_compilation(chain, inner):
+        inner.forward = route.forward()
         try:
-            if known is None:
-                _agrees[inner] = known = _check(model, inner)
-            if known:
+            route.check()
+            if route.problem is None:
                 yield True
                 return
-            problem = "its logits are not those of its last hidden states and its head alone"
         finally:
             if before is None:
                 del inner.forward
             else:
                 inner.forward = before
-    _agrees[inner] = False
-    log.warning("%s: %s; losses are computed from whole logits", type(inner).__name__, problem)
     yield False
 
 
 def causal_model(model: nn.Module) -> Any:
-    """Return the causal language model inside what wraps it (DDP, PEFT)."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module  # type: ignore[assignment]
-    get_base = getattr(model, "get_base_model", None)
-    return model if get_base is None else get_base()
+    """Return the causal language model inside what wraps it (DDP, PEFT, torch.compile)."""
+    return _chain(model)[1]
 
 
-def _unsuitable(model: Any) -> str | None:
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    # A subclass or a replacement (an adapter on the head) may do more than one product.
-    if type(head) is not nn.Linear:
-        return f"its head is {type(head).__name__}, not Linear"
-    if getattr(head, "_forward_hooks", None) or getattr(head, "_forward_pre_hooks", None):
-        return "its head has hooks"
-    decoder = getattr(model, "get_decoder", lambda: None)()
-    return None if isinstance(decoder, nn.Module) and decoder is not model else "its decoder is not known"
+def _chain(model: Any) -> tuple[list[nn.Module], Any]:
+    """All that wraps the causal model, from outside, and the model, which is also the last of the list."""
+    chain = [model]
+    while True:
+        if isinstance(model, OptimizedModule):
+            inside = model._orig_mod
+        elif callable(get_base := getattr(model, "get_base_model", None)):
+            inside = get_base()
+        else:
+            inside = getattr(model, "module", None)
+        if not isinstance(inside, nn.Module) or inside is model:
+            return chain, model
+        model = inside
+        chain.append(model)
 
 
-def _scale(config: Any) -> float | None:
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if getattr(config, name, None) is not None:
-            return float(getattr(config, name))
-    divisor = getattr(config, "logits_scaling", None)
-    return None if divisor is None else 1.0 / float(divisor)
+# What was said of a model, so that a line is not repeated every epoch.
+_said: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
-def _answering(model: Any) -> Any:
-    before = model.forward
-    head = _Head(model)
+def _say(inner: nn.Module, problem: str) -> None:
+    said = _said.setdefault(inner, set())
+    if problem not in said:
+        said.add(problem)
+        log.warning("%s: %s; losses are computed from whole logits", type(inner).__name__, problem)
 
-    @functools.wraps(before)
-    def forward(self: Any, *args: Any, head_request: HeadRequest | None = None, **kwargs: Any) -> Any:
+
+def _told(error: Exception) -> str:
+    """An exception in half a line."""
+    lines = str(error).strip().splitlines()
+    return f"its fused head fails ({type(error).__name__}{': ' + lines[0][:200] if lines else ''})"
+
+
+class _Answered(BaseException):
+    """Ends a forward pass at its head. No `except Exception` of a model's code stops it."""
+
+    def __init__(self, output: HeadOutput) -> None:
+        super().__init__()
+        self.output = output
+
+
+class _Route:
+    """The patched forward of a model, and what is known of its head."""
+
+    def __init__(self, model: nn.Module, inner: Any, dtype: torch.dtype) -> None:
+        self._model = model
+        self._inner = inner
+        self._dtype = dtype
+        self._before = inner.forward
+        self._takes_use_cache = _takes(self._before, "use_cache")
+        self._n_virtual = _virtual_tokens(model)
+        self._probe: Probe | None = None
+        self._growth: float | None = None
+        self._form = HeadForm()
+        self._state: Any = None
+        #: Whether a request of the caller's own was answered since the last check.
+        self._proven = False
+        self.problem: str | None = None
+
+    def forward(self) -> Any:
+        """Return the method to put on the model."""
+        before = self._before
+        route = self
+
+        @functools.wraps(before)
+        def forward(self: Any, *args: Any, head_request: HeadRequest | None = None, **kwargs: Any) -> Any:
+            if route._probe is not None:
+                return route._probed(*args, **kwargs)
+            if head_request is None:
+                return before(*args, **kwargs)
+            return route._answer(head_request, args, kwargs)
+
+        return types.MethodType(forward, self._inner)
+
+    # The check. ---------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Ask anew whether the head is plain, through all that wraps the model."""
+        self._ask(self._model)
+
+    def _ask(self, called: Callable[..., Any]) -> None:
+        """Settle `problem` and the head's form, calling `called` as the model."""
+        self._proven = False
+        try:
+            self._state = state_of(self._inner)
+            self.problem = unsuitable(self._inner) or self._examine(called)
+        except Exception as error:
+            self.problem = _told(error)
+        finally:
+            self._probe = self._growth = None
+        if self.problem is not None:
+            _say(self._inner, self.problem)
+
+    def _examine(self, called: Callable[..., Any]) -> str | None:
+        device = next(self._inner.parameters()).device
+        ids = sample_ids(self._inner, device)
+        labels = ids.clone()
+        labels[:, 0] = IGNORE_INDEX
+        with torch.no_grad(), evaluating(self._model):
+            # Compiling for a few tokens would cost minutes.
+            with torch.compiler.set_stance("force_eager"):
+                probe = self._probe = Probe(uncompiled(self._inner.get_output_embeddings()))
+                logits = logits_of(called(input_ids=ids))
+                self._probe = None
+                verdict = probe.verdict(logits, ids, self._n_virtual)
+                if isinstance(verdict, str):
+                    return verdict
+                self._form = verdict
+                self._growth = probe.growth
+                request = HeadRequest(labels=labels)
+                found = called(input_ids=ids, head_request=request)
+                self._growth = None
+        expected = token_statistics(*shift(last_positions(logits, ids)[1:], labels[1:]))
+        for mine, plain in ((found.token_loss, expected.loss), (found.token_entropy, expected.entropy)):
+            mine = mine[1:, 1:].flatten()
+            if not torch.allclose(mine, plain.to(mine), rtol=0.0, atol=probe.tolerance, equal_nan=True):
+                apart = float((mine - plain).abs().max())
+                return f"its losses and those of its logits are {apart:.2g} nats apart"
+        return None
+
+    def _probed(self, *args: Any, **kwargs: Any) -> Any:
+        """A plain forward pass with the probe for a head."""
+        probe, self._probe = self._probe, None
+        assert probe is not None
+        # The probe turns gradients on; for what follows the model's forward they are off again.
+        with torch.no_grad(), self._autocast(), head_as(self._inner.get_output_embeddings(), probe):
+            return self._before(*args, **self._without_cache(kwargs))
+
+    # A request. ---------------------------------------------------------------------------------
+
+    def _answer(self, request: HeadRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HeadOutput:
+        kwargs = {key: value for key, value in kwargs.items() if key not in _LEFT_OUT}
+        if self._growth is None and state_of(self._inner) != self._state:
+            self._ask(self._bare)
+        with self._autocast():
+            if self.problem is None:
+                try:
+                    output = self._fused(request, args, self._without_cache(kwargs))
+                except InputError:
+                    raise
+                except Exception as error:
+                    if self._proven or self._growth is not None:
+                        raise
+                    self.problem = _told(error)
+                    _say(self._inner, self.problem)
+                else:
+                    self._proven = True
+                    return output
+            logits = logits_of(self._before(*args, **self._without_cache(kwargs)))
+            return _from_logits(last_positions(logits, request.labels), request)
+
+    def _bare(self, *args: Any, head_request: HeadRequest | None = None, **kwargs: Any) -> Any:
+        """The model within a call of the model: what wraps it is not called a second time."""
         if head_request is None:
-            return before(*args, **kwargs)
-        for left_out in ("labels", "num_items_in_batch", "logits_to_keep"):
-            kwargs.pop(left_out, None)
-        hidden = self.get_decoder()(*args, **{**kwargs, "use_cache": False}).last_hidden_state
-        if head_request.check:
-            return HeadOutput(agrees=_same(head.plain(hidden), before(*args, **kwargs).logits))
-        return _answer(head, hidden, head_request)
+            return self._probed(*args, **kwargs)
+        return self._answer(head_request, args, kwargs)
 
-    forward.answers_requests = True  # type: ignore[attr-defined]
-    return types.MethodType(forward, model)
+    def _fused(self, request: HeadRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HeadOutput:
+        head: Any = self._inner.get_output_embeddings()
+        bare: Any = uncompiled(head)
+
+        def catch(hidden: torch.Tensor) -> torch.Tensor:
+            n_expected = request.labels.shape[1] + self._n_virtual
+            if hidden.ndim != 3 or hidden.shape[1] != n_expected:
+                raise RuntimeError(f"the head is given {tuple(hidden.shape)} for {n_expected} positions")
+            if self._growth is not None:
+                hidden = hidden * self._growth
+            hidden = last_positions(hidden, request.labels)
+            raise _Answered(_from_hidden(hidden, bare.weight, bare.bias, self._form, request))
+
+        with head_as(head, catch):
+            try:
+                self._before(*args, **kwargs)
+            except _Answered as answered:
+                return answered.output
+        raise RuntimeError("the head is not called")
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(next(self._inner.parameters()).device.type, dtype=self._dtype)
+
+    def _without_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = {key: value for key, value in kwargs.items() if key != "use_cache"}
+        return {**kwargs, "use_cache": False} if self._takes_use_cache else kwargs
 
 
-def _answer(head: _Head, hidden: torch.Tensor, request: HeadRequest) -> HeadOutput:
-    n_rows = len(hidden)
+def logits_of(output: Any) -> torch.Tensor:
+    """Return the logits of a model's output without labels: a ModelOutput, or a tuple with logits first."""
+    logits: torch.Tensor = output[0] if isinstance(output, tuple) else output.logits
+    return logits
+
+
+def last_positions(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return values of the tokens alone, where a model puts virtual tokens (prompt tuning) before them.
+
+    Parameters
+    ----------
+    values : Tensor, shape (B, n_virtual + T, ...)
+    labels : Tensor, shape (B, T)
+
+    Returns
+    -------
+    Tensor, shape (B, T, ...)
+    """
+    n_virtual = values.shape[1] - labels.shape[1]
+    assert n_virtual >= 0, "a model returns a position for each token"
+    return values[:, n_virtual:] if n_virtual else values
+
+
+def _from_hidden(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, form: HeadForm, request: HeadRequest
+) -> HeadOutput:
     rows, targets = shift(hidden, request.labels.to(hidden.device))
-    weight: Any = request.token_weight
-    if weight is None:
-        weight = torch.ones(len(targets), device=hidden.device)
-    elif isinstance(weight, torch.Tensor):
-        weight = weight[:, 1:].flatten()
+    token_weight: Any = request.token_weight
+    if token_weight is None:
+        token_weight = torch.ones(len(targets), device=hidden.device)
+    elif isinstance(token_weight, torch.Tensor):
+        token_weight = token_weight[:, 1:].flatten()
     found = linear_token_statistics(
         rows,
-        head.linear.weight,
+        weight,
         targets,
-        token_weight=weight,
-        bias=head.linear.bias,
-        softcap=head.softcap,
-        logit_scale=head.scale,
+        token_weight=token_weight,
+        bias=bias,
+        softcap=form.softcap,
+        logit_scale=form.scale,
         label_smoothing=request.label_smoothing,
     )
-    values = (found.loss.detach(), found.entropy.detach(), found.correct)
-    blanks = (torch.nan, torch.nan, False)
-    loss, entropy, correct = (unshift(v, n_rows, blank) for v, blank in zip(values, blanks, strict=True))
-    return HeadOutput(total_loss=found.total_loss, token_loss=loss, token_entropy=entropy, token_correct=correct)
+    return _output(found.total_loss, found, len(hidden))
 
 
-def _check(model: nn.Module, inner: Any) -> bool:
-    """Compare, on a few tokens, through all that wraps the model."""
-    device = next(inner.parameters()).device
-    ids = torch.arange(1, 9, device=device)[None] % inner.get_output_embeddings().weight.shape[0]
-    with torch.no_grad(), evaluating(model):
-        return bool(model(input_ids=ids, head_request=HeadRequest(labels=ids, check=True)).agrees)
+def _from_logits(logits: torch.Tensor, request: HeadRequest) -> HeadOutput:
+    rows, targets = shift(logits, request.labels.to(logits.device))
+    values = token_statistics(rows.detach(), targets)
+    weight: Any = request.token_weight
+    if callable(weight):
+        kept = targets != IGNORE_INDEX
+        weight = weight(values.loss.where(kept, 0.0), values.entropy.where(kept, 0.0)).where(kept, 0.0)
+    elif weight is not None:
+        weight = weight[:, 1:].flatten()
+    total = weighted_loss(rows, targets, token_weight=weight, label_smoothing=request.label_smoothing)
+    return _output(total, values, len(logits))
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    scale = float(other.float().abs().max())
-    # Both are products of the same numbers: half precision rounds them to 8 bits, and not always alike.
-    tolerance = 1e-5 if one.dtype == other.dtype == torch.float32 else 2e-2
-    return bool((one.float() - other.float()).abs().max() <= tolerance * max(1.0, scale))
+def _output(total: torch.Tensor, values: Any, n_rows: int) -> HeadOutput:
+    return HeadOutput(
+        total_loss=total,
+        token_loss=unshift(values.loss.detach(), n_rows, torch.nan),
+        token_entropy=unshift(values.entropy.detach(), n_rows, torch.nan),
+        token_correct=unshift(values.correct, n_rows, False),
+    )
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _virtual_tokens(model: Any) -> int:
+    """Positions that PEFT's prompt tuning puts before the tokens, as the adapter that is active has it."""
+    for module in _chain(model)[0]:
+        config = getattr(module, "active_peft_config", None)
+        if getattr(config, "is_prompt_learning", False) and "PREFIX" not in str(getattr(config, "peft_type", "")):
+            return int(config.num_virtual_tokens)
+    return 0

@@ -97,7 +97,7 @@ class Louder(type(build())):
 
     def forward(self, *args, **kwargs):
         out = super().forward(*args, **kwargs)
-        out.logits = out.logits * 1.5
+        out.logits = out.logits - 2.0 * (torch.arange(out.logits.shape[-1]) == 3)
         return out
 
 
@@ -108,7 +108,10 @@ class TwoLayers(nn.Linear):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda model: setattr(model, "__class__", Louder), "its logits are not those of its last hidden states"),
+        (
+            lambda model: setattr(model, "__class__", Louder),
+            "its logits are not those of its head, a scale and a soft cap",
+        ),
         (lambda model: setattr(model, "lm_head", TwoLayers(32, N_VOCAB)), "its head is TwoLayers, not Linear"),
         (lambda model: model.lm_head.register_forward_hook(lambda *_: None), "its head has hooks"),
     ],

@@ -1,0 +1,231 @@
+"""What a model makes of its head's output, measured: a scale, a soft cap, or something that we do not know.
+
+The fused operator knows logits of the form c tanh(s z / c), where z = W h + b. Whether a model's are of this form is not
+read from its configuration, whose names differ from model to model and are not always obeyed. The head is made to
+return numbers of our choosing, small and large, and the model's own code turns them into logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+#: Logits in a check reach about this far: soft caps bite, and losses are of many nats.
+GROWN = 30.0
+
+# Where a straight line and a cap of any size in use part; float16 still holds it.
+_LARGE = 3e4
+_N_PROBED_ROWS = 1
+_N_ROWS = 3
+_N_POSITIONS = 16
+
+# Numbers of a configuration or a model by whose names one may guess that they act on logits.
+_TELLING = ("logit", "cap", "scal", "multipl", "mup", "vocab", "dim_model_base")
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """Logits from z, a linear head's output: c tanh(s z / c), or s z without a cap.
+
+    Attributes
+    ----------
+    scale : float or None
+        s; None is 1.
+    softcap : float or None
+        c.
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+
+    def logits(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the logits of `z`."""
+        scaled = z if self.scale is None else z * self.scale
+        return scaled if self.softcap is None else torch.tanh(scaled / self.softcap) * self.softcap
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return what torch.compile wrapped, or the module itself."""
+    while isinstance(module, OptimizedModule):
+        module = module._orig_mod
+    return module
+
+
+def unsuitable(model: Any) -> str | None:
+    """Say why a model's head cannot be fused, as far as one can tell without running it; None if it may be."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return "it names no head"
+    bare = uncompiled(head)
+    # A subclass or a replacement (an adapter on the head, a parametrisation) may do more than one product.
+    if type(bare) is not nn.Linear:
+        return f"its head is {type(bare).__name__}, not Linear"
+    if "forward" in vars(bare):
+        return "its head's forward is replaced"
+    if _hooks(head) or _hooks(bare):
+        return "its head has hooks"
+    return None
+
+
+def state_of(model: Any) -> tuple[Any, ...]:
+    """Return what says that a model's head is still the one that was checked. It costs microseconds, and no device."""
+    head = model.get_output_embeddings()
+    bare = None if head is None else uncompiled(head)
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return (
+        type(model),
+        id(head),
+        type(bare),
+        None if bare is None else (_hooks(head), _hooks(bare), "forward" in vars(bare)),
+        getattr(bare, "bias", None) is None,
+        _numbers(model),
+        id(text),
+        _numbers(text),
+    )
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    found: list[int] = []
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        found.extend(getattr(module, name, None) or ())
+    return tuple(found)
+
+
+def _numbers(holder: Any) -> tuple[Any, ...]:
+    values = () if holder is None else vars(holder).items()
+    telling = [(k, v) for k, v in values if type(v) in (int, float, bool) and any(part in k for part in _TELLING)]
+    return tuple(telling)
+
+
+@contextmanager
+def head_as(head: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Put `function` in the place of a head's forward; as before on leaving."""
+    missing = object()
+    before = vars(head).get("forward", missing)
+    head.forward = function
+    try:
+        yield
+    finally:
+        if before is missing:
+            del head.forward
+        else:
+            head.forward = before  # type: ignore[assignment]
+
+
+def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
+    """Return token ids to check with, of shape (3, 16): different ones, none of them padding."""
+    vocabulary = uncompiled(model.get_output_embeddings()).weight.shape[0]
+    embedding = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if isinstance(embedding, int):
+        vocabulary = min(vocabulary, embedding)
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+    known = [i for i in range(min(vocabulary, 200)) if i != pad]
+    n = _N_ROWS * _N_POSITIONS
+    ids = torch.tensor([known[(7 * i + 3) % len(known)] for i in range(n)])
+    return ids.view(_N_ROWS, _N_POSITIONS).to(device)
+
+
+class Probe:
+    """A head that returns, in the first row, numbers of our choosing, and in the others grown logits of its own.
+
+    Attributes
+    ----------
+    growth : float
+        By what the hidden states of the other rows were multiplied.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        self._head = head
+        self._returned: torch.Tensor | None = None
+        self._calls = 0
+        self._rounded_to = torch.float32
+        self.growth = 1.0
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Stand for the head's forward."""
+        self._calls += 1
+        weight, bias = self._head.weight, self._head.bias
+        with torch.no_grad():
+            own = nn.functional.linear(hidden, weight)  # type: ignore[arg-type]
+            self._rounded_to = own.dtype
+            # One waits for the device here, as in all of the check.
+            largest = float(own.float().abs().max())
+            self.growth = GROWN / largest if 0 < largest < math.inf else 1.0
+            # Computed as the operator's own call computes it, from hidden states that are grown.
+            own = nn.functional.linear(hidden * self.growth, weight, bias)  # type: ignore[arg-type]
+            exact = torch.float64 if own.dtype == torch.float64 else torch.float32
+            returned = own.to(exact)
+            if returned.ndim == 3:
+                returned[:_N_PROBED_ROWS] = _probe(returned[:_N_PROBED_ROWS].shape).to(returned)
+            # A second call gets other numbers, and what it returned is not taken for the first one's.
+            self._returned = returned * self._calls
+        # What is done to it from here on by something that is trained shows in the logits.
+        torch.set_grad_enabled(True)
+        return self._returned
+
+    def verdict(self, logits: torch.Tensor, ids: torch.Tensor, n_virtual: int) -> HeadForm | str:
+        """Return the form of the logits that came out, or why they have none.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (B, n_virtual + T, V)
+            What the model, and all that wraps it, returned.
+        ids : Tensor, shape (B, T)
+        n_virtual : int
+            Positions that are put before the tokens.
+        """
+        if self._returned is None:
+            return "its head is not called"
+        if self._calls != 1:
+            return f"its head is called {self._calls} times"
+        expected = (ids.shape[0], ids.shape[1] + n_virtual, self._returned.shape[-1])
+        if tuple(self._returned.shape) != expected or tuple(logits.shape) != expected:
+            return f"its head returns {tuple(self._returned.shape)} and its logits are {tuple(logits.shape)}"
+        if logits.requires_grad:
+            return "something trainable comes after its head"
+        return _form(self._returned.double(), logits.double())
+
+    @property
+    def tolerance(self) -> float:
+        """How far losses and entropies may be apart, in nats, at logits as large as the check's."""
+        # Half-precision logits are rounded by |z| 2^-9 (bf16), on either route; float32 products by their summation.
+        if self._rounded_to in (torch.float32, torch.float64):
+            return 5e-6 * (10.0 + GROWN)
+        return 4.0 * GROWN * torch.finfo(self._rounded_to).eps / 2
+
+
+def _probe(shape: torch.Size) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    sign = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0
+    values = sign * 10.0 ** (torch.rand(shape, generator=generator) * 5.0 - 2.0)
+    values[0, 0, 0], values[0, 1, 0], values[0, 2, 0] = 1.0, _LARGE, _LARGE / 2
+    return values
+
+
+def _form(z: torch.Tensor, logits: torch.Tensor) -> HeadForm | str:
+    """Measure the form on three numbers and hold it against all of them; float64, first row probed."""
+    at_one, at_large, at_half = (float(logits[0, p, 0]) for p in range(3))
+    unknown = "its logits are not those of its head, a scale and a soft cap"
+    if not all(map(math.isfinite, (at_one, at_large, at_half))) or at_one <= 0 or at_large <= 0:
+        return unknown
+    if abs(at_large - 2 * at_half) <= 1e-4 * at_large:
+        form = HeadForm(scale=_none_if_one(at_one))
+    elif abs(at_large - at_half) <= 1e-4 * at_large and at_one < at_large:
+        form = HeadForm(scale=_none_if_one(at_large * math.atanh(at_one / at_large)), softcap=at_large)
+    else:
+        return unknown
+    predicted = form.logits(z)
+    # A model that has diverged is no other model: NaN is NaN on either route.
+    return form if torch.allclose(logits, predicted, rtol=1e-5, atol=1e-6, equal_nan=True) else unknown
+
+
+def _none_if_one(scale: float) -> float | None:
+    return None if abs(scale - 1.0) < 1e-6 else scale

@@ -183,11 +183,13 @@ class DynamicsTrainer(Trainer):
         kept = targets != IGNORE_INDEX
         if weight is not None:
             kept &= weight != 0
-        chosen = logits.detach()[kept]
-        values = token_statistics(chosen, targets[kept])
+        detached = logits.detach()
+        values = token_statistics(detached, targets)
         adaptive = torch.ones_like(targets, dtype=torch.float32)
         for method in adapting:
-            adaptive[kept] *= method.adaptive_weight(chosen, values.loss, values.entropy).float()
+            given = detached if method.needs_logits else None
+            found = method.adaptive_weight(values.loss, values.entropy, kept, given).float()
+            adaptive = adaptive * torch.where(kept, found, 1.0)
         return adaptive if weight is None else weight * adaptive
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:

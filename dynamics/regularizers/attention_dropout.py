@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Regularizer, Removable
+from dynamics.regularizers.decoder import decoder_of
 from dynamics.regularizers.settings import AttentionDropoutSettings
 from dynamics.validation import validated
 
@@ -44,7 +44,7 @@ class AttentionDropout(Regularizer):
             AttentionDropoutSettings, settings, where="AttentionDropout"
         )
 
-    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
+    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Set the rate of every attention module of the decoder.
 
         Raises
@@ -52,7 +52,7 @@ class AttentionDropout(Regularizer):
         InputError
             No attention module with a dropout rate is found, or the attention implementation does not heed it.
         """
-        places = list(dropout_places(model.get_decoder()))  # type: ignore[no-untyped-call]
+        places = list(dropout_places(decoder_of(model, "attention_dropout")))
         if not places:
             raise InputError(
                 f"attention_dropout: no attention modules with a dropout rate were found in {type(model).__name__}; "

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from dynamics.validation import Settings
 
@@ -108,6 +109,8 @@ class Regularizer:
     needs_epoch_values: bool = False
     #: Whether `adaptive_weight` depends on the step's own predictions.
     adapts: bool = False
+    #: Whether `adaptive_weight` must be given whole logits, which then are computed and held for every token.
+    needs_logits: bool = False
 
     def training_arguments(self) -> dict[str, Any]:
         """Return the fields of TrainingArguments that this method sets."""
@@ -116,8 +119,16 @@ class Regularizer:
     def prepare(self, data: TrainingData) -> None:
         """Learn what the method must know of the training set, once, before training."""
 
-    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
-        """Put the method's hooks on `model`; the trainer removes them when training ends."""
+    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
+        """Put the method's hooks on `model`; whoever trains removes them when training ends.
+
+        Parameters
+        ----------
+        model : Module
+            As it stands beneath what several processes wrap around it.
+        embedding : Module, optional
+            Its input embedding, for a model that has no `get_input_embeddings`.
+        """
         return ()
 
     def begin_batch(self, batch: Batch) -> None:
@@ -130,15 +141,22 @@ class Regularizer:
         """Return a weight for each token's loss, shape (B, T), or None for one each."""
         return None
 
-    def adaptive_weight(self, logits: torch.Tensor, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+    def adaptive_weight(
+        self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return a weight for each token's loss that depends on its own prediction; asked for if `adapts`.
+
+        Asked any number of times in a micro-batch, each time about other tokens of it. Must not wait for the device:
+        nothing is selected by a mask, since that makes a shape that the host has to know.
 
         Parameters
         ----------
-        logits : Tensor, shape (N, V)
-            Of predicted tokens alone, detached.
         loss, entropy : Tensor of float32, shape (N,)
-            In nats, detached.
+            In nats, detached; anything, NaN too, where not `kept`.
+        kept : Tensor of bool, shape (N,)
+            Tokens that count: predicted, and not left out by another method. The weights of the rest are not read.
+        logits : Tensor, shape (N, V), optional
+            Detached; given if `needs_logits`.
 
         Returns
         -------

@@ -16,11 +16,14 @@ Both codes divide the weighted sum by the number of predicted tokens, not by the
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
 
 import torch
+from torch import nn
 
-from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.errors import InputError
+from dynamics.regularizers.base import ActsOn, Regularizer, Removable
 from dynamics.regularizers.settings import EntropyAdaptiveWeightingSettings
 from dynamics.validation import validated
 
@@ -41,14 +44,39 @@ class EntropyAdaptiveWeighting(Regularizer):
         self.settings: EntropyAdaptiveWeightingSettings = validated(
             EntropyAdaptiveWeightingSettings, settings, where="EntropyAdaptiveWeighting"
         )
+        #: The whole vocabulary's entropy comes with the loss; that of the most probable tokens is found in logits.
+        self.needs_logits = self.settings.top_k is not None
+        self._n_vocab: int | None = None
 
-    def adaptive_weight(self, logits: torch.Tensor, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        n_vocab = logits.shape[1]
-        size = min(self.settings.top_k or n_vocab, n_vocab)
+    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
+        """Note the vocabulary's size; nothing is hooked."""
+        head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        for module in (head, embedding):
+            if self._n_vocab is None and isinstance(weight := getattr(module, "weight", None), torch.Tensor):
+                self._n_vocab = weight.shape[0]
+        return ()
+
+    def adaptive_weight(
+        self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if self.settings.top_k is not None:
+            assert logits is not None, "whoever computes losses gives what is asked for"
+            size = min(self.settings.top_k, logits.shape[1])
             entropy = top_entropy(logits, size)
+        else:
+            size = self._vocabulary(logits)
         divisor = {"paper": math.log(size), "llama_factory": 3.0, "axolotl": 1.0}[self.settings.normalize]
-        return (entropy.float() / divisor) ** self.settings.alpha
+        # Rounding may leave an entropy just below 0, of which a power would be NaN.
+        return (entropy.float().clamp_min(0.0) / divisor) ** self.settings.alpha
+
+    def _vocabulary(self, logits: torch.Tensor | None) -> int:
+        size = self._n_vocab if logits is None else logits.shape[1]
+        if size is None and self.settings.normalize == "paper":
+            raise InputError(
+                "entropy_adaptive_weighting: normalize: paper with top_k: null divides by the logarithm of the "
+                "vocabulary's size, and the model does not tell it; give its input embedding to attach"
+            )
+        return size or 2
 
 
 def top_entropy(logits: torch.Tensor, k: int) -> torch.Tensor:

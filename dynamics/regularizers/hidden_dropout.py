@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Regularizer, Removable
+from dynamics.regularizers.decoder import decoder_of
 from dynamics.regularizers.settings import HiddenDropoutSettings
 from dynamics.validation import validated
 
@@ -39,7 +39,7 @@ class HiddenDropout(Regularizer):
     def __init__(self, **settings: Any) -> None:
         self.settings: HiddenDropoutSettings = validated(HiddenDropoutSettings, settings, where="HiddenDropout")
 
-    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
+    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Hook the end of every residual branch.
 
         Raises
@@ -66,13 +66,13 @@ class HiddenDropout(Regularizer):
         return F.dropout(hidden, self.settings.rate, training=True)
 
 
-def residual_branches(model: PreTrainedModel) -> list[nn.Module]:
+def residual_branches(model: nn.Module) -> list[nn.Module]:
     """Return the modules whose outputs are added to the residual stream: two a decoder layer.
 
     Whether the two branches follow each other or run side by side (GPT-NeoX) makes no difference. None are returned
     if a layer has other branches (a state space, say): dropout on a part of the layers would be another method.
     """
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    decoder = decoder_of(model, "hidden_dropout")
     layers = getattr(decoder, "layers", None) or getattr(decoder, "h", None)
     if not isinstance(layers, nn.ModuleList):
         return []

@@ -57,14 +57,16 @@ class LossTruncation(Regularizer):
         """Loss, in nats, from which on tokens have no weight in this step; infinite during warm-up."""
         return float(self._threshold)
 
-    def adaptive_weight(self, logits: torch.Tensor, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        """Return 0 for tokens above the threshold, else 1, and note their losses: once for each micro-batch."""
+    def adaptive_weight(
+        self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return 0 for tokens above the threshold, else 1, and note the losses of those kept: once for each token."""
         if self._step.device != loss.device:
             self._step, self._history, self._threshold = (
                 one.to(loss.device) for one in (self._step, self._history, self._threshold)
             )
-        place = loss_bin(loss)
-        self._step.index_add_(0, place, torch.ones_like(place, dtype=torch.int32))
+        # NaN has a bin too, in which a token that is not kept counts 0.
+        self._step.index_add_(0, loss_bin(loss), kept.to(torch.int32))
         return (loss < self._threshold).float()
 
     def end_step(self) -> None:

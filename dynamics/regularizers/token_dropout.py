@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dynamics.errors import InputError
 from dynamics.ops.keyed_random import STREAM_DROP, STREAM_REPLACEMENT, keyed_uniform
@@ -91,10 +91,10 @@ class TokenDropout(Regularizer):
             position=batch.position,
         )
 
-    def attach(self, model: PreTrainedModel) -> Sequence[Removable]:
+    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         if self.settings.target == "loss":
             return ()
-        embedding = model.get_input_embeddings()
+        embedding = cast(Any, model).get_input_embeddings() if embedding is None else embedding
         if not isinstance(embedding, nn.Module):
             raise InputError(
                 f"{type(self).__name__}: {type(model).__name__} has no input embeddings to act on; use target: loss"

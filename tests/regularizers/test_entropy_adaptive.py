@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from support.models import build
+from torch import nn
 
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import token_statistics, weighted_loss
@@ -22,7 +24,9 @@ EXACT = [1.75 * LN2, 2 * LN2, 0.0]
 def weights(logits, **settings):
     method = EntropyAdaptiveWeighting(**settings)
     found = token_statistics(logits, torch.zeros(len(logits), dtype=torch.int64))
-    return method.adaptive_weight(logits, found.loss, found.entropy)
+    given = logits if method.needs_logits else None
+    method.attach(nn.Module(), nn.Embedding(logits.shape[1], 1))
+    return method.adaptive_weight(found.loss, found.entropy, torch.ones(len(logits), dtype=torch.bool), given)
 
 
 def test_entropy_of_the_most_probable_tokens():
@@ -93,6 +97,19 @@ def test_it_says_where_it_acts():
     assert method.adapts and method.acts_on == ("token losses",) and not method.normalizes_by_kept
     assert method.dropped(None) is None and method.ratio(0.5) is None and method.token_weight(None) is None
     assert method.state() == {} and tuple(method.attach(None)) == ()
+    assert method.needs_logits and not EntropyAdaptiveWeighting(top_k=None).needs_logits
+
+
+def test_the_vocabulary_is_that_of_the_head():
+    method = EntropyAdaptiveWeighting(top_k=None)
+    entropy, kept = torch.tensor([math.log(8.0), torch.nan, -1e-7]), torch.tensor([True, False, True])
+    with pytest.raises(InputError, match="give its input embedding to attach"):
+        method.adaptive_weight(entropy, entropy, kept)
+    method.attach(build())  # 64 entries
+    got = method.adaptive_weight(entropy, entropy, kept)
+    assert got[0].item() == pytest.approx(0.5) and got[2] == 0.0
+    plain = EntropyAdaptiveWeighting(top_k=None, normalize="axolotl")
+    assert plain.adaptive_weight(entropy, entropy, kept)[0].item() == pytest.approx(math.log(8.0))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,14 @@ from dynamics.regularizers.loss_truncation import N_BINS, LossTruncation, loss_b
 INF = float("inf")
 
 
+def weigh(method, loss):
+    return method.adaptive_weight(loss, loss, torch.ones_like(loss, dtype=torch.bool))
+
+
 def step(method, losses, parts=1):
     """One optimiser step in `parts` micro-batches; the weights of all its tokens."""
     losses = torch.as_tensor(losses, dtype=torch.float32)
-    weights = [method.adaptive_weight(torch.zeros(len(part), 2), part, part) for part in losses.tensor_split(parts)]
+    weights = [weigh(method, part) for part in losses.tensor_split(parts)]
     method.end_step()
     return torch.cat(weights)
 
@@ -29,8 +33,19 @@ def test_threshold_and_weights_by_hand():
     method = LossTruncation(fraction=0.2, warmup=1)
     assert step(method, range(1, 11)).tolist() == [1.0] * 10
     assert method.threshold == 8.0625
-    got = method.adaptive_weight(torch.zeros(6, 2), torch.tensor([0.0, 7.9, 8.0, 8.05, 8.0625, 9.0]), None)
+    got = weigh(method, torch.tensor([0.0, 7.9, 8.0, 8.05, 8.0625, 9.0]))
     assert got.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0] and got.dtype == torch.float32
+
+
+def test_what_is_not_kept_does_not_count_whatever_it_holds():
+    method, other = LossTruncation(fraction=0.2, warmup=1), LossTruncation(fraction=0.2, warmup=1)
+    loss = torch.cat([torch.arange(1.0, 11.0), torch.tensor([torch.nan, -torch.nan, 60.0, INF])])
+    kept = torch.arange(14) < 10
+    method.adaptive_weight(loss[:4], loss[:4], kept[:4])
+    method.adaptive_weight(loss[4:], loss[4:], kept[4:])
+    method.end_step()
+    step(other, range(1, 11))
+    assert method.state() == other.state() and method.threshold == 8.0625
 
 
 @pytest.mark.parametrize(
@@ -95,7 +110,7 @@ def test_the_threshold_stands_still_within_a_step():
     step(method, range(1, 11))
     for _ in range(3):
         high = torch.full((50,), 20.0)
-        assert not method.adaptive_weight(torch.zeros(50, 2), high, high).any() and method.threshold == 8.0625
+        assert not weigh(method, high).any() and method.threshold == 8.0625
     method.end_step()
     assert method.threshold == 20.125  # 20 = 1.25 * 2**4: it holds most of the history now
 
@@ -166,7 +181,7 @@ def test_dropped_tokens_have_no_gradient_and_the_divisor_counts_them():
     loss = token_statistics(z.detach(), y).loss
     method = LossTruncation(fraction=0.4, warmup=1)
     step(method, loss)
-    weight = method.adaptive_weight(z.detach(), loss, loss)
+    weight = weigh(method, loss)
     assert weight.tolist() == [1.0, 1.0, 0.0]
     weighted_loss(z, y, token_weight=weight).backward()
     assert z.grad[2].eq(0).all() and z.grad[:2].ne(0).all()

@@ -110,8 +110,9 @@ def make_store(path: Path, n_tokens: int) -> None:
 
 
 def ours(store: Path) -> Callable[[], Any]:
-    from dynamics.analysis.buckets import entropy_buckets
-    from dynamics.analysis.curves import coarsen, mean_curve, sums_by_value
+    from dynamics.analysis.sums.curves import mean_curve
+    from dynamics.analysis.sums.document_sums import coarsen, sums_by_value
+    from dynamics.analysis.tokens.buckets import entropy_buckets
     from dynamics.records.reader import open_run
 
     def measure() -> Any:
@@ -232,7 +233,7 @@ def write_parquet(store: Path, folder: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from dynamics.analysis.buckets import entropy_buckets
+    from dynamics.analysis.tokens.buckets import entropy_buckets
     from dynamics.records.reader import open_run
 
     run = open_run(store)

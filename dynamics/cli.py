@@ -372,7 +372,7 @@ def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **opti
 
 def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.summary import arm_summary
+    from dynamics.analysis.estimands.summary import arm_summary
 
     header = (
         "arm", "best", "epoch", "final", "95 % interval", "rebound", "cross-fitted", "dropped"

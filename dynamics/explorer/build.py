@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.analysis.bootstrap import FEW_DOCUMENTS
-from dynamics.analysis.buckets import Buckets, make_buckets
-from dynamics.analysis.trajectories import CLASSES
+from dynamics.analysis.intervals.bootstrap import FEW_DOCUMENTS
+from dynamics.analysis.tokens.buckets import Buckets, make_buckets
+from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
-from dynamics.explorer.coder import Candidates, Coder
-from dynamics.explorer.gather import SplitTokens
 from dynamics.explorer.overview import curves_of, labels_of, recipe_text
 from dynamics.explorer.page import fill
+from dynamics.explorer.passage_encoder import Candidates, PassageEncoder
 from dynamics.explorer.passages import reading_order
 from dynamics.explorer.payload import packed
 from dynamics.explorer.quantise import Scale
+from dynamics.explorer.split_tokens import SplitTokens
 from dynamics.records.reader import Run, require_same_tokens
 from dynamics.records.schema import atomic_write_bytes
 
@@ -118,7 +118,7 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
     }
     highest = max([found.highest for found in measured.values()] + [split.highest for split in splits])
     scale = Scale(max(min(highest, _HIGHEST), 1e-3))
-    coder = Coder(splits, candidates, measured, frozen, scale)
+    encoder = PassageEncoder(splits, candidates, measured, frozen, scale)
 
     meta: dict[str, Any] = {
         "runs": [
@@ -133,14 +133,14 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
         "classes": list(CLASSES),
         "pools": [None if pool is None else pool.method for pool in splits[0].pools],
     }
-    meta["colours"] = coder.colours([run["best"] for run in meta["runs"]])
+    meta["colours"] = encoder.colours([run["best"] for run in meta["runs"]])
     chunks, listed = [], []
     room = budget - len(fill(json.dumps(meta), "")) - 4000  # of notes
     for s, p, why in order:
-        if coder.place(s, p) is None:
+        if encoder.place(s, p) is None:
             break
-        pair = [packed(coder.head(s, p)), packed(coder.body(s, p))]
-        entry = {"split": s, "why": why, **coder.facts(s, p)}
+        pair = [packed(encoder.head(s, p)), packed(encoder.body(s, p))]
+        entry = {"split": s, "why": why, **encoder.facts(s, p)}
         room -= sum(map(len, pair)) + 2 + len(json.dumps(entry)) + 1
         if room < 0:
             break
@@ -161,7 +161,7 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
         limit = f"no more than {most:,} are read for a page of {budget / 1e6:g} MB"
     meta["notes"] = [
         *_notes_on_choice(listed, splits, embedded, total, limit),
-        *_notes_on_values(coder.error, scale, highest),
+        *_notes_on_values(encoder.error, scale, highest),
         *_notes_on_runs(runs, splits, epochs, all_epochs),
     ]
     filled = fill(json.dumps(meta), "\n".join(line for i in ranks for line in chunks[i]))

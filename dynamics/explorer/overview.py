@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dynamics.analysis.bootstrap import bootstrap_curve
-from dynamics.analysis.buckets import Buckets
-from dynamics.analysis.curves import best_epoch, document_sums
-from dynamics.explorer.gather import SplitTokens
+from dynamics.analysis.intervals.bootstrap import bootstrap_curve
+from dynamics.analysis.sums.curves import best_epoch
+from dynamics.analysis.sums.document_sums import document_sums
+from dynamics.analysis.tokens.buckets import Buckets
+from dynamics.explorer.split_tokens import SplitTokens
 from dynamics.records.reader import Run
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from dynamics.analysis.bootstrap import Interval
+from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.plots.labels import focus, legend_above
 from dynamics.plots.panels import arm_line, draw_arm_lines, is_first, is_last, legend_over
 from dynamics.plots.style import arm_styles

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.buckets import Bucketing
-from dynamics.analysis.calibration import Calibration, Overconfidence, calibration, overconfidence
+from dynamics.analysis.estimands.calibration import Calibration, Overconfidence, calibration, overconfidence
+from dynamics.analysis.sums.arms import Source
+from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
 from dynamics.plots.labels import legend_above

@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ValidationError
 
-from dynamics.analysis.arms import Arm, Source, collect_arms
-from dynamics.analysis.curves import Floats
-from dynamics.analysis.summary import ArmSummary, arm_summary, dropped_share_by_epoch
+from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, dropped_share_by_epoch
+from dynamics.analysis.sums.arms import Arm, Source, collect_arms
+from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.labels import epoch_axis, legend_above, wrap_name
 from dynamics.plots.panels import given, in_panel

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.curves import best_epoch, rebound
-from dynamics.analysis.summary import ArmCurve, arm_curves
+from dynamics.analysis.estimands.summary import ArmCurve, arm_curves
+from dynamics.analysis.sums.arms import Source
+from dynamics.analysis.sums.curves import best_epoch, rebound
 from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, legend_above
 from dynamics.plots.panels import given, in_panel
 from dynamics.plots.style import FAINT, MINUS, NOTE_SIZE, arm_styles

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.distributions import EntropyDistribution, entropy_distributions
+from dynamics.analysis.estimands.entropy_distributions import EntropyDistribution, entropy_distributions
+from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
 from dynamics.plots.labels import wrap_name
 from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynamics.analysis.arms import Arm, collect_arms
+from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.errors import InputError, nearest
 from dynamics.plots.calibration import (
     as_calibrations,

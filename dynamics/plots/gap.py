@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.buckets import Bucketing
-from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.sums.arms import Source
+from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
 from dynamics.plots.panels import given, in_panels
 

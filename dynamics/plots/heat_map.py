@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.buckets import Bucketing
-from dynamics.analysis.curves import Floats, Value
-from dynamics.analysis.maps import BucketMap, bucket_map, loss_landscape
+from dynamics.analysis.estimands.bucket_maps import BucketMap, bucket_map, loss_landscape
+from dynamics.analysis.sums.arms import Source
+from dynamics.analysis.sums.document_sums import Value
+from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.labels import wrap_name
 from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, legend_over

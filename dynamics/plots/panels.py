@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
-from dynamics.analysis.arms import Arm
-from dynamics.analysis.bootstrap import Interval
-from dynamics.analysis.curves import Floats
+from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.sums.arms import Arm
+from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.labels import epoch_axis
 from dynamics.plots.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, load_style

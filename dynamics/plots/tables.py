@@ -2,7 +2,7 @@
 
 Losses are validation losses in nats per token, averaged over seeds. Rebound is the cross-fitted one: the plain one is
 biased upward. Differences are paired, since both arms are measured on the same tokens, and their p-values are adjusted
-for the number of arms that are compared (`dynamics.analysis.inference.compare_arms`).
+for the number of arms that are compared (`dynamics.analysis.comparisons.arm_comparisons.compare_arms`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.analysis.arms import Arm, Source, collect_arms
-from dynamics.analysis.bootstrap import FEW_DOCUMENTS
-from dynamics.analysis.buckets import Bucketing, entropy_buckets
-from dynamics.analysis.curves import DocumentSums, Value
-from dynamics.analysis.inference import compare_arms
-from dynamics.analysis.significance import holm
-from dynamics.analysis.summary import ArmSummary, arm_summary
+from dynamics.analysis.comparisons.arm_comparisons import compare_arms
+from dynamics.analysis.comparisons.significance import holm
+from dynamics.analysis.estimands.summary import ArmSummary, arm_summary
+from dynamics.analysis.intervals.bootstrap import FEW_DOCUMENTS
+from dynamics.analysis.sums.arms import Arm, Source, collect_arms
+from dynamics.analysis.sums.document_sums import DocumentSums, Value
+from dynamics.analysis.tokens.buckets import Bucketing, entropy_buckets
 from dynamics.errors import InputError, nearest
 from dynamics.plots.style import MINUS, arm_role
 

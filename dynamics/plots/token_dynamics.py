@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.bootstrap import Interval
-from dynamics.analysis.buckets import Buckets
-from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.sums.arms import Source
+from dynamics.analysis.tokens.buckets import Buckets
 from dynamics.plots.labels import epoch_axis, focus, wrap_name
 from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
 from dynamics.plots.style import INK, Style, bucket_colors

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from dynamics.analysis.arms import Source
-from dynamics.analysis.buckets import Bucketing
-from dynamics.analysis.token_maps import CartographyMap, ClassShares, cartography, class_shares
-from dynamics.analysis.trajectories import CLASSES
+from dynamics.analysis.estimands.trajectory_shares import CartographyMap, ClassShares, cartography, class_shares
+from dynamics.analysis.sums.arms import Source
+from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
 from dynamics.plots.bucket_lines import bucket_title
 from dynamics.plots.labels import legend_above, wrap_name

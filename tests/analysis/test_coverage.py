@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from dynamics.analysis.bootstrap import (
+from dynamics.analysis.intervals.bootstrap import (
     Interval,
     bootstrap_curve,
     bootstrap_statistic,
-    cross_fitted_rebound_interval,
     document_weights,
     percentiles,
     resampled_curves,
 )
-from dynamics.analysis.curves import DocumentSums, Floats, mean_curve, rebound
+from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound_interval
+from dynamics.analysis.sums.curves import mean_curve, rebound
+from dynamics.analysis.sums.document_sums import DocumentSums
+from dynamics.analysis.tokens.token_records import Floats
 
 N_STUDIES = 1_000
 N_DOCUMENTS = 200

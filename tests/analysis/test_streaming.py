@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from support.synthetic import make_run
 
-from dynamics.analysis.buckets import entropy_buckets
-from dynamics.analysis.curves import sums_by_value
-from dynamics.analysis.trajectories import token_trajectories
+from dynamics.analysis.sums.document_sums import sums_by_value
+from dynamics.analysis.tokens.buckets import entropy_buckets
+from dynamics.analysis.tokens.trajectories import token_trajectories
 from dynamics.errors import DamagedRecordError
 from dynamics.records.reader import open_run
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.bootstrap import Interval
-from dynamics.analysis.calibration import Calibration
+from dynamics.analysis.estimands.calibration import Calibration
+from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.errors import InputError
 from dynamics.plots.calibration import (
     as_overconfidences,

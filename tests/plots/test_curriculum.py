@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.summary import ArmSummary
+from dynamics.analysis.estimands.summary import ArmSummary
 from dynamics.errors import InputError
 from dynamics.plots.curriculum import (
     as_curricula,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.summary import ArmCurve
+from dynamics.analysis.estimands.summary import ArmCurve
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
 from dynamics.plots.style import arm_styles
 from dynamics.records.reader import Run, Study

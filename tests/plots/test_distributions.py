@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.distributions import EntropyDistribution
+from dynamics.analysis.estimands.entropy_distributions import EntropyDistribution
 from dynamics.errors import InputError
 from dynamics.plots.distributions import as_distributions, distribution_rows, plot_entropy_distribution
 from dynamics.records.reader import Run, Study

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.summary import bucket_dynamics
+from dynamics.analysis.estimands.summary import bucket_dynamics
 from dynamics.errors import InputError
 from dynamics.plots.gap import as_gaps, gap_rows, plot_gap
 from dynamics.plots.style import arm_styles

@@ -9,8 +9,8 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from dynamics.analysis.bootstrap import Interval
-from dynamics.analysis.maps import BucketMap, bucket_map
+from dynamics.analysis.estimands.bucket_maps import BucketMap, bucket_map
+from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.errors import InputError
 from dynamics.plots.heat_map import bucket_map_rows, plot_bucket_map, plot_loss_landscape
 from dynamics.records.reader import Run, Study
@@ -37,7 +37,7 @@ def test_cells_are_the_values_and_circles_the_best_epochs() -> None:
     assert plot_bucket_map(HAND, ax=ax) == [ax]
     mesh: Any = ax.collections[0]
     np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan).reshape(3, 3), VALUES.T)
-    # Cells reach halfway to the next recorded epoch.
+    # DocumentBuckets reach halfway to the next recorded epoch.
     assert ax.get_xlim() == (-0.5, 4.0)
     (circles,) = ax.lines
     assert np.asarray(circles.get_xdata()).tolist() == [3, 1, 1]

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.synthetic import make_study
 
-from dynamics.analysis.arms import Arm, collect_arms
+from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.plots import figures
 from dynamics.plots.figures import FIGURES
 from dynamics.plots.style import load_style

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.synthetic import make_run, make_study
 
-from dynamics.analysis.arms import Arm, collect_arms
-from dynamics.analysis.bootstrap import document_weights
+from dynamics.analysis.intervals.bootstrap import document_weights
+from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.errors import InputError
 from dynamics.plots.figures import save_figures
 from dynamics.plots.tables import ArmTable, Difference, arm_table, latex_table, markdown_table, table_rows

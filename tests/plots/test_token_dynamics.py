@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.bootstrap import Interval
-from dynamics.analysis.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.errors import InputError
 from dynamics.plots.style import HIGH_COLOR, LOW_COLOR, load_style
 from dynamics.plots.token_dynamics import (

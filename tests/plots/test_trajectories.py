@@ -9,9 +9,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dynamics.analysis.bootstrap import Interval
-from dynamics.analysis.token_maps import CartographyMap, ClassShares, cartography, class_shares
-from dynamics.analysis.trajectories import CLASSES
+from dynamics.analysis.estimands.trajectory_shares import CartographyMap, ClassShares, cartography, class_shares
+from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
 from dynamics.plots.style import load_style
 from dynamics.plots.trajectories import (

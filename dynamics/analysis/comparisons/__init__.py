@@ -1,0 +1,1 @@
+"""One arm against another, and many comparisons at once."""

@@ -1,0 +1,139 @@
+"""A value by bucket and epoch: the numbers of heat maps and of the loss landscape, for every arm.
+
+Shape suffixes: E epochs, K buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve
+from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
+from dynamics.analysis.sums.document_sums import Value
+from dynamics.analysis.tokens.buckets import Bucketing, Buckets
+from dynamics.analysis.tokens.signals import signal_values
+from dynamics.analysis.tokens.token_records import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class BucketMap:
+    """One value of an arm by epoch and bucket.
+
+    Attributes
+    ----------
+    arm, n_seeds, split, value
+    by : str
+        What the tokens were put into buckets by, such as ``reference_entropy``.
+    epochs : ndarray of int64, shape (E,)
+    labels : tuple of str, length K
+    centres : ndarray, shape (K,)
+        Mean of the signal over the bucket's tokens in this split, in its unit: the x axis of a landscape. NaN for
+        an empty bucket, and where there is no one signal (two-way and moving buckets).
+    edges : ndarray of float64, shape (K - 1,)
+        Interior edges in the same unit; empty where there is no one signal.
+    n_tokens : ndarray, shape (K,)
+        Tokens of the bucket, the mean over epochs and seeds where they move.
+    values : Interval of arrays of shape (E, K)
+        Nats per token, or shares for ``correct``.
+    """
+
+    arm: str
+    n_seeds: int
+    split: str
+    value: Value
+    by: str
+    epochs: NDArray[np.int64]
+    labels: tuple[str, ...]
+    centres: Floats
+    edges: Floats
+    n_tokens: Floats
+    values: Interval
+
+
+def bucket_map(
+    data: Source | Iterable[Source],
+    *,
+    split: str = "validation",
+    value: Value = "loss",
+    buckets: Bucketing | int = 10,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[BucketMap]:
+    """Return a value of every arm by epoch and bucket, with intervals over documents.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    split : str
+    value : {"loss", "entropy", "correct", "certainty"}
+    buckets : Bucketing or int
+        An int asks for that many by reference entropy: 10 for the heat map of deciles.
+    n_resamples, level, seed
+        As for `bootstrap_curve`.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 50 documents.
+    """
+    arms = collect_arms(data)
+    how = as_buckets(arms, buckets)
+    centres, edges, by = _axis(arms[0], split, how)
+    maps = []
+    for arm in arms:
+        sums = arm.sums(split, buckets=how, value=value)
+        counts = sums.counts.sum(axis=-2)
+        maps.append(
+            BucketMap(
+                arm=arm.name,
+                n_seeds=len(arm.runs),
+                split=split,
+                value=value,
+                by=by,
+                epochs=sums.epochs,
+                labels=sums.labels,
+                centres=centres,
+                edges=edges,
+                n_tokens=counts if counts.ndim == 1 else counts.mean(axis=0),
+                values=bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed),
+            )
+        )
+    return maps
+
+
+def loss_landscape(
+    data: Source | Iterable[Source],
+    *,
+    split: str = "validation",
+    n_buckets: int = 30,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[BucketMap]:
+    """Return the loss over (reference entropy, epoch): `bucket_map` with so many buckets that it is a surface.
+
+    `BucketMap.centres` is the first axis, `BucketMap.epochs` the second, ``values.estimate`` (E, K) the height.
+    """
+    return bucket_map(
+        data, split=split, buckets=n_buckets, n_resamples=n_resamples, level=level, seed=seed, value="loss"
+    )
+
+
+def _axis(arm: Arm, split: str, buckets: Bucketing) -> tuple[Floats, Floats, str]:
+    if not isinstance(buckets, Buckets):
+        by = f"current {buckets.value}" if buckets.moving and hasattr(buckets, "value") else "two signals"
+        return np.full(len(buckets.labels), np.nan), np.empty(0), by
+    records = arm.runs[0].records(split)
+    index = buckets.index(records)
+    chosen = np.asarray(records.predicted, dtype=bool) & (index >= 0)
+    of = index[chosen]
+    values = signal_values(buckets.signal, records)[chosen].astype(np.float64)
+    counts = np.bincount(of, minlength=buckets.n).astype(np.float64)
+    sums = np.bincount(of, values, minlength=buckets.n)
+    centres = np.divide(sums, counts, out=np.full(buckets.n, np.nan), where=counts > 0)
+    return centres, buckets.edges, buckets.signal.name

@@ -1,0 +1,244 @@
+"""Calibration from what the records hold: loss, entropy, and whether the token was the most probable one.
+
+The usual expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) compares the accuracy of the argmax
+with its probability. That probability is not recorded (it would be a third number for every token and epoch), so that
+error cannot be computed, and anything that looks like it would be made up. Two things can be said exactly.
+
+*Entropy calibration.* If a model's probabilities are right, its expected loss at every token is its entropy there:
+E[-log p(y)] = H(p) for y drawn from p. In a bin of tokens of like predicted entropy, mean loss minus mean entropy is
+therefore 0 in expectation, positive where the model is too sure, negative where it is not sure enough. Over all tokens
+this is the overconfidence; over bins, weighted by their tokens, the mean absolute difference is an error in the manner
+of the usual one, but of the whole distribution and in nats:
+
+    ECE_H = sum_b n_b / n |mean loss_b - mean entropy_b|.
+
+Comparing a language model's loss with its entropy goes back to Braverman et al. 2020 (arXiv 1906.05664) and, under this
+name, Cao, Valiant and Liang 2025 (arXiv 2511.11966), there over generated text; here token by token on real text. Bins
+are of equal size in every epoch (as Nixon et al. 2019, arXiv 1904.01685, argue for the usual error).
+
+*A floor under the argmax's error.* The entropy bounds the probability of the argmax: H = E[-log p] >= -log max p, so
+max p >= exp(-H), the *certainty*. Where a bin's accuracy is below its mean certainty, its mean argmax probability is
+above its accuracy by at least the difference. Summed over bins as above, this is a lower bound of the usual error with
+the same bins, the part of it that is overconfidence and that the records prove. It can be far below the error itself.
+
+Like every mean of absolute values, ECE_H is biased upward by noise: with b bins of perfectly calibrated tokens it is
+not 0. Its interval says how uncertain it is, not that it is above 0; the signed overconfidence has no such bias.
+
+Shape suffixes: R resamples, E epochs, K bins or buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamics.analysis.intervals.bootstrap import (
+    Interval,
+    bootstrap_curve,
+    document_weights,
+    percentiles,
+    resampler,
+    warn_few,
+)
+from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
+from dynamics.analysis.sums.curves import mean_curve
+from dynamics.analysis.sums.document_sums import DocumentSums
+from dynamics.analysis.tokens.buckets import Bucketing, moving_buckets
+from dynamics.analysis.tokens.token_records import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Overconfidence:
+    """Mean loss minus mean entropy of an arm, by bucket and epoch.
+
+    Attributes
+    ----------
+    arm, n_seeds, split
+    epochs : ndarray of int64, shape (E,)
+    labels : tuple of str, length K
+    value : Interval of arrays of shape (E, K)
+        Nats per token; positive where the model is surer than it should be.
+    """
+
+    arm: str
+    n_seeds: int
+    split: str
+    epochs: NDArray[np.int64]
+    labels: tuple[str, ...]
+    value: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Reliability of an arm in bins of predicted entropy, by epoch.
+
+    Attributes
+    ----------
+    arm, n_seeds, split
+    epochs : ndarray of int64, shape (E,)
+    entropy : ndarray, shape (E, K)
+        Mean predicted entropy of each bin, nats: the x axis of a reliability diagram.
+    loss, accuracy, difference : Interval of arrays of shape (E, K)
+        Mean loss (nats; calibrated where it equals `entropy`), share of tokens that were the most probable, and mean
+        loss minus mean entropy.
+    certainty : ndarray, shape (E, K)
+        Mean of exp(-entropy): calibrated accuracy is not below it.
+    share : ndarray, shape (E, K)
+        Share of the tokens that are in the bin.
+    error : Interval of arrays of shape (E,)
+        ECE_H, nats.
+    argmax_error_floor : Interval of arrays of shape (E,)
+        Lower bound of the usual expected calibration error with these bins, a probability.
+    """
+
+    arm: str
+    n_seeds: int
+    split: str
+    epochs: NDArray[np.int64]
+    entropy: Floats
+    loss: Interval
+    accuracy: Interval
+    difference: Interval
+    certainty: Floats
+    share: Floats
+    error: Interval
+    argmax_error_floor: Interval
+
+
+def overconfidence(
+    data: Source | Iterable[Source],
+    *,
+    split: str = "validation",
+    buckets: Bucketing | int = 1,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Overconfidence]:
+    """Return mean loss minus mean entropy of every arm by bucket and epoch, with intervals over documents.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    split : str
+    buckets : Bucketing or int
+        An int asks for that many by reference entropy.
+    n_resamples, level, seed
+        As for `bootstrap_curve`.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 50 documents.
+    """
+    arms = collect_arms(data)
+    how = as_buckets(arms, buckets)
+    rows = []
+    for arm in arms:
+        arm.load(split, ("loss", "entropy"), buckets=how)
+        sums = difference_sums(arm, split, how)
+        value = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
+        rows.append(Overconfidence(arm.name, len(arm.runs), split, sums.epochs, sums.labels, value))
+    return rows
+
+
+def difference_sums(arm: Arm, split: str, buckets: Bucketing | None) -> DocumentSums:
+    """Return the sums per document of loss minus entropy, averaged over the arm's seeds."""
+    loss, entropy = (arm.sums(split, buckets=buckets, value=value) for value in ("loss", "entropy"))
+    return replace(loss, sums=loss.sums - entropy.sums)
+
+
+def calibration(
+    data: Source | Iterable[Source],
+    *,
+    split: str = "validation",
+    n_bins: int = 15,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Calibration]:
+    """Return how well the entropy of every arm predicts its loss, in bins of equal size in every epoch.
+
+    Bins are those of the single run: with several seeds, a bin holds every seed's tokens of that rank together.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    split : str
+    n_bins : int
+    n_resamples, level, seed
+        As for `bootstrap_curve`; bins are not cut anew in a resample.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 50 documents.
+    """
+    bins = moving_buckets(n_bins)
+    return [
+        _calibration(arm, split, bins, n_resamples=n_resamples, level=level, seed=seed) for arm in collect_arms(data)
+    ]
+
+
+def entropy_calibration_error(difference: Floats, share: Floats) -> Floats:
+    """Return ECE_H: the mean absolute difference of loss and entropy over bins, (..., K) to (...), nats."""
+    return _weighted(np.abs(difference), share)
+
+
+def argmax_error_floor(certainty: Floats, accuracy: Floats, share: Floats) -> Floats:
+    """Return the least that the argmax's expected calibration error can be, (..., K) to (...)."""
+    return _weighted(np.maximum(certainty - accuracy, 0.0), share)
+
+
+def _weighted(values: Floats, share: Floats) -> Floats:
+    # An empty bin has no value and no weight; NaN in a bin with tokens stays.
+    total: Floats = np.where(share > 0, values * share, 0.0).sum(axis=-1)
+    return total
+
+
+def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, level: float, seed: int) -> Calibration:
+    arm.load(split, ("loss", "entropy", "correct", "certainty"), buckets=bins)
+    loss = arm.sums(split, buckets=bins)
+    entropy, correct, certainty = (
+        arm.sums(split, buckets=bins, value=value) for value in ("entropy", "correct", "certainty")
+    )
+    warn_few(loss.n_documents)
+    weights = document_weights(loss.n_documents, n_resamples, seed)
+    difference = replace(loss, sums=loss.sums - entropy.sums)
+
+    def interval(resampled: Floats, estimate: Floats) -> Interval:
+        low, high = percentiles(resampled, level)
+        return Interval(low, high, estimate)
+
+    def both(ds: DocumentSums) -> tuple[Floats, Floats]:
+        return resampler(ds)(weights), mean_curve(ds)
+
+    # A bin's share of all tokens, as a curve: every document counts with all its tokens below the line.
+    tokens = replace(
+        loss, sums=loss.counts, counts=np.repeat(loss.counts.sum(-1, keepdims=True), loss.counts.shape[-1], -1)
+    )
+    shares, share = both(tokens)
+    losses, mean_loss = both(loss)
+    differences, mean_difference = both(difference)
+    accuracies, accuracy = both(correct)
+    certainties, mean_certainty = both(certainty)
+    return Calibration(
+        arm=arm.name,
+        n_seeds=len(arm.runs),
+        split=split,
+        epochs=loss.epochs,
+        entropy=mean_curve(entropy),
+        loss=interval(losses, mean_loss),
+        accuracy=interval(accuracies, accuracy),
+        difference=interval(differences, mean_difference),
+        certainty=mean_certainty,
+        share=share,
+        error=interval(
+            entropy_calibration_error(differences, shares), entropy_calibration_error(mean_difference, share)
+        ),
+        argmax_error_floor=interval(
+            argmax_error_floor(certainties, accuracies, shares), argmax_error_floor(mean_certainty, accuracy, share)
+        ),
+    )

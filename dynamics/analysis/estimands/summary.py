@@ -1,0 +1,329 @@
+"""What a study says in numbers: one row an arm, and the dynamics of its entropy buckets.
+
+Curves are averages over seeds; intervals are resampled over documents, with the trained models held
+fixed. Differences between seeds are shown apart, as the values of each seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve, bootstrap_difference, bootstrap_statistic
+from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound, cross_fitted_rebound_interval
+from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
+from dynamics.analysis.sums.curves import best_epoch, mean_curve, rebound
+from dynamics.analysis.sums.document_sums import DocumentSums, Value
+from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.analysis.tokens.token_records import Floats
+from dynamics.errors import InputError, nearest
+from dynamics.records.reader import Run
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCurve:
+    """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
+
+    `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known.
+    """
+
+    arm: str
+    n_seeds: int
+    epochs: NDArray[np.int64]
+    loss: Floats
+    low: Floats
+    high: Floats
+    rebound_cross_fitted: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm of a study, or one run. Losses are validation losses in nats per token.
+
+    Attributes
+    ----------
+    arm : str
+    n_seeds, n_documents : int
+        Seeds averaged over, and validation documents resampled.
+    best, best_epoch, final, final_epoch
+        Lowest and last value of the curve averaged over seeds. `best` and `best_epoch` are NaN and
+        -1 if the whole curve is NaN.
+    final_low, final_high : float
+        95 % percentile interval of `final`.
+    rebound, rebound_low, rebound_high : float
+        `final` minus `best`, with its interval; biased upward where the curve is flat against its
+        noise.
+    rebound_cross_fitted : float
+        The rebound without that bias, which figures and tables report; see `cross_fitted_rebound`.
+    rebound_cross_fitted_low, rebound_cross_fitted_high : float
+        Its 95 % interval; see `cross_fitted_rebound_interval`.
+    dropped_share : float
+        Measured share of predicted tokens dropped, the mean over training; 0 without token dropout,
+        NaN without metrics.
+    mean_ratio : float
+        The share that the recipe asks for, the mean over training: what arms are matched on.
+    final_by_seed, rebound_by_seed : tuple of float
+        The same of each seed's own curve, in the order of the seeds.
+    """
+
+    arm: str
+    n_seeds: int
+    n_documents: int
+    best: float
+    best_epoch: int
+    final: float
+    final_epoch: int
+    final_low: float
+    final_high: float
+    rebound: float
+    rebound_low: float
+    rebound_high: float
+    rebound_cross_fitted: float
+    dropped_share: float
+    mean_ratio: float
+    final_by_seed: tuple[float, ...]
+    rebound_by_seed: tuple[float, ...]
+    rebound_cross_fitted_low: float = math.nan
+    rebound_cross_fitted_high: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class BucketDynamics:
+    """Losses of the entropy buckets of one arm.
+
+    Attributes
+    ----------
+    arm, n_seeds
+    epochs : ndarray of int64, shape (E,)
+    labels : tuple of str, length K
+    train, validation, gap : Interval of arrays of shape (E, K)
+        Nats per token; the gap is validation minus training.
+    rebound : Interval of arrays of shape (K,)
+        Of the validation loss.
+    rebound_cross_fitted, rebound_cross_fitted_low, rebound_cross_fitted_high : ndarray, shape (K,)
+        Without the plain rebound's bias; None where the interval was not asked for.
+    """
+
+    arm: str
+    n_seeds: int
+    epochs: NDArray[np.int64]
+    labels: tuple[str, ...]
+    train: Interval
+    validation: Interval
+    gap: Interval
+    rebound: Interval
+    rebound_cross_fitted: Floats
+    rebound_cross_fitted_low: Floats | None = None
+    rebound_cross_fitted_high: Floats | None = None
+
+
+def arm_sums(
+    data: Source | Iterable[Source],
+    arm: str,
+    *,
+    split: str = "validation",
+    buckets: Bucketing | None = None,
+    value: Value = "loss",
+) -> DocumentSums:
+    """Return an arm's sums per document, averaged over its seeds.
+
+    Raises
+    ------
+    InputError
+        If there is no such arm, or no epoch complete in all its seeds.
+    """
+    arms = {each.name: each for each in collect_arms(data)}
+    if arm not in arms:
+        raise InputError(f"no arm {arm!r}; there are {', '.join(arms)}{nearest(arm, arms)}")
+    return arms[arm].sums(split, buckets=buckets, value=value)
+
+
+def arm_curves(
+    data: Source | Iterable[Source],
+    *,
+    split: str = "validation",
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[ArmCurve]:
+    """Return the loss of every arm over epochs, with intervals, in the order of the recipe."""
+    curves = []
+    for arm in collect_arms(data):
+        sums = arm.sums(split)
+        band = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
+        curves.append(
+            ArmCurve(
+                arm.name,
+                len(arm.runs),
+                sums.epochs,
+                band.estimate[:, 0],
+                band.low[:, 0],
+                band.high[:, 0],
+                float(cross_fitted_rebound(sums)[0]),
+            )
+        )
+    return curves
+
+
+def arm_summary(
+    data: Source | Iterable[Source],
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[ArmSummary]:
+    """Return one row an arm: what it reached, where it ended, and how much was dropped.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+        A run counts as one arm.
+    n_resamples, level, seed
+        As for `bootstrap_curve`. Every arm is resampled with the same documents.
+
+    Returns
+    -------
+    list of ArmSummary
+        In the order of the recipe.
+
+    Raises
+    ------
+    InputError
+        If no epoch is complete, or the tokens of the runs differ.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 50 validation documents, or when seeds have different epochs.
+    """
+    rows = []
+    for arm in collect_arms(data):
+        sums = arm.sums("validation")
+        curve = mean_curve(sums)[:, 0]
+        by_seed = [mean_curve(part)[:, 0] for part in arm.seed_sums("validation")]
+        band = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
+        rise = bootstrap_statistic(sums, _rebound_of_curves, n_resamples=n_resamples, level=level, seed=seed)
+        fitted = cross_fitted_rebound_interval(sums, n_resamples=n_resamples, level=level, seed=seed)
+        share, asked = dropout_means(arm)
+        rows.append(
+            ArmSummary(
+                arm=arm.name,
+                n_seeds=len(arm.runs),
+                n_documents=sums.n_documents,
+                best=float(np.nanmin(curve)) if not np.isnan(curve).all() else math.nan,
+                best_epoch=best_epoch(curve, sums.epochs),
+                final=float(curve[-1]),
+                final_epoch=int(sums.epochs[-1]),
+                final_low=float(band.low[-1, 0]),
+                final_high=float(band.high[-1, 0]),
+                rebound=float(rise.estimate[0]),
+                rebound_low=float(rise.low[0]),
+                rebound_high=float(rise.high[0]),
+                rebound_cross_fitted=float(fitted.estimate[0]),
+                rebound_cross_fitted_low=float(fitted.low[0]),
+                rebound_cross_fitted_high=float(fitted.high[0]),
+                dropped_share=share,
+                mean_ratio=asked,
+                final_by_seed=tuple(float(values[-1]) for values in by_seed),
+                rebound_by_seed=tuple(float(rebound(values)) for values in by_seed),
+            )
+        )
+    return rows
+
+
+def bucket_dynamics(
+    data: Source | Iterable[Source],
+    *,
+    buckets: Bucketing | int = 2,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[BucketDynamics]:
+    """Return the losses of the entropy buckets of every arm, with intervals.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    buckets : Bucketing or int
+        Buckets, or how many to make by the reference entropy of the training tokens: 2 for
+        halves, 10 for deciles. The same buckets serve every arm and both splits.
+    n_resamples, level, seed
+        As for `bootstrap_curve`.
+
+    Returns
+    -------
+    list of BucketDynamics
+        In the order of the recipe.
+    """
+    arms = collect_arms(data)
+    buckets = as_buckets(arms, buckets)
+    how: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
+    result = []
+    for arm in arms:
+        train = arm.sums("train", buckets=buckets)
+        validation = arm.sums("validation", buckets=buckets)
+        fitted = cross_fitted_rebound_interval(validation, **how)
+        result.append(
+            BucketDynamics(
+                arm=arm.name,
+                n_seeds=len(arm.runs),
+                epochs=validation.epochs,
+                labels=validation.labels,
+                train=bootstrap_curve(train, **how),
+                validation=bootstrap_curve(validation, **how),
+                gap=bootstrap_difference(validation, train, paired=False, **how),
+                rebound=bootstrap_statistic(validation, _rebound_of_curves, **how),
+                rebound_cross_fitted=fitted.estimate,
+                rebound_cross_fitted_low=fitted.low,
+                rebound_cross_fitted_high=fitted.high,
+            )
+        )
+    return result
+
+
+def dropout_means(arm: Arm) -> tuple[float, float]:
+    """Return the measured share dropped and the ratio asked for, means over training and seeds."""
+    logs = [step_log(run) for run in arm.runs]
+    shares = [float(log[:, 1].mean()) for log in logs if len(log)]
+    ratios = [float(log[:, 2].mean()) for log in logs if len(log)]
+    return (float(np.mean(shares)), float(np.mean(ratios))) if shares else (math.nan, math.nan)
+
+
+def dropped_share_by_epoch(arm: Arm) -> Floats:
+    """Return the measured share of tokens dropped in each epoch of training, averaged over seeds.
+
+    Returns
+    -------
+    ndarray, shape (E, 2)
+        The middle of the epoch (0.5 for the first), and the mean share over its steps. Epochs that
+        no run has begun are left out.
+    """
+    shares: dict[int, list[float]] = {}
+    for run in arm.runs:
+        log = step_log(run)
+        if not len(log):
+            continue
+        # Rows count the optimiser steps done, from 1; a row 0, before the first, belongs to the
+        # first epoch.
+        epoch = (np.maximum(log[:, 0] - 1, 0) // run.manifest["steps_per_epoch"]).astype(int)
+        for each in np.unique(epoch):
+            shares.setdefault(int(each), []).append(float(log[epoch == each, 1].mean()))
+    return np.array([(each + 0.5, np.mean(shares[each])) for each in sorted(shares)]).reshape(-1, 2)
+
+
+def step_log(run: Run) -> Floats:
+    """Return step, share dropped and ratio asked for of every optimiser step, shape (steps, 3).
+
+    A run without token dropout logs null or nothing for the last two; that is a share of 0.
+    """
+    rows = [(row["step"], row.get("dropped_share") or 0.0, row.get("ratio") or 0.0) for row in run.metrics()]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+def _rebound_of_curves(curves: Floats) -> Floats:
+    return rebound(curves, axis=-2)

@@ -1,0 +1,1 @@
+"""Intervals from resampling: of documents, of halves for the cross-fitted rebound, of seeds and documents."""

@@ -1,0 +1,250 @@
+"""Intervals from resampling documents.
+
+Tokens of one document share its subject and style, so their losses are correlated: resampling
+tokens as if they were independent gives intervals that are far too narrow. Here all tokens of a
+document move together, and every statistic is computed from ratios of sums.
+
+The intervals speak of the validation documents that might have been drawn, with the trained models
+held fixed. Differences between training seeds are not in them
+(`dynamics.analysis.intervals.seeds_and_documents` has those too).
+
+Means and differences get percentile intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+
+Shape suffixes: R resamples, E epochs, D documents, K buckets.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamics.analysis.sums.curves import mean_curve, ratio
+from dynamics.analysis.sums.document_sums import DocumentSums
+from dynamics.analysis.tokens.token_records import Floats
+from dynamics.errors import InputError
+
+Resampler = Callable[[NDArray[np.floating]], Floats]
+
+FEW_DOCUMENTS = 50
+_BLOCK = 4_000_000  # numbers in one block of float64 weights: 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and its percentile interval: three arrays of one shape."""
+
+    low: Floats
+    high: Floats
+    estimate: Floats
+
+
+def document_weights(n_documents: int, n_resamples: int, seed: int) -> NDArray[np.float32]:
+    """Return how often each document is drawn in each resample.
+
+    Parameters
+    ----------
+    n_documents, n_resamples : int
+    seed : int
+        Two curves over the same documents are resampled in pairs by giving both the same seed.
+
+    Returns
+    -------
+    ndarray of float32, shape (R, D)
+        Multinomial counts; every row sums to D.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.empty((n_resamples, n_documents), dtype=np.float32)
+    for row in weights:
+        row[:] = np.bincount(rng.integers(n_documents, size=n_documents), minlength=n_documents)
+    return weights
+
+
+def resampled_curves(ds: DocumentSums, weights: NDArray[np.floating]) -> Floats:
+    """Return the curve of every resample, shape (R, E, K): ratios of weighted sums.
+
+    Parameters
+    ----------
+    ds : DocumentSums
+    weights : ndarray, shape (R, D)
+        How often each document counts in each resample.
+    """
+    return resampler(ds)(weights)
+
+
+def resampler(ds: DocumentSums) -> Resampler:
+    """Return the function from weights, shape (R, D), to the curves of the resamples, shape (R, E, K)."""
+    n_epochs, n_documents, n_buckets = ds.sums.shape
+    sums = np.moveaxis(ds.sums, 1, 0).reshape(n_documents, n_epochs * n_buckets)
+    # Counts are (D, K), or (E, D, K) where tokens move between buckets.
+    counts = ds.counts if ds.counts.ndim == 2 else np.moveaxis(ds.counts, 1, 0).reshape(n_documents, -1)
+    both = np.concatenate([sums, counts], axis=1)
+
+    def curves(weights: NDArray[np.floating]) -> Floats:
+        if weights.ndim != 2 or weights.shape[1] != n_documents:
+            raise InputError(f"weights of shape {weights.shape} do not fit {n_documents} documents")
+        # In blocks, since the product needs the weights as float64.
+        n_blocks = -(-weights.size // _BLOCK)
+        products = [block @ both for block in np.array_split(weights, max(1, n_blocks))]
+        product = np.concatenate(products)
+        summed = product[:, : sums.shape[1]].reshape(-1, n_epochs, n_buckets)
+        return ratio(summed, product[:, sums.shape[1] :].reshape(len(product), -1, n_buckets))
+
+    return curves
+
+
+def bootstrap_curve(
+    ds: DocumentSums,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    weights: NDArray[np.floating] | None = None,
+) -> Interval:
+    """Return the mean curve with a percentile interval at every epoch and bucket.
+
+    Parameters
+    ----------
+    ds : DocumentSums
+    n_resamples : int
+        Number of resamples of the documents.
+    level : float
+        Coverage wanted, in (0, 1).
+    seed : int
+    weights : ndarray, shape (R, D), optional
+        Weights to use instead of drawing them.
+
+    Returns
+    -------
+    Interval of arrays of shape (E, K)
+        NaN for an empty bucket and where the records hold NaN.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 50 documents.
+    """
+    return bootstrap_statistic(ds, _identity, n_resamples=n_resamples, level=level, seed=seed, weights=weights)
+
+
+def bootstrap_statistic(
+    ds: DocumentSums,
+    statistic: Callable[[Floats], Floats],
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    weights: NDArray[np.floating] | None = None,
+) -> Interval:
+    """Return a statistic of the curves with a percentile interval.
+
+    Parameters
+    ----------
+    ds : DocumentSums
+    statistic : callable
+        Takes curves of shape (..., E, K), gives (..., K) or (..., E, K):
+        ``lambda curves: rebound(curves, axis=-2)``.
+    n_resamples, level, seed, weights
+        As for `bootstrap_curve`.
+
+    Returns
+    -------
+    Interval
+        `estimate` is the statistic of all documents. A percentile interval repeats a statistic's
+        bias: that of the plain rebound reaches too high where the curve is flat against its noise.
+    """
+    warn_few(ds.n_documents)
+    if weights is None:
+        weights = document_weights(ds.n_documents, n_resamples, seed)
+    low, high = percentiles(statistic(resampled_curves(ds, weights)), level)
+    return Interval(low, high, statistic(mean_curve(ds)))
+
+
+def bootstrap_difference(
+    minuend: DocumentSums,
+    subtrahend: DocumentSums,
+    *,
+    paired: bool,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the difference of two curves, minuend minus subtrahend, with a percentile interval.
+
+    Parameters
+    ----------
+    minuend, subtrahend : DocumentSums
+        With the same epochs and buckets.
+    paired : bool
+        True: both hold the same documents (two arms on one validation set), which are then
+        resampled together. False: the documents are others (validation against training) and are
+        resampled apart.
+    n_resamples, level, seed
+        As for `bootstrap_curve`.
+
+    Returns
+    -------
+    Interval of arrays of shape (E, K)
+
+    Raises
+    ------
+    InputError
+        If epochs or buckets differ, or if documents differ with ``paired=True``.
+    """
+    if minuend.labels != subtrahend.labels or not np.array_equal(minuend.epochs, subtrahend.epochs):
+        raise InputError("only curves with the same epochs and buckets can be subtracted; cut both to common epochs")
+    if paired:
+        require_same_documents(minuend, subtrahend)
+    warn_few(min(minuend.n_documents, subtrahend.n_documents))
+    first = document_weights(minuend.n_documents, n_resamples, seed)
+    # Another stream for the other documents, so that the two resamples are independent.
+    second = first if paired else document_weights(subtrahend.n_documents, n_resamples, seed + 2**32)
+    low, high = percentiles(resampled_curves(minuend, first) - resampled_curves(subtrahend, second), level)
+    return Interval(low, high, mean_curve(minuend) - mean_curve(subtrahend))
+
+
+def require_same_documents(first: DocumentSums, second: DocumentSums) -> None:
+    """Raise InputError unless both hold the same documents with the same tokens (or tokens that move)."""
+    moving = first.counts.ndim == second.counts.ndim == 3
+    if not np.array_equal(first.documents, second.documents) or not (
+        moving or np.array_equal(first.counts, second.counts)
+    ):
+        raise InputError("a paired difference needs the same tokens on both sides; these runs have different ones")
+
+
+def _identity(curves: Floats) -> Floats:
+    return curves
+
+
+def warn_few(n_documents: int) -> None:
+    """Warn of an interval over few documents, in the name of the caller's caller."""
+    if n_documents < FEW_DOCUMENTS:
+        warnings.warn(
+            f"intervals over {n_documents} documents are unreliable, most of all too narrow; "
+            f"record {FEW_DOCUMENTS} or more",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def require_share(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise InputError(f"level {level:g} is not a share; use a value in (0, 1) such as 0.95")
+
+
+def percentiles(values: Floats, level: float) -> tuple[Floats, Floats]:
+    """Return the lower and the upper end of the middle share `level` of (R, ...) values, NaN left out."""
+    require_share(level)
+    tails = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
+    missing = np.isnan(values)
+    if not missing.any():
+        low, high = np.quantile(values, tails, axis=0)
+        return low, high
+    # A resample may miss every document of a small bucket and is then left out. (nanquantile is
+    # slow, and would warn of columns that hold nothing but NaN.)
+    empty = missing.all(axis=0)
+    low, high = np.nanquantile(np.where(empty, 0.0, values), tails, axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)

@@ -1,0 +1,1 @@
+"""From the records to sums per document, and from those to curves over epochs; arms keep theirs."""

@@ -1,0 +1,134 @@
+"""What is compared: an arm of a study is its seeds together, a run an arm of one seed."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dynamics.analysis.sums.document_sums import DocumentSums, Value, average_sums, sums_by_value
+from dynamics.analysis.tokens.buckets import Bucketing, Buckets, entropy_buckets
+from dynamics.errors import InputError
+from dynamics.records.reader import Run, Study, require_same_tokens
+
+
+class Arm:
+    """Runs that differ in their seed alone, under one name.
+
+    Sums per document are read from the records when first asked for and kept: they are small, and
+    most figures and tables want the same ones.
+
+    Parameters
+    ----------
+    name : str
+    runs : sequence of Run
+        At least one, all with the same tokens.
+    """
+
+    def __init__(self, name: str, runs: Sequence[Run]) -> None:
+        assert runs, f"arm {name!r} has no run"
+        self.name = name
+        self.runs = list(runs)
+        self._sums: dict[tuple[str, Any, Value], list[DocumentSums]] = {}
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs that are complete in every run; the others are left out, with a warning."""
+        common = sorted(set(self.runs[0].epochs).intersection(*(run.epochs for run in self.runs)))
+        if not common:
+            raise InputError(
+                f"arm {self.name!r} has no epoch that is complete in all its {len(self.runs)} runs; finish them first"
+            )
+        if any(set(run.epochs) != set(common) for run in self.runs):
+            warnings.warn(
+                f"arm {self.name!r}: only epochs {common[0]} to {common[-1]} are complete in all "
+                f"{len(self.runs)} seeds; later ones are left out",
+                UserWarning,
+                stacklevel=2,
+            )
+        return common
+
+    def load(self, split: str, values: Sequence[Value], *, buckets: Bucketing | None = None) -> None:
+        """Read the sums of several values in one pass over the records, so that they are at hand."""
+        key = None if buckets is None else buckets.key
+        missing = [value for value in values if (split, key, value) not in self._sums]
+        if missing:
+            epochs = self.epochs
+            parts = [
+                sums_by_value(run.records(split), values=missing, epochs=epochs, buckets=buckets) for run in self.runs
+            ]
+            for value in missing:
+                self._sums[split, key, value] = [part[value] for part in parts]
+
+    def seed_sums(self, split: str, *, buckets: Bucketing | None = None, value: Value = "loss") -> list[DocumentSums]:
+        """Return the sums per document of every run, at the epochs that all runs have.
+
+        Parameters
+        ----------
+        split : str
+            ``validation`` or ``train``.
+        buckets : Buckets, TwoWayBuckets or MovingBuckets, optional
+            Without, one bucket of all tokens.
+        value : {"loss", "entropy", "correct", "certainty"}
+        """
+        self.load(split, [value], buckets=buckets)
+        return self._sums[split, None if buckets is None else buckets.key, value]
+
+    def sums(self, split: str, *, buckets: Bucketing | None = None, value: Value = "loss") -> DocumentSums:
+        """Return the sums per document averaged over the runs; parameters as for `seed_sums`."""
+        return average_sums(self.seed_sums(split, buckets=buckets, value=value))
+
+
+Source = Study | Run | Arm
+
+
+def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
+    """Return what there is to compare, in the order of the recipe.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+        A study gives its arms (those with at least one run that has a complete epoch), a run gives
+        one arm under its own name. Equal names are told apart by their place on disk.
+
+    Raises
+    ------
+    InputError
+        If no complete epoch is found, or if runs do not share their tokens.
+    """
+    sources = [data] if isinstance(data, Study | Run | Arm) else list(data)
+    if all(isinstance(source, Arm) for source in sources) and sources:
+        return [source for source in sources if isinstance(source, Arm)]
+    named: list[tuple[str, str, list[Run]]] = []  # name, longer name, runs
+    for source in sources:
+        if isinstance(source, Study):
+            for arm in source.arms:
+                runs = [source.runs[arm, seed] for seed in source.seeds if (arm, seed) in source.runs]
+                named.append((arm, f"{source.path.name}/{arm}", [run for run in runs if run.epochs]))
+        elif isinstance(source, Run):
+            place = f"{source.path.parent.name}/{source.path.name}"
+            named.append((source.name, place, [source] if source.epochs else []))
+        else:
+            named.append((source.name, source.name, source.runs))
+    named = [entry for entry in named if entry[2]]
+    if not named:
+        places = ", ".join(str(getattr(source, "path", source)) for source in sources)
+        raise InputError(f"no complete epoch is recorded in {places or 'nothing'}; train first")
+    require_same_tokens([run for _, _, runs in named for run in runs])
+    times = Counter(name for name, _, _ in named)
+    return [Arm(name if times[name] == 1 else longer, runs) for name, longer, runs in named]
+
+
+def reference_buckets(arms: Sequence[Arm], n: int = 2) -> Buckets:
+    """Return buckets by reference entropy, frozen from the training tokens that the arms share.
+
+    One bucket has no edges, and so needs no training tokens.
+    """
+    run = arms[0].runs[0]
+    return entropy_buckets(run.records(run.splits[0] if n == 1 else "train"), n)
+
+
+def as_buckets(arms: Sequence[Arm], buckets: Bucketing | int) -> Bucketing:
+    """Return buckets as given, or that many by reference entropy (`reference_buckets`)."""
+    return reference_buckets(arms, buckets) if isinstance(buckets, int) else buckets

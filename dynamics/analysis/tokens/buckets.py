@@ -1,0 +1,343 @@
+"""Buckets of tokens: by reference entropy or loss, frequency, position, or any array of one's own.
+
+*Frozen* buckets take their edges from the training set once, so that "a low-entropy token" means the same in the
+training set, in the validation set, and in every arm and seed of a study. *Moving* buckets sort the tokens anew in
+every epoch by what the model then says of them; a token may change its bucket from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamics.analysis.tokens.signals import REFERENCE_ENTROPY, By, Signal, find_signal, signal_values
+from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.errors import InputError
+
+Edges = NDArray[np.float64]
+
+
+class Bucketing(Protocol):
+    """What sums and figures need of buckets: frozen (`Buckets`, `TwoWayBuckets`) or `MovingBuckets`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def moving(self) -> bool: ...
+    @property
+    def key(self) -> tuple[Any, ...]: ...
+    def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Frozen edges between buckets of tokens.
+
+    Attributes
+    ----------
+    edges : ndarray of float64, shape (n - 1,)
+        Interior edges, ascending; in the signal's unit (nats for entropy and loss, training tokens for frequency,
+        tokens from the start of the sequence for position). A value equal to an edge belongs above it.
+    labels : tuple of str, length n
+        From the lowest bucket to the highest: ``low`` and ``high`` for two, ``1`` to ``n`` for
+        more.
+    signal : Signal
+        What the edges cut. Default: the entropy of the reference model.
+    """
+
+    edges: Edges
+    labels: tuple[str, ...]
+    signal: Signal = REFERENCE_ENTROPY
+
+    @property
+    def n(self) -> int:
+        """Number of buckets."""
+        return len(self.labels)
+
+    @property
+    def moving(self) -> bool:
+        """Whether tokens change their bucket between epochs."""
+        return False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal buckets, and hashable."""
+        return ("frozen", self.labels, self.edges.tobytes(), self.signal)
+
+    def assign(self, values: NDArray[Any]) -> NDArray[np.int16]:
+        """Return the bucket of every value; see `assign_buckets`."""
+        return assign_buckets(values, self.edges)
+
+    def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
+        """Return the bucket of every token, shape (R, B); -1 where the signal is NaN."""
+        return self.assign(signal_values(self.signal, records))
+
+
+@dataclass(frozen=True, slots=True)
+class MovingBuckets:
+    """Buckets by what the model says in the very epoch that is looked at.
+
+    Attributes
+    ----------
+    labels : tuple of str, length n
+    value : {"entropy", "loss"}
+        The recorded value that puts a token into a bucket, in nats.
+    edges : ndarray of float64, shape (n - 1,), or None
+        Fixed interior edges. None: in every epoch, edges that cut that epoch's predicted tokens of the same split into
+        buckets of equal size.
+    """
+
+    labels: tuple[str, ...]
+    value: Literal["entropy", "loss"] = "entropy"
+    edges: Edges | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of buckets."""
+        return len(self.labels)
+
+    @property
+    def moving(self) -> bool:
+        """Whether tokens change their bucket between epochs."""
+        return True
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal buckets, and hashable."""
+        return ("moving", self.labels, self.value, None if self.edges is None else self.edges.tobytes())
+
+    def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
+        """Return the bucket of every token in `epoch`, shape (R, B); -1 where nothing is predicted.
+
+        A predicted token whose value is NaN (a run that diverged) is in the highest bucket: in none, it would be left
+        out of its epoch's mean, and flatter the run.
+        """
+        assert epoch is not None, "moving buckets are asked for one epoch"
+        values = np.asarray(records.stored(self.value, epoch))
+        predicted = np.asarray(records.predicted, dtype=bool)
+        known = values[predicted]
+        known = known[~np.isnan(known)]
+        if self.edges is not None:
+            edges = self.edges
+        else:
+            # An epoch that is NaN throughout has no quantiles, and needs none.
+            edges = quantile_edges(known, self.n) if len(known) else np.full(self.n - 1, np.inf)
+        index = assign_buckets(values, edges)
+        index[predicted & np.isnan(values)] = self.n - 1
+        index[~predicted] = -1
+        return index
+
+
+@dataclass(frozen=True, slots=True)
+class TwoWayBuckets:
+    """Every pair of a bucket of `first` and a bucket of `second`, both frozen.
+
+    Pairs are in rows: ``labels[i * second.n + j]`` is ``"<first i> x <second j>"``; `grid` folds the last axis of a
+    result back into (first, second).
+    """
+
+    first: Buckets
+    second: Buckets
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the pairs."""
+        return tuple(f"{first} x {second}" for first in self.first.labels for second in self.second.labels)
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return self.first.n * self.second.n
+
+    @property
+    def moving(self) -> bool:
+        """Whether tokens change their bucket between epochs."""
+        return False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal buckets, and hashable."""
+        return ("two-way", self.first.key, self.second.key)
+
+    def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
+        """Return the pair of every token, shape (R, B); -1 where either signal is NaN."""
+        first, second = self.first.index(records), self.second.index(records)
+        pair = first * np.int16(self.second.n) + second
+        pair[(first < 0) | (second < 0)] = -1
+        return pair
+
+    def grid(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Fold (..., n) into (..., first.n, second.n)."""
+        return np.asarray(values).reshape(*np.shape(values)[:-1], self.first.n, self.second.n)
+
+
+def make_buckets(
+    train: TokenRecords,
+    by: By | Signal = "reference_entropy",
+    *,
+    n: int | None = None,
+    edges: Sequence[float] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Buckets:
+    """Return frozen buckets: quantiles of the training set, or edges that are given.
+
+    Parameters
+    ----------
+    train : Records
+        The training split's records. Only predicted tokens count for the quantiles.
+    by : {"reference_entropy", "reference_loss", "frequency", "position"} or Signal
+        `own_signal` makes one from arrays.
+    n : int, optional
+        Number of buckets of equal size.
+    edges : sequence of float, optional
+        Interior edges, strictly rising, instead of `n`.
+    labels : sequence of str, optional
+        Names instead of those of `bucket_labels`.
+
+    Raises
+    ------
+    InputError
+        For an unknown signal, neither or both of `n` and `edges`, edges that do not rise, a number of labels that is
+        not that of the buckets, or no predicted training token.
+    """
+    signal = find_signal(by, train)
+    if (n is None) == (edges is None):
+        raise InputError(f"buckets need either n or edges; got n={n!r} and edges={edges!r}")
+    if n is not None:
+        cut = quantile_edges(signal_values(signal, train)[np.asarray(train.predicted, dtype=bool)], n)
+    else:
+        cut = _rising(edges)
+    names = bucket_labels(len(cut) + 1) if labels is None else tuple(labels)
+    if len(names) != len(cut) + 1:
+        raise InputError(f"{len(cut) + 1} buckets need as many labels; got {len(names)}: {', '.join(names)}")
+    return Buckets(cut, names, signal)
+
+
+def moving_buckets(
+    n: int | None = None, *, value: Literal["entropy", "loss"] = "entropy", edges: Sequence[float] | None = None
+) -> MovingBuckets:
+    """Return buckets that follow the model: `n` of equal size in every epoch, or between fixed edges.
+
+    Raises
+    ------
+    InputError
+        For neither or both of `n` and `edges`, an unknown value, `n` below 1, or edges that do not rise.
+    """
+    if value not in ("entropy", "loss"):
+        raise InputError(f"tokens cannot be put into moving buckets by {value!r}; use entropy or loss")
+    if (n is None) == (edges is None):
+        raise InputError(f"buckets need either n or edges; got n={n!r} and edges={edges!r}")
+    if n is not None:
+        return MovingBuckets(bucket_labels(_at_least_one(n)), value)
+    cut = _rising(edges)
+    return MovingBuckets(bucket_labels(len(cut) + 1), value, cut)
+
+
+def entropy_buckets(train: TokenRecords, n: int = 2) -> Buckets:
+    """Return `n` buckets of equal size by the reference entropy of the recorded training tokens.
+
+    Parameters
+    ----------
+    train : Records
+        The training split's records. Only predicted tokens count.
+    n : int
+        2 for the low and the high half, 10 for deciles.
+
+    Raises
+    ------
+    InputError
+        If `n` is below 1, or no predicted training token was recorded.
+    """
+    return make_buckets(train, n=n)
+
+
+def quantile_edges(values: NDArray[Any], n: int) -> Edges:
+    """Return the interior edges that split `values` into `n` buckets of equal size.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any shape. Values that are not finite are left out.
+    n : int
+        Number of buckets, at least 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (n - 1,)
+        Linearly interpolated quantiles. Many equal values make equal edges, and so empty buckets.
+
+    Raises
+    ------
+    InputError
+        If `n` is below 1, or `values` has no finite value.
+    """
+    _at_least_one(n)
+    finite = np.asarray(values)
+    finite = finite[np.isfinite(finite)]
+    if finite.size == 0:
+        raise InputError("no finite value to take quantiles of; the reference values hold no predicted token")
+    # numpy's sort of float32 is ten times faster than its quantiles of float64; only what lies at the edges is cast.
+    ordered = np.sort(finite.astype(np.float32) if finite.dtype == np.float16 else finite)
+    place = np.arange(1, n) / n * (len(ordered) - 1)
+    below = np.floor(place).astype(np.intp)
+    above = np.minimum(below + 1, len(ordered) - 1)
+    low, high = ordered[below].astype(np.float64), ordered[above].astype(np.float64)
+    edges: Edges = low + (high - low) * (place - below)
+    return edges
+
+
+def assign_buckets(values: NDArray[Any], edges: Edges) -> NDArray[np.int16]:
+    """Return the index of the bucket of every value.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any shape; NaN where there is no value.
+    edges : ndarray of float64, shape (n - 1,)
+        Interior edges, ascending.
+
+    Returns
+    -------
+    ndarray of int16, the shape of `values`
+        From 0 to n - 1, and -1 for NaN. A value equal to an edge goes to the upper bucket.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    elif values.dtype == np.float16:
+        values = values.astype(np.float32)
+    # An edge is compared in the values' own type, rounded up: value >= edge is the same then, and casting every value
+    # instead would take longer than all the comparisons.
+    limits = np.asarray(edges, dtype=np.float64).astype(values.dtype)
+    limits = np.where(limits < edges, np.nextafter(limits, np.array(np.inf, dtype=values.dtype)), limits)
+    if len(limits) > 32:
+        index = np.searchsorted(limits, values, side="right").astype(np.int16)
+    else:
+        index = np.zeros(values.shape, dtype=np.int16)
+        for limit in limits:
+            index += values >= limit
+    index[np.isnan(values)] = -1
+    return index
+
+
+def bucket_labels(n: int) -> tuple[str, ...]:
+    """Return the names of `n` buckets, from the lowest to the highest."""
+    names: dict[int, Sequence[str]] = {1: ("all",), 2: ("low", "high")}
+    return tuple(names.get(n, [str(i + 1) for i in range(n)]))
+
+
+def _at_least_one(n: int) -> int:
+    if n < 1:
+        raise InputError(f"{n} buckets asked for; ask for 1 or more")
+    return n
+
+
+def _rising(edges: Sequence[float] | None) -> Edges:
+    cut = np.asarray(edges, dtype=np.float64)
+    if cut.ndim != 1 or np.isnan(cut).any() or (np.diff(cut) <= 0).any():
+        raise InputError(f"edges {cut.tolist()} do not rise; give interior edges in rising order")
+    return cut

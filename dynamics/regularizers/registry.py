@@ -43,18 +43,20 @@ def build_regularizers(settings: Sequence[Settings]) -> list[Regularizer]:
     return methods
 
 
-def curricula(methods: Sequence[Regularizer], total_steps: int) -> list[dict[str, Any]]:
+def curricula(methods: Sequence[Regularizer], total_steps: int, *, done: int | None = None) -> list[dict[str, Any]]:
     """Return what each method that drops tokens is told, and its `mean_ratio`: what arms are matched on.
 
     Parameters
     ----------
     methods : sequence of Regularizer
     total_steps : int
-        Optimiser steps of the whole training.
+        Optimiser steps of the whole training, as planned.
+    done : int, optional
+        Those that were taken, where training ended before; the mean is over them.
     """
     found = []
     for method in methods:
-        ratios = [method.ratio(step / total_steps) for step in range(total_steps)]
+        ratios = [method.ratio(step / total_steps) for step in range(total_steps if done is None else done)]
         asked = [ratio for ratio in ratios if ratio is not None]
         if asked:
             found.append({**method.settings.model_dump(mode="json"), "mean_ratio": float(np.mean(asked))})

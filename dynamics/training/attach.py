@@ -15,6 +15,7 @@ from dynamics.training.driving.batch_loss import current_values
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.driving.trainer_start import loop_of
 from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.loop.methods import require_labels_suffice
 from dynamics.training.loop.training_loop import with_values
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.trainer import checkpoint_folder
@@ -55,7 +56,7 @@ def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> LoopCallbac
     if len(recorders) > 1:
         raise InputError(f"attach: {len(recorders)} recorders were given; one records everything")
     for method in methods:
-        _require_attachable(method)
+        require_labels_suffice(method, where="attach", instead="DynamicsTrainer")
     if any(recorder.training_pass for recorder in recorders):
         raise InputError(
             "attach: training_pass=True records what the optimiser saw, which this trainer does not tell; use "
@@ -113,20 +114,3 @@ def _wrap_train(trainer: Any, callback: LoopCallback) -> None:
             callback.detach()
 
     trainer.train = train
-
-
-def _require_attachable(method: Regularizer) -> None:
-    name = type(method).__name__
-    fields = method.training_arguments()
-    if fields:
-        ready = ", ".join(f"{key}={value!r}" for key, value in fields.items())
-        raise InputError(f"attach: {name} is a setting of the trainer; give its arguments {ready} instead")
-    if method.adapts:
-        raise InputError(
-            f"attach: {name} weighs tokens by their own predictions, which needs a loss of its own; use DynamicsTrainer"
-        )
-    if method.normalizes_by_kept:
-        raise InputError(
-            f"attach: {name} divides the loss by the kept tokens, and this trainer counts them before they are known; "
-            "use normalize: all, or DynamicsTrainer"
-        )

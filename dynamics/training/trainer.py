@@ -1,6 +1,6 @@
 """transformers' Trainer, with regularisers that act on training alone, and recording after every epoch.
 
-Private methods of transformers.Trainer that are overridden here, read in transformers 5.17 and 5.23, and who calls each:
+Private methods of transformers.Trainer that are overridden here, read in transformers 5.17 and 5.23, and their callers:
 
 - ``_get_train_sampler``: ``get_train_dataloader`` (through ``_get_dataloader``), for training alone.
 - ``_set_signature_columns_if_needed``: before columns are removed, for every data set.
@@ -145,7 +145,7 @@ class DynamicsTrainer(Trainer):
         return samples, total.clamp_min(1.0)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Take the loss as it is: it is divided by the tokens of the whole step, whatever the model's forward accepts."""
+        """Take the loss as it is: divided by the tokens of the whole step, whatever the model's forward accepts."""
         accepts, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, True
         try:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -280,8 +280,8 @@ def _require_no_own_loss(regularizers: Sequence[Regularizer]) -> None:
     for method in regularizers:
         if method.adapts or method.normalizes_by_kept:
             raise InputError(
-                f"compute_loss_func computes the loss, and {type(method).__name__} weighs or counts tokens in a loss of "
-                "its own; leave one of them out"
+                f"compute_loss_func computes the loss, and {type(method).__name__} weighs or counts tokens in a loss "
+                "of its own; leave one of them out"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from dynamics.errors import InputError
 from dynamics.training.batches.sequence_dataset import KeyedOrder
+from dynamics.training.driving.trainer_data import examples_per_step
 from dynamics.training.environment.arguments import forward_dtype
 from dynamics.training.loop.fused_head import fused_head
 from dynamics.training.loop.training_loop import TrainingLoop
@@ -150,7 +152,8 @@ class LoopCallback(TrainerCallback):
     # ---------------------------------------------------------------------------------------------
 
     def _steps_per_pass(self, n_batches: int) -> int:
-        return max(1, -(-n_batches // self._trainer.args.gradient_accumulation_steps))
+        accumulation: int = self._trainer.args.gradient_accumulation_steps
+        return max(1, math.ceil(n_batches / accumulation))
 
     def _passes(self, state: TrainerState) -> float:
         """Return how many passes over the data have been made, as far as steps tell."""
@@ -159,9 +162,7 @@ class LoopCallback(TrainerCallback):
         # Of a stream the Trainer does not know the length; the loop knows its sequences.
         if self.predicted is None or not self.loop.under_way:
             return float(self.loop.epoch)
-        args = self._trainer.args
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        expected = -(-len(self.predicted) // batch)
+        expected = -(-len(self.predicted) // examples_per_step(self._trainer))
         within = (state.global_step - self._steps_before_pass) / expected
         return self.loop.epoch - 1 + min(1.0, within)
 

@@ -36,8 +36,8 @@ def require_causal(model: Any) -> None:
     for config in getattr(model, "peft_config", {}).values():
         if getattr(config, "is_prompt_learning", False):
             raise InputError(
-                f"the adapter {type(config).__name__} puts virtual tokens before every sequence, so that tokens are not "
-                "where recording and regularisers expect them; use another kind of adapter (LoRA)"
+                f"the adapter {type(config).__name__} puts virtual tokens before every sequence, so that tokens are "
+                "not where recording and regularisers expect them; use another kind of adapter (LoRA)"
             )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = type(base).__name__
@@ -134,4 +134,4 @@ def _names(mapping: str) -> set[str]:
 def examples_per_step(trainer: Trainer) -> int:
     """Return how many examples an optimiser step takes, in all processes."""
     args = trainer.args
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)

@@ -1,20 +1,15 @@
-"""The starting point of a Trainer's training: its data sets as sequences, the values of its model, the run it becomes."""
+"""The starting point of a Trainer's training: its data sets as sequences, its model's values, the run it becomes."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-from safetensors.numpy import load_file
 from transformers import Trainer
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
-from dynamics.records import schema
-from dynamics.records.reader import open_run
 from dynamics.records.tensors import read_identity, write_tensors
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.batches.batch_reader import BatchReader
@@ -28,18 +23,16 @@ from dynamics.training.driving.trainer_data import (
     tokenizer_of,
 )
 from dynamics.training.environment.arguments import forward_dtype
-from dynamics.training.environment.processes import on_rank_zero, rank, wait_for_all
+from dynamics.training.environment.processes import rank, wait_for_all
 from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.loop.methods import training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recording.epoch_recorder import measure_all
-from dynamics.training.recording.run_writer import RunPlan, RunWriter
+from dynamics.training.recording.run_writer import RunPlan, RunWriter, reference_of_run, reference_values
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.loop_state import LoopState
-from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_tokens
-
-log = logging.getLogger(__name__)
+from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
 
 #: In the trainer's output_dir: what a resumed training, whose model has changed, ranks tokens by.
 REFERENCE_FILE = "reference-values.safetensors"
@@ -71,7 +64,8 @@ def _start(
 ) -> None:
     loop = callback.loop
     require_causal(trainer.accelerator.unwrap_model(trainer.model))
-    _choose_output(recorder, resumed)
+    if recorder is not None and resumed is None:
+        recorder.claim_output()
     train = read_dataset(trainer, trainer.train_dataset, split="train")
     splits = {"train": train.packed}
     if recorder is not None:
@@ -97,19 +91,6 @@ def _start(
         steps_per_epoch = callback.steps_per_pass or -(-len(train.keys) // examples_per_step(trainer))
         writer.begin(total_steps=trainer.state.max_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
     loop.recording = writer
-
-
-def _choose_output(recorder: TokenRecorder | None, resumed: LoopState | None) -> None:
-    if recorder is None or resumed is not None:
-        return
-    recorder.begun += 1
-    try:
-        on_rank_zero(recorder.require_free)
-    except InputError:
-        recorder.begun -= 1
-        raise
-    if recorder.begun > 1:
-        log.warning("the training that begins now is recorded in %s", recorder.output)
 
 
 def _plan(
@@ -145,8 +126,7 @@ def _resumption(
     """Return where the run in the recorder's output goes on; InputError if it is another one."""
     what = f"TokenRecorder: {recorder.output}"
     remedy = "resume with the settings of that run, or give the recorder a new directory and start anew"
-    run = open_run(recorder.output)
-    require_same_tokens(run, splits, what=what, remedy="name a new directory, or resume with the examples of that run")
+    run = require_same_run(recorder.output, splits, what=what)
     now = _config(recorder.name, trainer, regularizers)
     changed = allowed_changes(run.config, now, common_only=True, what=what, remedy=remedy)
     return Resumption(epoch=resumed.recorded, step=trainer.state.global_step, changed=changed)
@@ -185,7 +165,7 @@ def _references(
     if resumed:
         if recorder is None:
             return _kept_reference(file, splits)
-        return {split: _values_of(recorder.output / schema.tokens_file(split)) for split in splits}
+        return reference_of_run(recorder.output, splits)
     args = trainer.args
     found = {
         split: measure_all(
@@ -207,12 +187,4 @@ def _kept_reference(file: Path, splits: Mapping[str, PackedSplit]) -> dict[str, 
         raise InputError(f"{file} is missing, which holds the values of the starting model; {remedy}")
     if read_identity(file).get("tokens_hash") != splits["train"].tokens_hash():
         raise InputError(f"{file} holds the values of other examples than those of this training; {remedy}")
-    return {"train": _values_of(file)}
-
-
-def _values_of(file: Path) -> TokenValues:
-    arrays = load_file(file)
-    # The first version named them shortly.
-    loss = arrays["reference_loss"] if "reference_loss" in arrays else arrays["loss"]
-    entropy = arrays["reference_entropy"] if "reference_entropy" in arrays else arrays["entropy"]
-    return TokenValues(loss=loss, entropy=entropy, correct=np.zeros(loss.shape, dtype=np.bool_))
+    return {"train": reference_values(file)}

@@ -29,14 +29,14 @@ class Landing(Generic[Tag]):
             return
         there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         there.copy_(values, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(values.device))
         self._under_way.append((tag, there, event))
 
     def arrived(self) -> list[tuple[Tag, np.ndarray]]:
         """Return what has arrived since it was last asked for, the oldest first."""
         found = []
-        while self._under_way and (self._under_way[0][2] is None or self._under_way[0][2].query()):
+        while self._under_way and (_is_there(self._under_way[0][2])):
             tag, values, _ = self._under_way.popleft()
             found.append((tag, values.cpu().numpy() if values.device.type == "mps" else values.numpy()))
         return found
@@ -47,3 +47,7 @@ class Landing(Generic[Tag]):
             if event is not None:
                 event.synchronize()
         return self.arrived()
+
+
+def _is_there(event: torch.cuda.Event | None) -> bool:
+    return event is None or bool(event.query())  # type: ignore[no-untyped-call]

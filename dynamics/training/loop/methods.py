@@ -39,6 +39,31 @@ def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any
     )
 
 
+def require_labels_suffice(method: Regularizer, *, where: str, instead: str) -> None:
+    """Raise InputError for a method that cannot act where the loss is somebody else's: on labels and inputs alone.
+
+    Parameters
+    ----------
+    method : Regularizer
+    where, instead : str
+        The door, and the one to use, for the message.
+    """
+    name = type(method).__name__
+    fields = method.training_arguments()
+    if fields:
+        ready = ", ".join(f"{key}={value!r}" for key, value in fields.items())
+        raise InputError(f"{where}: {name} is a setting of the trainer; give its arguments {ready} instead")
+    if method.adapts:
+        raise InputError(
+            f"{where}: {name} weighs tokens by their own predictions, which needs a loss of its own; use {instead}"
+        )
+    if method.normalizes_by_kept:
+        raise InputError(
+            f"{where}: {name} divides the loss by the kept tokens, and this trainer counts them before they are known; "
+            f"use normalize: all, or {instead}"
+        )
+
+
 class Methods:
     """Several regularisers as one.
 

@@ -121,15 +121,15 @@ class TrainingLoop:
             self._tables.clear()
             self.under_way, self._cut = True, False
 
-    def end_step(self, *, epoch: float, learning_rate: float) -> None:
+    def end_step(self, *, epoch: float, learning_rate: float | None) -> None:
         """Finish an optimiser step.
 
         Parameters
         ----------
         epoch : float
             Passes over the data so far, for the step's row of metrics.
-        learning_rate : float
-            That the step used.
+        learning_rate : float, optional
+            That the step used, where it is known.
 
         Raises
         ------

@@ -126,16 +126,15 @@ class PassTables:
 
     def clear(self) -> None:
         """Begin the next pass."""
-        for name, table in self._tables.items():
+        for table in self._tables.values():
             table.fill_(False if table.dtype == torch.bool else torch.nan)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what this process has noted, in arrays that safetensors can hold: bits and float32."""
+        arrays = {name: table.cpu().numpy() for name, table in self._tables.items()}
         return {
-            name: np.packbits(table.cpu().numpy(), bitorder="little")
-            if table.dtype == torch.bool
-            else table.cpu().numpy()
-            for name, table in self._tables.items()
+            name: np.packbits(array, bitorder="little") if array.dtype == np.bool_ else array
+            for name, array in arrays.items()
         }
 
     def load_state(self, parts: list[Mapping[str, np.ndarray]]) -> None:

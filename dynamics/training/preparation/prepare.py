@@ -18,6 +18,9 @@ from dynamics.recipe.settings import Recipe
 from dynamics.reporting import Reporter
 from dynamics.training.environment.arguments import check_training
 from dynamics.training.loop.clean_pass import TokenValues
+from dynamics.training.preparation.documents import base_documents, domain_documents, pack, recipe_tokenizer
+from dynamics.training.preparation.reference_pass import reference_pass
+from dynamics.training.preparation.starting_model import Pretrain, starting_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.recipe.yaml_reading import dump
@@ -71,6 +72,20 @@ class RunPlan:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def reference_of_run(output: Path, splits: Iterable[str]) -> dict[str, TokenValues]:
+    """Return the values of the starting model that the run in `output` holds."""
+    return {split: reference_values(output / schema.tokens_file(split)) for split in splits}
+
+
+def reference_values(file: Path) -> TokenValues:
+    """Return the values of the starting model that a file of tokens, or one beside checkpoints, holds."""
+    arrays = load_file(file)
+    # The first version named them shortly beside checkpoints.
+    loss = arrays["reference_loss"] if "reference_loss" in arrays else arrays["loss"]
+    entropy = arrays["reference_entropy"] if "reference_entropy" in arrays else arrays["entropy"]
+    return TokenValues(loss=loss, entropy=entropy, correct=np.zeros(loss.shape, dtype=np.bool_))
+
+
 class RunWriter:
     """Writes a run as it is trained; a `Recording` of the loop.
 
@@ -92,13 +107,15 @@ class RunWriter:
         self._manifest: dict[str, Any] = {}
         self._moment = Moment(epoch=0, step=0, passes=0.0)
 
-    def begin(self, *, total_steps: int, steps_per_epoch: int, resumption: Resumption | None) -> None:
+    def begin(self, *, total_steps: int, steps_per_epoch: int | None, resumption: Resumption | None) -> None:
         """Write what is known before training; or bring the run that is there back to where training goes on.
 
         Parameters
         ----------
-        total_steps, steps_per_epoch : int
+        total_steps : int
             As planned.
+        steps_per_epoch : int, optional
+            Where it is known; else the first pass tells.
         resumption : Resumption, optional
             From `dynamics.training.resuming.same`, which has seen that the run is the same.
         """
@@ -121,7 +138,7 @@ class RunWriter:
                 rewind_metrics(plan.output / schema.METRICS_FILE, step=resumption.step)
                 tokens: dict[str, Any] = open_run(plan.output).manifest["tokens"]
                 return tokens
-            schema.atomic_write_bytes(plan.output / schema.CONFIG_FILE, dump(plan.config).encode())
+            schema.atomic_write_bytes(plan.output / schema.CONFIG_FILE, dump(dict(plan.config)).encode())
             return {split: self._write_tokens(split, rows) for split, rows in recorded.items()}
 
         tokens = on_rank_zero(lay_out)
@@ -147,7 +164,7 @@ class RunWriter:
             "precision": str(plan.forward_dtype).removeprefix("torch."),
             "tokens": tokens,
             "curriculum": curricula(plan.regularizers, total_steps),
-            "steps_per_epoch": steps_per_epoch,
+            "steps_per_epoch": total_steps if steps_per_epoch is None else steps_per_epoch,
             "total_steps": total_steps,
             **({"resumed": history} if history else {}),
             "timing": {"started": started},
@@ -164,6 +181,8 @@ class RunWriter:
         assert self._recorder is not None, "begin() comes first"
         means = self._recorder.record(model, moment, seen=seen)
         self._moment = moment
+        if moment.epoch == 1 and moment.whole:
+            self._manifest["steps_per_epoch"] = moment.step
         if self._on_recorded is not None:
             self._on_recorded(model, moment, means, seen)
         return self._recorder.values["train"]
@@ -184,7 +203,7 @@ class RunWriter:
         """Write the manifest of the complete run: what was trained, where that is not what was planned."""
         if rank() == 0:
             plan, moment = self._plan, self._moment
-            done = {"total_steps": moment.step, "epochs_trained": moment.passes}
+            done: dict[str, Any] = {"total_steps": moment.step, "epochs_trained": moment.passes}
             if moment.step != self._manifest["total_steps"]:
                 done["planned_steps"] = self._manifest["total_steps"]
                 done["curriculum"] = curricula(plan.regularizers, self._manifest["total_steps"], done=moment.step)

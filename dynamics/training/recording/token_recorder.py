@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from dynamics.errors import InputError
 from dynamics.records import schema
+from dynamics.training.environment.processes import on_rank_zero
+
+log = logging.getLogger(__name__)
 
 
 class TokenRecorder:
@@ -83,8 +87,24 @@ class TokenRecorder:
         """Return how many sequences of a split to record."""
         return self._wanted["train" if split == "train" else "validation"]
 
-    def require_free(self) -> None:
-        """Raise InputError unless the output is new or empty."""
+    def claim_output(self) -> None:
+        """Begin a new training: in the directory given, or, for a second one, in another beside it.
+
+        Raises
+        ------
+        InputError
+            It is not new or empty.
+        """
+        self.begun += 1
+        try:
+            on_rank_zero(self._require_free)
+        except InputError:
+            self.begun -= 1
+            raise
+        if self.begun > 1:
+            log.warning("the training that begins now is recorded in %s", self.output)
+
+    def _require_free(self) -> None:
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"TokenRecorder: {self.output} is a file; name a new directory")
         if self.output.exists() and any(self.output.iterdir()):

@@ -60,15 +60,15 @@ def write_loop_state(loop: TrainingLoop, folder: Path) -> None:
     wait_for_all()
 
 
-def read_loop_state(folder: Path, *, step: int, epoch: float, stateful: bool) -> LoopState:
+def read_loop_state(folder: Path, *, step: int | None, epoch: float, stateful: bool) -> LoopState:
     """Read what `write_loop_state` wrote.
 
     Parameters
     ----------
     folder : Path
         Of the checkpoint.
-    step : int
-        That the trainer resumes after.
+    step : int, optional
+        That the trainer resumes after; None takes what the folder holds.
     epoch : float
         Passes over the data at that step.
     stateful : bool
@@ -84,7 +84,7 @@ def read_loop_state(folder: Path, *, step: int, epoch: float, stateful: bool) ->
     if not file.is_file():
         return _without(folder, step=step, epoch=epoch, stateful=stateful, remedy=remedy)
     facts = json.loads(file.read_text())
-    if facts["step"] != step:
+    if step is not None and facts["step"] != step:
         raise InputError(f"{file} is of step {facts['step']}, and the trainer resumes after step {step}; {remedy}")
     names = [_TABLES.format(rank=r, world=facts["world"]) for r in range(facts["world"])]
     missing = [name for name in names if not (folder / name).is_file()]
@@ -95,11 +95,11 @@ def read_loop_state(folder: Path, *, step: int, epoch: float, stateful: bool) ->
     return LoopState(facts=facts, parts=[load_file(folder / name) for name in mine])
 
 
-def _without(folder: Path, *, step: int, epoch: float, stateful: bool, remedy: str) -> LoopState:
+def _without(folder: Path, *, step: int | None, epoch: float, stateful: bool, remedy: str) -> LoopState:
     """Return the state at the end of an epoch of which nothing, or the first version's file, was kept."""
     first = folder / _FIRST_VERSION
-    if epoch != round(epoch) or (stateful and not first.is_file()):
+    if step is None or epoch != round(epoch) or (stateful and not first.is_file()):
         raise InputError(f"{folder} has no {STATE_FILE}, in which the pass under way is kept; {remedy}")
     methods = json.loads(first.read_text()) if first.is_file() else {}
-    facts = {"epoch": round(epoch), "under_way": False, "step": step, "losses": [], "methods": methods}
+    facts: dict[str, Any] = {"epoch": round(epoch), "under_way": False, "step": step, "losses": [], "methods": methods}
     return LoopState(facts=facts, parts=[])

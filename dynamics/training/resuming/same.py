@@ -95,6 +95,14 @@ def allowed_changes(
     return changed
 
 
+def require_same_run(output: Path, splits: Mapping[str, PackedSplit], *, what: str) -> Run:
+    """Return the run in `output`; raise InputError unless it holds the very tokens of `splits`."""
+    run = open_run(output)
+    remedy = "resume with the examples of that run, or name a new directory and start anew"
+    require_same_tokens(run, splits, what=what, remedy=remedy)
+    return run
+
+
 def require_same_tokens(run: Run, splits: Mapping[str, PackedSplit], *, what: str, remedy: str) -> None:
     """Raise InputError unless a run holds the very tokens of `splits`."""
     found = {split: entry["tokens_hash"] for split, entry in run.manifest["tokens"].items()}

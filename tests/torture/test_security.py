@@ -23,7 +23,7 @@ from dynamics.recipe.loading import dump_yaml
 from dynamics.recipe.settings import ModelSettings, Recipe
 from dynamics.recipe.studies import StudyRecipe
 from dynamics.records import schema
-from dynamics.training.loop.session import Session
+from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.validation import validated
 
 # Training state that torch writes, pickles in a zip; only in checkpoints, which a finished run does not have.
@@ -63,15 +63,15 @@ def left_off(folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     from dynamics.training.environment.interrupts import Interrupted
     from dynamics.training.recipe_run import train
 
-    def ends(self: Session, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+    def ends(self: LoopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step == per_epoch + 1:
             raise Interrupted
         return step_end(self, args, state, control, **kwargs)
 
-    step_end = Session.on_step_end
+    step_end = LoopCallback.on_step_end
     per_epoch = schema.read_manifest(whole / "manifest.json")["steps_per_epoch"]
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Session, "on_step_end", ends)
+        patch.setattr(LoopCallback, "on_step_end", ends)
         train(tiny_recipe(), folder, reporter=quiet())
     (checkpoint,) = (folder / "checkpoints").glob("checkpoint-*")
     return checkpoint

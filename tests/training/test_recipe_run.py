@@ -11,9 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
-from dynamics.training.batches.dataset import SequenceDataset
-from dynamics.training.recipe_run import make_ready, session_of, train
-from dynamics.training.trainer import DynamicsTrainer
+from dynamics.training.loop.training_loop import TrainingLoop
+from dynamics.training.recipe_run import make_ready, train, trainer_of
 
 
 def weights(run):
@@ -114,11 +113,7 @@ def test_recording_changes_no_weight_and_runs_repeat(tmp_path, baseline):
 def test_training_without_a_recorder_ends_in_the_same_weights(tmp_path, baseline):
     recipe = tiny_recipe(recording={"train_sequences": 40, "dtype": "float32"})
     prepared, methods, args = make_ready(recipe, tmp_path, quiet())
-    split = prepared.splits["train"]
-    dataset = SequenceDataset(split.token_id, split.labels())
-    trainer = DynamicsTrainer(
-        model=prepared.load_model(), args=args, train_dataset=dataset, session=session_of(prepared, methods)
-    )
+    trainer = trainer_of(prepared, TrainingLoop(methods), args, prepared.load_model())
     trainer.train()
     for name, weight in weights(baseline).items():
         assert np.array_equal(trainer.model.state_dict()[name].numpy(), weight), name

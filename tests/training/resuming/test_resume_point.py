@@ -25,8 +25,8 @@ from dynamics.records import schema
 from dynamics.records.check import check_run
 from dynamics.records.reader import open_run
 from dynamics.reporting import Reporter
+from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.environment.interrupts import Interrupted, finishing_steps
-from dynamics.training.loop.session import Session
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.recipe_run import train
 from dynamics.training.resuming.checkpoints import Checkpoints
@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 def interrupted(folder, monkeypatch, *, step):
     """A run that ended as by a signal at the end of `step`."""
-    stop = Session.on_step_end
+    stop = LoopCallback.on_step_end
 
     def ends(self, args, state, control, **kwargs):
         # Each epoch has its recording and its checkpoint behind it when the next begins.
@@ -53,7 +53,7 @@ def interrupted(folder, monkeypatch, *, step):
         return stop(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "on_step_end", ends)
+        patch.setattr(LoopCallback, "on_step_end", ends)
         with pytest.raises(Interrupted):
             train(tiny_recipe(**RECIPE), folder, reporter=quiet())
 

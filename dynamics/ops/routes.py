@@ -36,9 +36,10 @@ _FILE = "head-routes"
 _LEAST_HIDDEN = 64
 _LEAST_VOCABULARY = 1024
 
-# What a timing may cost: some 10 ms a call on one slow core, at least three calls of each route and one to warm up.
-_OPERATIONS = 1e9
-_MOST_ROUNDS = 7
+# What a timing may cost: some 8 ms a call on one slow core. Other work may disturb calls: the least of several is.
+_OPERATIONS = 8e8
+_FEWEST_ROUNDS = 5
+_MOST_ROUNDS = 9
 _ENOUGH_SECONDS = 0.06
 
 # By how much oneDNN must be faster. Where both are about equal, the noise of a timing should not choose.
@@ -193,7 +194,7 @@ def time_routes(
             calls[route]()
             if round_:
                 least[route] = min(least[route], clock() - start)
-        if round_ >= 3 and clock() - begin >= _ENOUGH_SECONDS:
+        if round_ >= _FEWEST_ROUNDS and clock() - begin >= _ENOUGH_SECONDS:
             break
     return least
 
@@ -265,7 +266,9 @@ def _measure(h: int, v: int) -> dict[Route, float]:
             hidden_product(logits, weight, route)
             accumulate_outer_(total, logits, hidden, route, first=False)
 
-        return time_routes({route: functools.partial(chunk, route, weight_slices(weight, route)) for route in ROUTES})
+        calls = {route: functools.partial(chunk, route, weight_slices(weight, route)) for route in ROUTES}
+        # Of one thread the processor time, which other work on the same core does not stretch.
+        return time_routes(calls, time.thread_time if torch.get_num_threads() == 1 else time.perf_counter)
 
 
 def _data(rows: int, columns: int) -> torch.Tensor:

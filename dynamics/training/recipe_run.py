@@ -36,7 +36,7 @@ from dynamics.training.pretraining import prepare_recipe
 from dynamics.training.recording.run_writer import OnRecorded, RunPlan, RunWriter
 from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints, telling_full_disk
 from dynamics.training.resuming.resume_point import claim, config_hash_of, discard, resume_point
-from dynamics.training.resuming.same import Resumption, restore_threads
+from dynamics.training.resuming.same import Resumption, restore_hardware
 from dynamics.training.trainer import DynamicsTrainer
 
 
@@ -80,7 +80,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         on_rank_zero(lambda: discard(output))
     else:
         resumption = Resumption(epoch=point.epoch, step=point.step, changed=changed)
-        for line in restore_threads(output):
+        for line in restore_hardware(output):
             reporter.line(line)
     writer = RunWriter(plan, on_recorded=_after_epoch(prepared, args, output, reporter), completes=False)
     epochs = round(args.num_train_epochs)

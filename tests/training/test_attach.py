@@ -212,10 +212,24 @@ def test_evaluation_and_generation_see_no_mask(tmp_path):
     assert trainer.seen is not None
 
 
-def test_two_trainings_in_a_row_need_two_outputs(tmp_path):
-    trainer, run = trained(tmp_path, "attach", build())
+@pytest.mark.parametrize("kind", ["attach", "subclass"])
+def test_two_trainings_in_a_row_are_two_runs(tmp_path, kind):
+    model = build()
+    trainer, run = trained(tmp_path, kind, model, regularizers=[EntroDrop(ratio=0.3, schedule="constant")])
+    before = run.records("train").loss(1)
+    trainer.train()
+    again = open_run(tmp_path / "run-2")
+    # It goes on from the weights that the first one left.
+    np.testing.assert_allclose(again.records("train").loss(0), before, rtol=1e-6)
+    assert again.complete and again.epochs == [0, 1] and check_run(again.path).ok
+    assert np.array_equal(run.records("train").loss(1), before, equal_nan=True)
+    assert_plain(again, model, examples())
+
+
+def test_an_output_that_holds_something_is_refused(tmp_path):
+    trained(tmp_path, "attach", build())
     with pytest.raises(InputError, match="run is not empty"):
-        trainer.train()
+        trained(tmp_path, "attach", build())
 
 
 @pytest.mark.parametrize("record", [True, False])

@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 from dynamics.corpus.packing import PackedSplit
+from dynamics.ops import chosen_routes
 from dynamics.recipe.yaml_reading import dump
 from dynamics.records import schema
 from dynamics.records.metrics import rewind_metrics
@@ -166,6 +167,8 @@ class RunWriter:
             "curriculum": curricula(plan.regularizers, total_steps),
             "steps_per_epoch": total_steps if steps_per_epoch is None else steps_per_epoch,
             "total_steps": total_steps,
+            # By what routes the head's products were made: chosen by measuring, and taken again where a run goes on.
+            "head_routes": chosen_routes(),
             **({"resumed": history} if history else {}),
             "timing": {"started": started},
         }
@@ -181,8 +184,12 @@ class RunWriter:
         assert self._recorder is not None, "begin() comes first"
         means = self._recorder.record(model, moment, seen=seen)
         self._moment = moment
+        before = dict(self._manifest)
         if moment.epoch == 1 and moment.whole:
             self._manifest["steps_per_epoch"] = moment.step
+        self._manifest["head_routes"] = {**before["head_routes"], **chosen_routes()}
+        if self._manifest != before:
+            on_rank_zero(lambda: self._write_manifest(self._manifest))
         if self._on_recorded is not None:
             self._on_recorded(model, moment, means, seen)
         return self._recorder.values["train"]

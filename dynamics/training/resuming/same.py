@@ -11,6 +11,7 @@ import torch
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
+from dynamics.ops import restore_routes
 from dynamics.recipe.loading import differing_keys
 from dynamics.records.reader import Run, open_run
 from dynamics.training.environment.hardware import hardware
@@ -109,7 +110,7 @@ def require_same_tokens(run: Run, splits: Mapping[str, PackedSplit], *, what: st
     expected = {split: packed.tokens_hash() for split, packed in splits.items() if split != "tuning"}
     differing = sorted(split for split in {*found, *expected} if found.get(split) != expected.get(split))
     if differing:
-        raise InputError(f"{what} holds a run of other examples ({', '.join(differing)}); {remedy}")
+        raise InputError(f"{what} holds a run of other examples than are given now ({', '.join(differing)}); {remedy}")
 
 
 def require_same_facts(run: Run, facts: Mapping[str, Any], *, what: str, remedy: str) -> None:
@@ -124,10 +125,11 @@ def require_same_facts(run: Run, facts: Mapping[str, Any], *, what: str, remedy:
         raise InputError(f"{what} holds a run of other data than is given now ({', '.join(differing)}); {remedy}")
 
 
-def restore_threads(output: Path) -> list[str]:
-    """Compute with as many threads as the run in `output` began with; return what to say about hardware."""
+def restore_hardware(output: Path) -> list[str]:
+    """Compute with as many threads, and the same matrix products, as the run in `output`; return what to say of it."""
     before, now = open_run(output).manifest["hardware"], {**hardware(), "processes": world_size()}
     said = []
+    restore_routes(open_run(output).manifest.get("head_routes", {}))
     threads = before.get("threads", now["threads"])
     if threads != now["threads"]:
         said.append(f"{output}: {threads} threads, as the run began with, instead of {now['threads']}")

@@ -66,7 +66,7 @@ def test_hashes_do_not_depend_on_the_layout(sequences, data):
     flat = torch.tensor([sum(sequences, [])])
     positions = torch.tensor([[at for s in sequences for at in range(len(s))]])
     hashes = [
-        segment_hashes(ids, layout(ids, ids.masked_fill(ids == PAD, -100), **more))
+        segment_hashes(ids, layout(ids, ids.masked_fill(ids == PAD, -100), **more), size=len(sequences))
         for ids, more in (
             (right, {"attention_mask": (right != PAD).long()}),
             (left, {"attention_mask": (left != PAD).long()}),

@@ -6,6 +6,9 @@ records can be studied where torch is not installed.
 
 from __future__ import annotations
 
+# Holds nothing but the place for `Run.explore`'s page, filled below.
+import dynamics.records as _records
+
 # Type checkers take this name as true. The one in `typing` would cost the import of that module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,6 +88,16 @@ _MODULES = {
     "open_run": "dynamics.records.reader",
     "open_study": "dynamics.records.reader",
 }
+
+
+def _load_page_builder() -> object:
+    """Return what makes the page of `Run.explore`: here the records meet the explorer, which they do not know."""
+    from dynamics.explorer.build import build_page
+
+    return build_page
+
+
+_records.load_page_builder = _load_page_builder
 
 # What the torch-free installation leaves out.
 _TRAINING_PACKAGES = ("torch", "transformers", "accelerate")

@@ -246,7 +246,7 @@ def export(
 
     Parquet: one row a token and epoch, for polars and duckdb. zarr: labelled arrays.
     """
-    from dynamics.records.export import check_export, export_run
+    from dynamics.records.exporting.run_export import check_export, export_run
     from dynamics.records.reader import Run
     from dynamics.reporting import Reporter
 

@@ -94,7 +94,8 @@ def test_type_checkers_are_told_the_same_names() -> None:
 
 def test_importing_loads_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import dynamics; print(sorted(set(sys.modules) - before))"
-    assert python(code) in ("['dynamics']", "['__future__', 'dynamics']")
+    # `dynamics.records` alone is a docstring and the place of `Run.explore`'s page.
+    assert python(code) in ("['dynamics', 'dynamics.records']", "['__future__', 'dynamics', 'dynamics.records']")
 
 
 def test_importing_is_quick() -> None:
@@ -109,6 +110,15 @@ def test_reading_loads_no_torch() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert python(code) == "[]"
+
+
+def test_every_run_can_be_explored_however_it_was_opened() -> None:
+    """The records do not know the explorer; whoever imports any of the package has run its face, which does."""
+    code = (
+        "import sys\nfrom dynamics.records import load_page_builder\nfrom dynamics.records.reader import open_run\n"
+        "assert 'dynamics.explorer.build' not in sys.modules\nprint(load_page_builder().__module__)"
+    )
+    assert python(code) == "dynamics.explorer.build"
 
 
 def test_an_unknown_name_is_an_attribute_error_with_the_nearest() -> None:

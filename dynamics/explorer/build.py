@@ -24,7 +24,7 @@ from dynamics.explorer.passages import reading_order
 from dynamics.explorer.payload import packed
 from dynamics.explorer.quantise import Scale
 from dynamics.explorer.split_tokens import SplitTokens
-from dynamics.records.reader import Run, require_same_tokens
+from dynamics.records.reader import Run, common_epochs, require_same_tokens
 from dynamics.records.schema import atomic_write_bytes
 
 BUDGET = 20_000_000
@@ -107,7 +107,7 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
     if not 1 <= len(runs) <= 2:
         raise InputError(f"a page shows one run or two; got {len(runs)}")
     require_same_tokens(runs)
-    epochs, all_epochs = _epochs(runs)
+    epochs, n_all_epochs = _epochs(runs)
     splits = _splits(runs, epochs)
     frozen = _buckets(splits, buckets)
     order = reading_order([split.rebounds() for split in splits], seed=seed)
@@ -134,18 +134,8 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
         "pools": [None if pool is None else pool.method for pool in splits[0].pools],
     }
     meta["colours"] = encoder.colours([run["best"] for run in meta["runs"]])
-    chunks, listed = [], []
     room = budget - len(fill(json.dumps(meta), "")) - 4000  # of notes
-    for s, p, why in order:
-        if encoder.place(s, p) is None:
-            break
-        pair = [packed(encoder.head(s, p)), packed(encoder.body(s, p))]
-        entry = {"split": s, "why": why, **encoder.facts(s, p)}
-        room -= sum(map(len, pair)) + 2 + len(json.dumps(entry)) + 1
-        if room < 0:
-            break
-        chunks.append(pair)
-        listed.append(entry)
+    chunks, listed, full = _encoded(encoder, order, room)
     if not listed:
         raise InputError(f"a page of {budget:,.0f} bytes holds no passage of these runs; raise --budget")
     # In the order of the corpus, so that neighbours are neighbours.
@@ -156,20 +146,19 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
         embedded[splits[entry["split"]].split] += entry["tokens"]
     total = {split.split: sum(len(passage.tokens) for passage in split.passages) for split in splits}
     meta["recorded"] = [len(split.passages) for split in splits]
-    limit = f"a page may have {budget / 1e6:g} MB"
-    if room >= 0:
-        limit = f"no more than {most:,} are read for a page of {budget / 1e6:g} MB"
+    megabytes = f"{budget / 1e6:g} MB"
+    limit = f"a page may have {megabytes}" if full else f"no more than {most:,} are read for a page of {megabytes}"
     meta["notes"] = [
         *_notes_on_choice(listed, splits, embedded, total, limit),
         *_notes_on_values(encoder.error, scale, highest),
-        *_notes_on_runs(runs, splits, epochs, all_epochs),
+        *_notes_on_runs(runs, splits, epochs, n_all_epochs),
     ]
     filled = fill(json.dumps(meta), "\n".join(line for i in ranks for line in chunks[i]))
     return Page(filled, embedded, total, meta["notes"])
 
 
 def _epochs(runs: list[Run]) -> tuple[list[int], int]:
-    common = sorted(set(runs[0].epochs).intersection(*(run.epochs for run in runs)))
+    common = common_epochs(runs)
     if len(common) < 2:
         places = " and ".join(str(run.path) for run in runs)
         raise InputError(f"{places}: a page needs two or more complete epochs, and there are {len(common)} in common")
@@ -207,6 +196,25 @@ def _candidates(splits: list[SplitTokens], order: list[tuple[int, int, str]], mo
     return chosen
 
 
+def _encoded(
+    encoder: PassageEncoder, order: list[tuple[int, int, str]], room: float
+) -> tuple[list[list[str]], list[dict[str, Any]], bool]:
+    """Return the passages that fit into `room` bytes, their entries in the list, and whether another did not fit."""
+    chunks: list[list[str]] = []
+    listed: list[dict[str, Any]] = []
+    for s, p, why in order:
+        if encoder.place(s, p) is None:
+            break
+        pair = [packed(encoder.head(s, p)), packed(encoder.body(s, p))]
+        entry = {"split": s, "why": why, **encoder.facts(s, p)}
+        room -= sum(map(len, pair)) + 2 + len(json.dumps(entry)) + 1
+        if room < 0:
+            return chunks, listed, True
+        chunks.append(pair)
+        listed.append(entry)
+    return chunks, listed, False
+
+
 def _notes_on_choice(
     listed: list[dict[str, Any]],
     splits: list[SplitTokens],
@@ -242,7 +250,7 @@ def _notes_on_values(error: float, scale: Scale, highest: float) -> list[str]:
     return notes
 
 
-def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int], all_epochs: int) -> list[str]:
+def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int], n_all_epochs: int) -> list[str]:
     """Say what of the runs is not compared, and what cannot be trusted."""
     notes = []
     for split in splits:
@@ -260,11 +268,14 @@ def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int]
     few = [split.split for split in splits if len({passage.document for passage in split.passages}) < FEW_DOCUMENTS]
     if few:
         notes.append(f"Fewer than {FEW_DOCUMENTS} {' and '.join(few)} documents: the curves' intervals are too narrow.")
-    alone = sorted(set(runs[0].epochs) ^ set(runs[-1].epochs))
+    alone = sorted(set(runs[0].epochs).union(runs[-1].epochs) - set(common_epochs(runs)))
     if alone:
         notes.append(f"Epochs that only one run has are left out: {', '.join(map(str, alone))}.")
-    if all_epochs > len(epochs):
-        notes.append(f"Of {all_epochs} epochs {len(epochs)}, evenly spaced, are in this page.")
+    if n_all_epochs > len(epochs):
+        notes.append(f"Of {n_all_epochs} epochs {len(epochs)}, evenly spaced, are in this page.")
+    for epoch, passes in runs[0].partial_epochs.items():
+        if epoch in epochs:
+            notes.append(f"Epoch {epoch} was cut: it stands for {passes:g} passes over the data.")
     return notes
 
 

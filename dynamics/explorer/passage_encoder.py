@@ -1,4 +1,4 @@
-"""Cuts what was read into passages, in the codes of the page."""
+"""Passages in bytes: what was read of each, in the codes of the page."""
 
 from __future__ import annotations
 

@@ -22,13 +22,14 @@ class BucketLines:
     Attributes
     ----------
     arm : str
-    epochs : ndarray of int64, shape (E,)
+    epochs : ndarray, shape (E,)
+        Where they lie on the axis: passes over the data.
     labels : tuple of str, length K
     values : Interval of arrays of shape (E, K)
     """
 
     arm: str
-    epochs: NDArray[np.int64]
+    epochs: NDArray[np.float64]
     labels: tuple[str, ...]
     values: Interval
 

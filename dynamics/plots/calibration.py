@@ -217,5 +217,5 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
 
 
 def _draw_overconfidence(rows: Sequence[Overconfidence], axes: Sequence[Axes]) -> list[Axes]:
-    lines = [BucketLines(row.arm, row.epochs, row.labels, row.value) for row in rows]
+    lines = [BucketLines(row.arm, row.at, row.labels, row.value) for row in rows]
     return draw_bucket_lines(lines, axes, "Loss minus entropy\n(nats per token)")

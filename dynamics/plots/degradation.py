@@ -94,9 +94,9 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
         style = styles[curve.arm]
         band = np.isfinite(curve.low)
         if band.any():
-            ax.fill_between(curve.epochs, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0)
+            ax.fill_between(curve.at, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0)
         lines += ax.plot(
-            curve.epochs,
+            curve.at,
             curve.loss,
             color=style.color,
             linestyle=style.linestyle,
@@ -112,14 +112,14 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
         if len(curve.epochs) == 1:
             # A line and a band of one epoch have no length.
             error = [[curve.loss[0] - curve.low[0]], [curve.high[0] - curve.loss[0]]]
-            ax.errorbar(curve.epochs, curve.loss, error, color=style.color, linewidth=0.9, zorder=2)
+            ax.errorbar(curve.at, curve.loss, error, color=style.color, linewidth=0.9, zorder=2)
         text = curve.arm
         best = best_epoch(curve.loss, curve.epochs)
         rise = float(rebound(curve.loss))
         if best >= 0 and rise > 0:
             level = float(np.nanmin(curve.loss))
             ax.plot(
-                [best, curve.epochs[-1]],
+                [curve.at[curve.epochs.tolist().index(best)], curve.at[-1]],
                 [level, level],
                 color=style.color,
                 linestyle=(0, (1, 2)),
@@ -129,10 +129,10 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
             fitted = curve.rebound_cross_fitted
             number = f"{fitted if np.isfinite(fitted) else rise:+.2f}"
             text = f"{curve.arm} {number.replace('-', MINUS)}"
-        ends.append(EndLabel(float(curve.epochs[-1]), float(curve.loss[-1]), text, style.color))
+        ends.append(EndLabel(float(curve.at[-1]), float(curve.loss[-1]), text, style.color))
     ax.set_ylabel("Validation loss (nats per token)")
-    epoch_axis(ax, max(curve.epochs[-1] for curve in curves))
-    focus(ax, [(curve.epochs, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves])
+    epoch_axis(ax, max(curve.at[-1] for curve in curves))
+    focus(ax, [(curve.at, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves])
     fitted = any(np.isfinite(curve.rebound_cross_fitted) for curve in curves)
     note = f"marker: best epoch; number: rebound since{', cross-fitted' if fitted else ''}"
     if labels and label_line_ends(ax, ends, fontsize=7.0):

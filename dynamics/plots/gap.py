@@ -79,5 +79,5 @@ def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
 
 
 def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
-    lines = [BucketLines(arm.arm, arm.epochs, arm.labels, arm.gap) for arm in dynamics]
+    lines = [BucketLines(arm.arm, arm.at, arm.labels, arm.gap) for arm in dynamics]
     return draw_bucket_lines(lines, axes, "Generalisation gap\n(nats per token)")

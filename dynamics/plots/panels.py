@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.analysis.sums.arms import Arm
@@ -136,16 +135,16 @@ def color_bar(axes: Sequence[Axes], mappable: Any, label: str, **how: Any) -> No
 
 @dataclass(frozen=True, slots=True)
 class ArmLine:
-    """A value of an arm over epochs: arrays of shape (epoch,)."""
+    """A value of an arm over epochs: arrays of shape (epoch,); `epochs` are the passes over the data."""
 
     arm: str
-    epochs: NDArray[np.int64]
+    epochs: Floats
     value: Floats
     low: Floats
     high: Floats
 
 
-def arm_line(arm: str, epochs: NDArray[np.int64], values: Interval, k: int) -> ArmLine:
+def arm_line(arm: str, epochs: Floats, values: Interval, k: int) -> ArmLine:
     """Return bucket `k` of an arm's (epoch, bucket) values."""
     return ArmLine(arm, epochs, values.estimate[:, k], values.low[:, k], values.high[:, k])
 

@@ -100,15 +100,15 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
     colors = bucket_colors(len(dynamics[0].labels))
     for ax, arm in zip(axes, dynamics, strict=True):
         for k, color in enumerate(colors):
-            _line(ax, arm.epochs, arm.train, k, color, train=True)
-            _line(ax, arm.epochs, arm.validation, k, color, train=False)
+            _line(ax, arm.at, arm.train, k, color, train=True)
+            _line(ax, arm.at, arm.validation, k, color, train=False)
         ax.set_title(wrap_name(arm.arm, 24))
-        epoch_axis(ax, arm.epochs[-1], label=is_last(ax, axes))
+        epoch_axis(ax, arm.at[-1], label=is_last(ax, axes))
         if is_first(ax, axes):
             ax.set_ylabel("Loss (nats per token)")
     # The limits of all arms together: panels are there to be compared.
     drawn = [
-        (arm.epochs, np.concatenate([split.estimate, split.low, split.high], axis=1))
+        (arm.at, np.concatenate([split.estimate, split.low, split.high], axis=1))
         for arm in dynamics
         for split in (arm.train, arm.validation)
     ]

@@ -1,1 +1,16 @@
-"""What a run leaves on disk: its formats, how it is written, read and checked. Never loads torch."""
+"""Records on disk: the formats, writing, reading, checking and exporting; nothing here knows who reads them.
+
+`Run.explore` is the one thing that a run offers and rooms on the right make. They are not imported here: the package's
+face, which knows every room, says what makes the page.
+"""
+
+from __future__ import annotations
+
+# Type checkers take this name as true. The one in `typing` would cost `import dynamics` the import of that module.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+#: Returns what makes `Run.explore`'s page of runs, a budget in bytes and a number of buckets. `dynamics` sets it.
+load_page_builder: Callable[[], Any] | None = None

@@ -296,10 +296,13 @@ def _check_epochs(report: CheckReport, manifest: Mapping[str, Any] | None, token
     sealed: Mapping[str, str] | None = manifest.get("epochs")
     for epoch in found:
         before = len(report.problems)
-        self_hash = _check_epoch(report, epoch, manifest.get("config_hash"), tokens)
-        if self_hash and sealed is not None and sealed.get(str(epoch)) != self_hash:
-            message = "is not the epoch that the run's manifest names"
-            report.problems.append(Problem(schema.epoch_folder(epoch), epoch, message))
+        own = _check_epoch(report, epoch, manifest.get("config_hash"), tokens)
+        if own is not None:
+            message = _wrong_moment(own, epoch == max(found))
+            if sealed is not None and sealed.get(str(epoch)) != own[schema.SELF_HASH]:
+                message = "is not the epoch that the run's manifest names"
+            if message:
+                report.problems.append(Problem(schema.epoch_folder(epoch), epoch, message))
         if len(report.problems) == before:
             report.good_epochs.append(epoch)
 
@@ -314,8 +317,10 @@ def _check_epochs(report: CheckReport, manifest: Mapping[str, Any] | None, token
             report.notes.append("the manifest does not say which epochs there should be")
 
 
-def _check_epoch(report: CheckReport, epoch: int, config_hash: str | None, tokens: Mapping[str, _Tokens]) -> str | None:
-    """Check one epoch, and return the self-hash of its manifest; None if that is damaged."""
+def _check_epoch(
+    report: CheckReport, epoch: int, config_hash: str | None, tokens: Mapping[str, _Tokens]
+) -> dict[str, Any] | None:
+    """Check one epoch, and return its manifest; None if that is damaged."""
     name = schema.epoch_folder(epoch)
     folder = report.path / name
     try:
@@ -334,8 +339,18 @@ def _check_epoch(report: CheckReport, epoch: int, config_hash: str | None, token
             if split in tokens:
                 for message in _wrong_values(folder, manifest, split, tokens[split]):
                     report.problems.append(Problem(name, epoch, f"{split}: {message}"))
-    self_hash: str = manifest[schema.SELF_HASH]
-    return self_hash
+    return manifest
+
+
+def _wrong_moment(manifest: Mapping[str, Any], last: bool) -> str:
+    """Say what is wrong with how an epoch was cut; "" if nothing is."""
+    epoch, passes = manifest["epoch"], manifest.get("passes")
+    if not manifest.get("partial"):
+        return "" if passes is None or passes == epoch else f"is whole, and stands for {passes} passes"
+    if not last:
+        return "was cut, and is not the last epoch"
+    cut = isinstance(passes, float) and epoch - 1 < passes < epoch
+    return "" if cut else f"was cut, and stands for {passes!r} passes, which are not those of a part of epoch {epoch}"
 
 
 def _wrong_values(folder: Path, manifest: Mapping[str, Any], split: str, tokens: _Tokens) -> list[str]:

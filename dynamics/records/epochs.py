@@ -38,7 +38,11 @@ def read_epoch_manifest(run_dir: Path, epoch: int, config_hash: str | None) -> d
     """
     path = run_dir / schema.epoch_folder(epoch) / schema.MANIFEST_FILE
     manifest = schema.read_manifest(path)
-    expected: dict[str, Any] = {"format_version": schema.FORMAT_VERSION, "epoch": epoch}
+    version = manifest.get("format_version")
+    if version not in schema.READABLE_VERSIONS:
+        readable = " or ".join(map(str, schema.READABLE_VERSIONS))
+        raise DamagedRecordError(f"{path} belongs elsewhere: its format_version is {version!r}, not {readable}")
+    expected: dict[str, Any] = {"epoch": epoch}
     if config_hash is not None:
         expected["config_hash"] = config_hash
     for key, value in expected.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray
@@ -10,16 +10,20 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dynamics.records.tensors import Array
-from dynamics.records.values import Records
 from dynamics.records.variables import (
     EPOCH_DIMS,
+    PASSES_ATTRIBUTES,
     PER_TOKEN,
     TOKEN_DIMS,
     Variable,
     epoch_values,
+    passes_of,
     recorded_variables,
     run_attributes,
 )
+
+if TYPE_CHECKING:
+    from dynamics.records.values import Records
 
 
 class EpochArray(BackendArray):
@@ -71,8 +75,9 @@ def labelled(records: Records) -> xarray.Dataset:
         view = getattr(records, variable.name).view()
         view.flags.writeable = False  # The records themselves: a data set that is changed must not change them.
         data[variable.name] = xarray.Variable(TOKEN_DIMS, view, variable.attributes)
-    coordinates = {
+    coordinates: dict[str, Any] = {
         "epoch": np.asarray(records.run.epochs, dtype=np.int64),
+        "passes": ("epoch", passes_of(records.run), PASSES_ATTRIBUTES),
         "sequence": records.sequence_id.astype(np.int64),
         "position": np.arange(records.token_id.shape[1]),
     }

@@ -8,24 +8,35 @@ before its values are used, and by `dynamics.records.check`, which hashes everyt
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, SupportsIndex
 
+from dynamics import records
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
-from dynamics.records.epochs import complete_epochs, numbers
+from dynamics.records.epochs import complete_epochs, numbers, read_epoch_manifest, sealed_epoch_manifest
 from dynamics.records.metrics import read_metrics
 from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records
 
 __all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
 
-if TYPE_CHECKING:
-    from dynamics.explorer.build import Page
-
 PathLike = str | os.PathLike[str]
+
+
+class Page(Protocol):
+    """What `Run.explore` returns; `dynamics.explorer.build.Page` is one."""
+
+    @property
+    def html(self) -> str: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def save(self, path: str | Path) -> Path: ...
+    def _repr_html_(self) -> str: ...
 
 
 def open_run(path: PathLike, *, verify: bool = False) -> Run:
@@ -92,7 +103,8 @@ class Run:
         Versions, hardware, seeds, and the hashes of everything.
     name : str
     epochs : list of int
-        The complete epochs, as they were when the run was opened. 0 is before training.
+        The recorded epochs, as they were when the run was opened. 0 is before training. The last one may have been cut
+        (`partial_epochs`).
     splits : list of str
         The parts of the corpus that are recorded: "train", "validation", and "tuning" if set aside.
     """
@@ -115,12 +127,55 @@ class Run:
 
     def __repr__(self) -> str:
         splits = ", ".join(self.splits)
-        return f"Run({str(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'})"
+        cut = "".join(f"; epoch {epoch} was cut at {at:g} passes" for epoch, at in self.partial_epochs.items())
+        return f"Run({str(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'}{cut})"
 
     @property
     def complete(self) -> bool:
         """Whether training came to its end."""
         return bool(self.manifest.get("status") == "complete")
+
+    @cached_property
+    def partial_epochs(self) -> dict[int, float]:
+        """The epoch that was cut, if one was, and the passes over the data it stands for: {3: 2.5}.
+
+        That can be the last one only, so that its manifest alone is read. One whose manifest is damaged counts as
+        whole here: its values cannot be read, and reading them says so.
+        """
+        for epoch in self.epochs[-1:]:
+            try:
+                manifest = read_epoch_manifest(self.path, epoch, self.manifest["config_hash"])
+            except DamagedRecordError:
+                continue
+            if manifest.get("partial"):
+                return {epoch: float(manifest["passes"])}
+        return {}
+
+    def passes(self, epoch: SupportsIndex) -> float:
+        """Return how many passes over the training data were behind the model when `epoch` was recorded.
+
+        The epoch's own number, but for one that was cut.
+
+        Raises
+        ------
+        InputError
+            If there is no such epoch.
+        """
+        epoch = self._recorded(epoch)
+        return self.partial_epochs.get(epoch, float(epoch))
+
+    def step(self, epoch: SupportsIndex) -> int | None:
+        """Return after how many optimiser steps `epoch` was recorded; None where its records do not say.
+
+        Raises
+        ------
+        InputError
+            If there is no such epoch.
+        DamagedRecordError
+            If its manifest is damaged.
+        """
+        step: int | None = sealed_epoch_manifest(self, self._recorded(epoch)).get("step")
+        return step
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -182,11 +237,17 @@ class Run:
         InputError
             As `dynamics.explorer.build.build_page` does.
         """
-        # The one step from the records to what stands on them, for the hand's sake.
-        from dynamics.explorer.build import build_page
-
+        assert records.load_page_builder is not None, "the package's face sets it before any run can be opened"
+        build_page = records.load_page_builder()
         runs = [self] if other is None else [self, other]
-        return build_page(runs, budget=budget * 1e6, buckets=buckets)
+        page: Page = build_page(runs, budget=budget * 1e6, buckets=buckets)
+        return page
+
+    def _recorded(self, epoch: SupportsIndex) -> int:
+        epoch = operator.index(epoch)
+        if epoch not in self.epochs:
+            raise InputError(f"{self.path} has no complete epoch {epoch}: it has {numbers(self.epochs)}")
+        return epoch
 
     def _require_epochs(self) -> None:
         named = self.manifest.get("epochs")
@@ -283,6 +344,15 @@ def require_same_tokens(runs: list[Run]) -> None:
                     f"{runs[0].path} and {run.path} have different tokens in {split!r}, so they "
                     "cannot be compared: run both from one corpus and tokenizer"
                 )
+
+
+def common_epochs(runs: Sequence[Run]) -> list[int]:
+    """Return the epochs that all runs recorded after the same passes over the data.
+
+    An epoch that was cut in one run is no other run's whole one.
+    """
+    common = set(runs[0].epochs).intersection(*(run.epochs for run in runs))
+    return sorted(epoch for epoch in common if len({run.passes(epoch) for run in runs}) == 1)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -21,7 +21,11 @@ import numpy.typing as npt
 
 from dynamics.errors import DamagedRecordError, InputError
 
-FORMAT_VERSION = 1
+#: What is written. From version 2 the manifest of an epoch may say ``step``, ``passes`` and ``partial``; nothing else
+#: changed.
+FORMAT_VERSION = 2
+#: What is read.
+READABLE_VERSIONS = (1, 2)
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
@@ -93,12 +97,12 @@ def in_split_order(splits: Collection[str]) -> list[str]:
 
 
 def tokens_identity(split: str) -> dict[str, Any]:
-    """Return what the header of a file of tokens says of it."""
+    """Return what the header of a file of tokens says of it; read, it may say another of `READABLE_VERSIONS`."""
     return {"format_version": FORMAT_VERSION, "kind": "tokens", "split": split}
 
 
 def shard_identity(epoch: int, split: str, rank: int, world: int) -> dict[str, Any]:
-    """Return what a shard's own header says of it: swapped files are found without hashing."""
+    """Return what a shard's own header says of it, as `tokens_identity`: swapped files are found without hashing."""
     return {
         "format_version": FORMAT_VERSION,
         "kind": "epoch",
@@ -159,6 +163,18 @@ def difference_of_sequences(found: npt.NDArray[Any], expected: npt.NDArray[Any])
             shown = ", ".join(str(i) for i in which[:5])
             parts.append(f"{len(which)} sequences {what} ({shown}{', ...'[: 5 * (len(which) > 5)]})")
     return "; ".join(parts) or "the sequences are not in order"
+
+
+def epoch_moment(epoch: int, step: int | None, passes: float | None) -> dict[str, Any]:
+    """Return what an epoch's manifest says of when it was recorded: what is known, and nothing else."""
+    assert step is None or step >= 0, f"step {step}"
+    moment: dict[str, Any] = {} if step is None else {"step": int(step)}
+    if passes is not None:
+        assert passes == epoch or epoch - 1 < passes < epoch, f"epoch {epoch} ends a pass; {passes} passes do not"
+        moment["passes"] = float(passes)
+        if passes != epoch:
+            moment["partial"] = True
+    return moment
 
 
 def pack_bits(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -311,10 +327,10 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 def require_format(manifest: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Raise InputError unless this version of the library reads the format of `manifest`."""
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise InputError(
-            f"{path} has records of format {version!r}, and this version reads format "
-            f"{FORMAT_VERSION}: use the version of dynamics that wrote it"
+            f"{path} has records of format {version!r}, and this version reads formats "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}: use the version of dynamics that wrote it"
         )
 
 

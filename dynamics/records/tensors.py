@@ -98,7 +98,7 @@ def read_tensors(
     try:
         with safe_open(path, framework="numpy") as file:
             found = _identity(file)
-            differing = [key for key, value in identity.items() if found.get(key) != value]
+            differing = [key for key, value in identity.items() if not _same(key, found.get(key), value)]
             if differing:
                 raise DamagedRecordError(
                     f"{path} is another file's content: "
@@ -128,6 +128,11 @@ def _map(path: Path, names: Iterable[str]) -> dict[str, Array]:
         start, end = (first + offset for offset in part["data_offsets"])
         tensors[name] = whole[start:end].view(schema.DTYPE_NAMES[part["dtype"]]).reshape(part["shape"])
     return tensors
+
+
+def _same(key: str, found: Any, expected: Any) -> bool:
+    """Whether a header says what it should: of the versions of the format any that is read."""
+    return bool(found in schema.READABLE_VERSIONS if key == "format_version" else found == expected)
 
 
 def _identity(file: Any) -> dict[str, Any]:

@@ -251,8 +251,9 @@ class Records:
             (epoch, sequence, position): ``loss``, ``entropy`` (float32, nats), ``correct``; for "train" also
             ``dropped`` (false in epoch 0) and, where recorded, ``training_loss`` and ``training_entropy`` (NaN in
             epoch 0). (sequence, position): ``token_id``, ``document_id``, ``predicted``, ``reference_loss``,
-            ``reference_entropy``. The coordinate ``sequence`` holds `sequence_id`. Attributes name the run, its
-            split, hashes and versions.
+            ``reference_entropy``. The coordinate ``sequence`` holds `sequence_id`, and ``passes``, along epoch, the
+            passes over the data: the epoch, but for a last one that was cut. Attributes name the run, its split, hashes
+            and versions.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from dynamics.errors import DamagedRecordError
 from dynamics.records import schema
 from dynamics.records.epochs import read_epoch_manifest
 from dynamics.records.tensors import Array
-from dynamics.records.values import Records
+
+if TYPE_CHECKING:
+    from dynamics.records.reader import Run
+    from dynamics.records.values import Records
 
 EPOCH_DIMS = ("epoch", "sequence", "position")
 TOKEN_DIMS = ("sequence", "position")
@@ -60,6 +64,15 @@ PER_TOKEN = (
     Variable("reference_loss", "float32", "loss of the token under the frozen starting model", "nats"),
     Variable("reference_entropy", "float32", "entropy of the token under the frozen starting model", "nats"),
 )
+
+
+#: What the coordinate ``passes`` says of itself.
+PASSES_ATTRIBUTES = {"long_name": "passes over the training data when the epoch was recorded"}
+
+
+def passes_of(run: Run) -> Array:
+    """Return the passes over the training data at every epoch, shape (epoch,): its number, but for a cut one."""
+    return np.asarray([run.passes(epoch) for epoch in run.epochs], dtype=np.float64)
 
 
 def recorded_variables(records: Records) -> list[Variable]:

@@ -173,6 +173,8 @@ def write_epoch(
     *,
     config_hash: str,
     dtype: str = "float16",
+    step: int | None = None,
+    passes: float | None = None,
 ) -> Path:
     """Write one epoch's records from a single process: one shard, then sealed.
 
@@ -187,9 +189,11 @@ def write_epoch(
         That of the run's manifest.
     dtype
         "float16" or "float32", the type of loss and entropy on disk.
+    step, passes
+        As for `seal_epoch`.
     """
     write_shard(run_dir, epoch, splits, rank=0, world=1, dtype=dtype)
-    return seal_epoch(run_dir, epoch, splits=list(splits), world=1, config_hash=config_hash)
+    return seal_epoch(run_dir, epoch, splits=list(splits), world=1, config_hash=config_hash, step=step, passes=passes)
 
 
 def write_shard(
@@ -247,11 +251,27 @@ def seal_epoch(
     splits: Sequence[str],
     world: int,
     config_hash: str,
+    step: int | None = None,
+    passes: float | None = None,
 ) -> Path:
     """Make the shards of all processes one immutable epoch, and return its folder.
 
     To be called by one process, after all of them have returned from `write_shard`. Files of an
     earlier attempt that do not belong to these splits and processes are removed.
+
+    Parameters
+    ----------
+    splits
+        Those that were written.
+    world
+        The number of processes.
+    config_hash
+        That of the run's manifest.
+    step
+        Optimiser steps of the run so far, if known.
+    passes
+        Passes over the training data so far, in (`epoch` - 1, `epoch`]. One that is not `epoch` itself, 2.5 for epoch
+        3, says that the epoch was cut: it is the last one then. Left out, the epoch is whole.
 
     Raises
     ------
@@ -261,6 +281,7 @@ def seal_epoch(
         If a shard is missing, or the shards together do not hold exactly the sequences that
         ``tokens/`` names as recorded, each once.
     """
+    moment = schema.epoch_moment(epoch, step, passes)
     partial = _partial_folder(run_dir, epoch)
     final = Path(run_dir) / schema.epoch_folder(epoch)
     names = [schema.shard_file(split, rank, world) for split in splits for rank in range(world)]
@@ -277,6 +298,7 @@ def seal_epoch(
         {
             "format_version": schema.FORMAT_VERSION,
             "epoch": epoch,
+            **moment,
             "config_hash": config_hash,
             "world": world,
             "splits": schema.in_split_order(splits),

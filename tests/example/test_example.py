@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.synthetic import make_study
 
 import dynamics.example
@@ -100,3 +101,17 @@ def test_packing_refuses_what_is_too_large_or_damaged(tmp_path, monkeypatch):
     victim.unlink()
     with pytest.raises(InputError, match="not complete and whole"):
         packing.pack(study, tmp_path)
+
+
+def test_it_is_of_format_1_and_its_bits_are_read_as_they_lie(example):
+    run = example.run("baseline", 0)
+    assert run.manifest["format_version"] == 1
+    assert run.partial_epochs == {} and run.passes(7) == 7.0 and run.step(7) is None
+    for split in run.splits:
+        (file,) = (run.path / "epochs" / "epoch-0007").glob(f"{split}-*.safetensors")
+        raw = load_file(file)
+        records = run.records(split)
+        assert raw["sequence_id"].tolist() == records.sequence_id.tolist()
+        for name in ("loss", "entropy"):
+            assert records.stored(name, 7).tobytes() == raw[name].tobytes()
+        assert np.packbits(records.correct(7), axis=1, bitorder="little").tobytes() == raw["correct"].tobytes()

@@ -454,3 +454,10 @@ def test_more_buckets(two_runs, decode):
 def test_the_same_bytes_again(two_runs):
     assert build_page(two_runs, budget=90_000).html == build_page(two_runs, budget=90_000).html
     assert build_page(two_runs[0], budget=75_000, seed=0).html != build_page(two_runs[0], budget=75_000, seed=1).html
+
+
+def test_a_cut_epoch_is_told(tmp_path, decode):
+    run = open_run(make_run(tmp_path / "run", epochs=3, cut=2.5))
+    page = build_page(run, budget=500_000)
+    assert "Epoch 3 was cut: it stands for 2.5 passes over the data." in page.notes
+    assert decode(page.html).meta["epochs"] == [0, 1, 2, 3]

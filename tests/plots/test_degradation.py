@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from support.synthetic import make_run
 
 from dynamics.analysis.estimands.summary import ArmCurve
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
 from dynamics.plots.style import arm_styles
-from dynamics.records.reader import Run, Study
+from dynamics.records.reader import Run, Study, open_run
 
 
 def curve(name: str, loss: list[float], *, width: float = 0.1) -> ArmCurve:
@@ -107,3 +110,11 @@ def test_rows_are_the_drawn_numbers(study: Study) -> None:
     assert row["above_best"] == 0.75
     assert row["low"] == row["high"] == pytest.approx(3.75)
     assert [r["epoch"] for r in rows if r["best"]] == [1, 2, 2, 3]
+
+
+def test_a_cut_epoch_is_drawn_at_its_passes(tmp_path: Path) -> None:
+    run = open_run(make_run(tmp_path / "run", n_documents=120, epochs=3, cut=2.5))
+    ax = plot_degradation(run)
+    (line,) = [line for line in ax.lines if line.get_label() == run.name]
+    assert np.asarray(line.get_xdata()).tolist() == [0.0, 1.0, 2.0, 2.5]
+    plt.close(ax.figure)

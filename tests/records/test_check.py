@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -493,3 +494,30 @@ def test_an_epochs_manifest_in_place_of_the_runs_is_named(run_path: Path) -> Non
     # Epochs vouch for themselves; of all else it is said that nothing does.
     assert report.good_epochs == [0, 1, 2]
     assert [note for note in report.notes if "were not checked" in note]
+
+
+# Epochs that were cut. ----------------------------------------------------------------------------
+
+
+def test_a_last_epoch_that_was_cut_is_no_damage(tmp_path: Path) -> None:
+    report = check_run(make_run(tmp_path / "run", n_documents=4, epochs=2, cut=1.5))
+    assert report.ok and report.good_epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "moment", "message"),
+    [
+        (1, {"passes": 0.5, "partial": True}, "was cut, and is not the last epoch"),
+        (2, {"passes": 2.0, "partial": True}, r"was cut, and stands for 2\.0 passes, which are not those of a part"),
+        (2, {"passes": None, "partial": True}, "was cut, and stands for None passes"),
+        (2, {"passes": 1.5}, r"is whole, and stands for 1\.5 passes"),
+    ],
+)
+def test_moments_that_cannot_be(run_path: Path, epoch: int, moment: dict[str, Any], message: str) -> None:
+    file = run_path / "epochs" / f"epoch-000{epoch}" / "manifest.json"
+    own = schema.write_manifest(file, schema.read_manifest(file) | moment)[schema.SELF_HASH]
+    manifest = schema.read_manifest(run_path / "manifest.json")
+    schema.write_manifest(run_path / "manifest.json", manifest | {"epochs": manifest["epochs"] | {str(epoch): own}})
+    (problem,) = check_run(run_path).problems
+    assert re.search(message, problem.message)
+    assert (problem.epoch, problem.file) == (epoch, f"epochs/epoch-000{epoch}")

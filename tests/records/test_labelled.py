@@ -255,3 +255,12 @@ def test_the_texts_of_a_sequence_are_its_tokens_texts(whole_run: Path) -> None:
     assert records.token_texts(len(records.token_id) - 1)[-1] == ""  # padding
     with pytest.raises(InputError, match="There is no sequence 999"):
         records.token_texts(999)
+
+
+def test_passes_stand_along_the_epochs(tmp_path: Path) -> None:
+    run = open_run(make_run(tmp_path / "run", n_documents=4, epochs=2, cut=1.5))
+    data = run.records("train").to_xarray()
+    assert data.passes.dims == ("epoch",)
+    assert data.passes.values.tolist() == [0.0, 1.0, 1.5]
+    assert data.epoch.values.tolist() == [0, 1, 2]
+    assert float(data.loss.sel(epoch=2).passes) == 1.5

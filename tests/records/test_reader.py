@@ -16,7 +16,8 @@ from support.synthetic import SyntheticSplit, make_run
 
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema, writer
-from dynamics.records.reader import Run, Study, open_any, open_run, open_study
+from dynamics.records.check import check_run
+from dynamics.records.reader import Run, Study, common_epochs, open_any, open_run, open_study
 from dynamics.records.writer import SplitValues
 
 NAN = np.nan
@@ -249,8 +250,8 @@ def test_no_run(tmp_path: Path) -> None:
 
 def test_a_later_format_is_refused(run_path: Path) -> None:
     manifest = schema.read_manifest(run_path / "manifest.json")
-    schema.write_manifest(run_path / "manifest.json", {**manifest, "format_version": 2})
-    with pytest.raises(InputError, match="format 2"):
+    schema.write_manifest(run_path / "manifest.json", {**manifest, "format_version": 3})
+    with pytest.raises(InputError, match="format 3, and this version reads formats 1 and 2"):
         open_run(run_path)
 
 
@@ -547,3 +548,105 @@ def test_reading_needs_no_torch(whole_run: Path) -> None:
         "assert dynamics.check_path(sys.argv[1])[0].ok\n"
     )
     subprocess.run([sys.executable, "-c", code, str(whole_run)], check=True)
+
+
+# Epochs that were cut. ----------------------------------------------------------------------------
+
+
+def test_a_cut_epoch_is_recorded_and_told(tmp_path: Path) -> None:
+    run = open_run(make_run(tmp_path / "run", n_documents=4, epochs=3, cut=2.5), verify=True)
+    assert run.epochs == [0, 1, 2, 3]
+    assert run.partial_epochs == {3: 2.5}
+    assert [run.passes(epoch) for epoch in run.epochs] == [0.0, 1.0, 2.0, 2.5]
+    assert [run.step(epoch) for epoch in run.epochs] == [0, 10, 20, 25]
+    assert repr(run).endswith("4 epochs of train, validation; epoch 3 was cut at 2.5 passes)")
+    assert np.isfinite(run.records("train").loss(3)).any()
+    for ask in (run.passes, run.step):
+        with pytest.raises(InputError, match=r"no complete epoch 4: it has 0, 1, 2, 3"):
+            ask(4)
+
+
+def test_whole_epochs_are_their_own_passes(whole_run: Path) -> None:
+    run = open_run(whole_run)
+    assert run.partial_epochs == {}
+    assert run.passes(np.int64(2)) == 2.0 and type(run.passes(2)) is float
+    assert repr(run).endswith("3 epochs of train, validation)")
+
+
+def as_version_1(path: Path) -> dict[str, bytes]:
+    """Make a run one of format 1, in every header and manifest, and return the bytes of its files of tensors."""
+    for file in path.rglob("*.safetensors"):
+        raw = file.read_bytes()
+        assert raw.count(b'\\"format_version\\":2') == 1 or file.parent.name == "model"
+        file.write_bytes(raw.replace(b'\\"format_version\\":2', b'\\"format_version\\":1'))
+    hashes = {}
+    for file in sorted(path.glob("epochs/*/manifest.json")):
+        manifest = schema.read_manifest(file) | {"format_version": 1}
+        for key in ("step", "passes"):
+            del manifest[key]
+        for name, entry in manifest["files"].items():
+            entry |= schema.file_entry(file.parent / name)
+        hashes[str(manifest["epoch"])] = schema.write_manifest(file, manifest)[schema.SELF_HASH]
+    manifest = schema.read_manifest(path / "manifest.json") | {"format_version": 1, "epochs": hashes}
+    for entry in manifest["tokens"].values():
+        entry |= schema.file_entry(path / entry["file"])
+    schema.write_manifest(path / "manifest.json", manifest)
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*.safetensors")}
+
+
+def test_a_run_of_format_1_opens_and_reads_the_same(whole_run: Path, run_path: Path) -> None:
+    before = as_version_1(run_path)
+    old, new = open_run(run_path, verify=True), open_run(whole_run)
+    assert check_run(run_path).ok
+    assert old.manifest["format_version"] == 1 and new.manifest["format_version"] == 2
+    assert old.epochs == new.epochs and old.partial_epochs == {}
+    assert [old.step(epoch) for epoch in old.epochs] == [None] * 3
+    assert [old.passes(epoch) for epoch in old.epochs] == [0.0, 1.0, 2.0]
+    for split in new.splits:
+        for name in ("loss", "entropy", "correct"):
+            for epoch in new.epochs:
+                values = [getattr(run.records(split), name)(epoch) for run in (old, new)]
+                np.testing.assert_array_equal(*values)
+        assert old.records(split).to_xarray().passes.values.tolist() == [0.0, 1.0, 2.0]
+    assert {str(f.relative_to(run_path)): f.read_bytes() for f in run_path.rglob("*.safetensors")} == before
+
+
+def test_a_run_of_format_1_may_go_on_in_format_2(whole_run: Path, run_path: Path) -> None:
+    """The manifest and first epochs of format 1, a later epoch of format 2: what resuming an old run leaves."""
+    last = run_path / "epochs" / "epoch-0002"
+    shutil.rmtree(last)
+    as_version_1(run_path)
+    shutil.copytree(whole_run / "epochs" / "epoch-0002", last)
+    manifest = schema.read_manifest(run_path / "manifest.json")
+    own = schema.read_manifest(last / "manifest.json")[schema.SELF_HASH]
+    schema.write_manifest(run_path / "manifest.json", manifest | {"epochs": manifest["epochs"] | {"2": own}})
+    run = open_run(run_path, verify=True)
+    assert check_run(run_path).ok
+    assert [run.step(epoch) for epoch in run.epochs] == [None, None, 20]
+
+
+def test_an_epoch_of_a_later_format_is_refused(run_path: Path) -> None:
+    file = run_path / "epochs" / "epoch-0001" / "manifest.json"
+    schema.write_manifest(file, schema.read_manifest(file) | {"format_version": 3})
+    with pytest.raises(DamagedRecordError, match="its format_version is 3, not 1 or 2"):
+        open_run(run_path).records("train").loss(1)
+
+
+def test_a_damaged_last_manifest_leaves_the_others_readable(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n_documents=4, epochs=3, cut=2.5)
+    (path / "epochs" / "epoch-0003" / "manifest.json").write_text("{}")
+    run = open_run(path)
+    assert run.partial_epochs == {} and repr(run)
+    assert np.isfinite(run.records("train").loss(2)).any()
+    with pytest.raises(DamagedRecordError):
+        run.step(3)
+
+
+def test_epochs_that_runs_have_in_common(tmp_path: Path) -> None:
+    def run(name: str, epochs: int, cut: float | None = None) -> Run:
+        return open_run(make_run(tmp_path / name, n_documents=4, epochs=epochs, cut=cut))
+
+    whole, cut, other, short = run("a", 3), run("b", 3, 2.5), run("c", 3, 2.25), run("d", 2)
+    assert common_epochs([whole, short]) == [0, 1, 2]
+    assert common_epochs([cut]) == common_epochs([cut, cut]) == [0, 1, 2, 3]
+    assert common_epochs([whole, cut]) == common_epochs([cut, other]) == [0, 1, 2]

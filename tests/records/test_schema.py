@@ -220,5 +220,17 @@ def test_a_missing_manifest_is_damage(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_with_a_remedy() -> None:
     schema.require_format({"format_version": 1}, "run")
-    with pytest.raises(InputError, match=r"run has records of format 2.*format 1"):
-        schema.require_format({"format_version": 2}, "run")
+    schema.require_format({"format_version": 2}, "run")
+    with pytest.raises(InputError, match=r"run has records of format 3.*formats 1 and 2"):
+        schema.require_format({"format_version": 3}, "run")
+    with pytest.raises(InputError, match=r"format None"):
+        schema.require_format({}, "run")
+
+
+def test_the_moment_of_an_epoch_says_what_is_known_and_no_more() -> None:
+    assert schema.epoch_moment(3, None, None) == {}
+    assert schema.epoch_moment(3, 120, 3.0) == {"step": 120, "passes": 3.0}
+    assert schema.epoch_moment(3, 100, 2.5) == {"step": 100, "passes": 2.5, "partial": True}
+    for passes in (2.0, 3.25):
+        with pytest.raises(AssertionError):
+            schema.epoch_moment(3, None, passes)

@@ -340,3 +340,27 @@ def test_what_a_finished_run_adds_to_its_manifest(whole_run: Path) -> None:
 def test_a_finished_run_without_metrics_or_model(begun: Path) -> None:
     entries = writer.finished_files(begun)
     assert entries == {"model_files": {}, "metrics_file": None, "epochs": {}}
+
+
+@pytest.mark.parametrize(
+    ("moment", "written"),
+    [
+        ({}, {}),
+        ({"step": 40}, {"step": 40}),
+        ({"step": 40, "passes": 3.0}, {"step": 40, "passes": 3.0}),
+        ({"step": 33, "passes": 2.5}, {"step": 33, "passes": 2.5, "partial": True}),
+    ],
+)
+def test_an_epoch_says_when_it_was_recorded(
+    begun: Path, packed: SyntheticSplit, moment: dict[str, Any], written: dict[str, Any]
+) -> None:
+    values = {"train": some_values(packed, [0, 2, 3, 5])}
+    manifest = schema.read_manifest(writer.write_epoch(begun, 3, values, config_hash="c", **moment) / "manifest.json")
+    assert {key: manifest[key] for key in ("step", "passes", "partial") if key in manifest} == written
+    assert manifest["format_version"] == 2
+
+
+def test_passes_of_another_epoch_are_refused_before_anything_is_sealed(begun: Path, packed: SyntheticSplit) -> None:
+    with pytest.raises(AssertionError, match=r"epoch 3 ends a pass; 3\.5 passes do not"):
+        writer.write_epoch(begun, 3, {"train": some_values(packed, [0, 2, 3, 5])}, config_hash="c", passes=3.5)
+    assert not (begun / "epochs" / "epoch-0003").exists()

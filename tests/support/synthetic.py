@@ -107,6 +107,7 @@ def make_run(
     corpus_seed: int = 1,
     dtype: str = "float16",
     status: str = "complete",
+    cut: float | None = None,
 ) -> Path:
     """Write a run and return its path.
 
@@ -123,6 +124,8 @@ def make_run(
         The ids of the recorded sequences by split; all where absent.
     status
         "running" leaves out the model and the entries of a complete manifest.
+    cut
+        The passes that the last epoch stands for, if it was cut; 10 optimiser steps make a pass.
     """
     path.mkdir(parents=True)
     written = list(range(epochs + 1)) if isinstance(epochs, int) else list(epochs)
@@ -175,7 +178,16 @@ def make_run(
                 correct=predicted & (np.nan_to_num(loss, nan=np.inf) < 0.5),
                 dropped=drop if split == "train" and epoch > 0 and ratio else None,
             )
-        writer.write_epoch(path, epoch, values, config_hash=schema.config_hash(config), dtype=dtype)
+        passes = cut if cut is not None and epoch == last else float(epoch)
+        writer.write_epoch(
+            path,
+            epoch,
+            values,
+            config_hash=schema.config_hash(config),
+            dtype=dtype,
+            step=round(10 * passes),
+            passes=passes,
+        )
 
     writer.append_metrics(path / schema.METRICS_FILE, _metrics(last, ratio))
     manifest: dict[str, Any] = {

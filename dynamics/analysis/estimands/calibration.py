@@ -44,7 +44,7 @@ from dynamics.analysis.intervals.bootstrap import (
     warn_few,
 )
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
-from dynamics.analysis.sums.curves import mean_curve
+from dynamics.analysis.sums.curves import epochs_at, mean_curve
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.tokens.buckets import Bucketing, moving_buckets
 from dynamics.analysis.tokens.token_records import Floats
@@ -61,6 +61,8 @@ class Overconfidence:
     labels : tuple of str, length K
     value : Interval of arrays of shape (E, K)
         Nats per token; positive where the model is surer than it should be.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -69,6 +71,12 @@ class Overconfidence:
     epochs: NDArray[np.int64]
     labels: tuple[str, ...]
     value: Interval
+    passes: Floats | None = None
+
+    @property
+    def at(self) -> Floats:
+        """Where the epochs lie on an axis: their passes over the data."""
+        return epochs_at(self.epochs, self.passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ def overconfidence(
         arm.load(split, ("loss", "entropy"), buckets=how)
         sums = difference_sums(arm, split, how)
         value = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
-        rows.append(Overconfidence(arm.name, len(arm.runs), split, sums.epochs, sums.labels, value))
+        rows.append(Overconfidence(arm.name, len(arm.runs), split, sums.epochs, sums.labels, value, arm.passes))
     return rows
 
 

@@ -154,9 +154,9 @@ def epochs_to_reach_loss(
         sums = arm.sums(split, buckets=how)
         warn_few(sums.n_documents)
         weights = document_weights(sums.n_documents, n_resamples, seed)
-        resampled = epochs_to_reach(resampled_curves(sums, weights), sums.epochs, loss, axis=1)
+        resampled = epochs_to_reach(resampled_curves(sums, weights), arm.passes, loss, axis=1)
         low, high = _observed_percentiles(resampled, level)
-        interval = Interval(low, high, epochs_to_reach(mean_curve(sums), sums.epochs, loss))
+        interval = Interval(low, high, epochs_to_reach(mean_curve(sums), arm.passes, loss))
         rows.append(EpochsToReach(arm.name, len(arm.runs), split, loss, sums.labels, interval))
     return rows
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve, bootstrap_difference, bootstrap_statistic
 from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound, cross_fitted_rebound_interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
-from dynamics.analysis.sums.curves import best_epoch, mean_curve, rebound
+from dynamics.analysis.sums.curves import best_epoch, epochs_at, mean_curve, rebound
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
@@ -29,7 +29,8 @@ from dynamics.records.reader import Run
 class ArmCurve:
     """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
 
-    `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known.
+    `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known. `passes` are those over the data
+    at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -39,6 +40,12 @@ class ArmCurve:
     low: Floats
     high: Floats
     rebound_cross_fitted: float = math.nan
+    passes: Floats | None = None
+
+    @property
+    def at(self) -> Floats:
+        """Where the epochs lie on an axis: their passes over the data."""
+        return epochs_at(self.epochs, self.passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,8 @@ class BucketDynamics:
         Of the validation loss.
     rebound_cross_fitted, rebound_cross_fitted_low, rebound_cross_fitted_high : ndarray, shape (K,)
         Without the plain rebound's bias; None where the interval was not asked for.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -120,6 +129,12 @@ class BucketDynamics:
     rebound_cross_fitted: Floats
     rebound_cross_fitted_low: Floats | None = None
     rebound_cross_fitted_high: Floats | None = None
+    passes: Floats | None = None
+
+    @property
+    def at(self) -> Floats:
+        """Where the epochs lie on an axis: their passes over the data."""
+        return epochs_at(self.epochs, self.passes)
 
 
 def arm_sums(
@@ -165,6 +180,7 @@ def arm_curves(
                 band.low[:, 0],
                 band.high[:, 0],
                 float(cross_fitted_rebound(sums)[0]),
+                arm.passes,
             )
         )
     return curves
@@ -281,6 +297,7 @@ def bucket_dynamics(
                 rebound_cross_fitted=fitted.estimate,
                 rebound_cross_fitted_low=fitted.low,
                 rebound_cross_fitted_high=fitted.high,
+                passes=arm.passes,
             )
         )
     return result

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from dynamics.analysis.sums.document_sums import DocumentSums, Value, average_sums, sums_by_value
 from dynamics.analysis.tokens.buckets import Bucketing, Buckets, entropy_buckets
+from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.records.reader import Run, Study, require_same_tokens
+from dynamics.records.reader import Run, Study, common_epochs, require_same_tokens
 
 
 class Arm:
@@ -34,20 +37,25 @@ class Arm:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs that are complete in every run; the others are left out, with a warning."""
-        common = sorted(set(self.runs[0].epochs).intersection(*(run.epochs for run in self.runs)))
+        """The epochs that every run recorded after the same passes; the others are left out, with a warning."""
+        common = common_epochs(self.runs)
         if not common:
             raise InputError(
                 f"arm {self.name!r} has no epoch that is complete in all its {len(self.runs)} runs; finish them first"
             )
         if any(set(run.epochs) != set(common) for run in self.runs):
             warnings.warn(
-                f"arm {self.name!r}: only epochs {common[0]} to {common[-1]} are complete in all "
-                f"{len(self.runs)} seeds; later ones are left out",
+                f"arm {self.name!r}: only epochs {common[0]} to {common[-1]} were recorded after the same passes in "
+                f"all {len(self.runs)} seeds; later ones are left out",
                 UserWarning,
                 stacklevel=2,
             )
         return common
+
+    @property
+    def passes(self) -> Floats:
+        """The passes over the training data at each of `epochs`: its number, but for a last one that was cut."""
+        return np.asarray([self.runs[0].passes(epoch) for epoch in self.epochs], dtype=np.float64)
 
     def load(self, split: str, values: Sequence[Value], *, buckets: Bucketing | None = None) -> None:
         """Read the sums of several values in one pass over the records, so that they are at hand."""

@@ -6,6 +6,7 @@ Shape suffixes: E epochs, K buckets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,14 @@ def best_epoch(curve: Floats, epochs: NDArray[np.int64] | Sequence[int]) -> int:
     return -1 if np.isnan(curve).all() else int(np.asarray(epochs)[np.nanargmin(curve)])
 
 
-def epochs_to_reach(curve: Floats, epochs: NDArray[np.int64] | Sequence[int], level: float, axis: int = 0) -> Floats:
+def epochs_at(epochs: NDArray[np.int64], passes: Floats | None) -> Floats:
+    """Return where epochs lie on an axis, (E,): their passes over the data if given, else their own numbers."""
+    at: Floats = np.asarray(epochs if passes is None else passes, dtype=np.float64)
+    assert at.shape == np.shape(epochs), (at.shape, np.shape(epochs))
+    return at
+
+
+def epochs_to_reach(curve: Floats, epochs: NDArray[Any] | Sequence[float], level: float, axis: int = 0) -> Floats:
     """Return after how many epochs a curve first comes down to `level`, along `axis`.
 
     Between two recorded epochs the curve is taken to be straight, so that the answer is not a whole number. 0 where
@@ -57,8 +65,8 @@ def epochs_to_reach(curve: Floats, epochs: NDArray[np.int64] | Sequence[int], le
     ----------
     curve : ndarray
         Values over epochs, along `axis`.
-    epochs : sequence of int
-        The epochs of the values, rising.
+    epochs : sequence of float
+        The epochs of the values, rising; of one that was cut, its passes.
     level : float
         In the unit of the curve.
     """

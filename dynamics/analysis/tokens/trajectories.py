@@ -126,7 +126,9 @@ def token_trajectories(
     if not len(where):
         raise InputError("the records hold no predicted token; there is nothing to follow")
     state = _State(len(where))
-    time = at - at.mean()
+    # An epoch that was cut lies at its passes over the data.
+    passes = np.asarray([records.run.passes(int(epoch)) for epoch in at], dtype=np.float64)
+    time = passes - passes.mean()
     for i, epoch in enumerate(at):
         loss = np.asarray(records.stored("loss", int(epoch))).reshape(-1)
         correct = np.asarray(records.correct(int(epoch))).reshape(-1)
@@ -134,7 +136,7 @@ def token_trajectories(
             part = slice(begin, begin + _BLOCK)
             tokens = where[part]
             state.add(part, i, int(epoch), float(time[i]), loss.take(tokens).astype(np.float32), correct.take(tokens))
-    return _finish(state, at, predicted, level)
+    return _finish(state, at, time, predicted, level)
 
 
 class _State:
@@ -182,9 +184,12 @@ class _State:
 
 
 def _finish(
-    state: _State, epochs: NDArray[np.int64], predicted: NDArray[np.bool_], level: float | None
+    state: _State,
+    epochs: NDArray[np.int64],
+    time: NDArray[np.float64],
+    predicted: NDArray[np.bool_],
+    level: float | None,
 ) -> TokenTrajectories:
-    time = epochs - epochs.mean()
     mean = state.loss / len(epochs)
     slope = state.loss_by_time / (time @ time)
     fitted_first, fitted_last = mean + slope * time[0], mean + slope * time[-1]

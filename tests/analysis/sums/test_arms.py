@@ -117,3 +117,14 @@ def test_one_bucket_of_all_tokens_needs_no_training_tokens() -> None:
     assert everything.n == 1 and everything.edges.tolist() == []
     with pytest.raises(AssertionError):
         reference_buckets([SimpleNamespace(runs=[Validation()])], 2)
+
+
+def test_a_cut_epoch_lies_at_its_passes_and_is_no_other_seeds_whole_one(tmp_path: Path) -> None:
+    cut = [open_run(make_run(tmp_path / f"cut-{seed}", epochs=3, seed=seed, cut=2.5)) for seed in (0, 1)]
+    arm = Arm("cut", cut)
+    assert arm.epochs == [0, 1, 2, 3]
+    assert arm.passes.tolist() == [0.0, 1.0, 2.0, 2.5]
+    whole = open_run(make_run(tmp_path / "whole", epochs=3, seed=2))
+    mixed = Arm("mixed", [*cut, whole])
+    with pytest.warns(UserWarning, match="only epochs 0 to 2 were recorded after the same passes in all 3 seeds"):
+        assert mixed.epochs == [0, 1, 2]

@@ -21,7 +21,7 @@ class HandRecords:
     def __init__(self, losses: Array, epochs: list[int] | None = None) -> None:
         self.losses = losses
         n_epochs, n = losses.shape
-        self.run = SimpleNamespace(epochs=list(range(n_epochs)) if epochs is None else epochs)
+        self.run = SimpleNamespace(epochs=list(range(n_epochs)) if epochs is None else epochs, passes=float)
         self.predicted = np.array([[True] * n + [False]])
         self.document_id = np.zeros((1, n + 1), dtype=np.int32)
 
@@ -131,3 +131,12 @@ def test_what_cannot_be_followed_is_refused() -> None:
     records.predicted = np.zeros((1, 3), dtype=bool)
     with pytest.raises(InputError, match="no predicted token"):
         token_trajectories(records)
+
+
+def test_the_line_is_fitted_over_passes_where_an_epoch_was_cut() -> None:
+    # Losses that fall by 0.15 nats a pass, the last epoch half a pass long: 0.225 nats in all, a line without error.
+    records = HandRecords(np.array([[2.0], [1.85], [1.775]]))
+    records.run.passes = lambda epoch: {0: 0.0, 1: 1.0, 2: 1.5}[epoch]
+    found = token_trajectories(records)
+    assert CLASSES[found.kind[0, 0]] == "high to low"
+    assert found.level == pytest.approx(1.775, abs=1e-3)

@@ -15,8 +15,9 @@ import zarr
 from support.synthetic import SyntheticSplit, make_run
 
 from dynamics.errors import DamagedRecordError, InputError
-from dynamics.records import export, schema, writer
-from dynamics.records.export import export_run
+from dynamics.records import schema, writer
+from dynamics.records.exporting import blocks, parquet_file, zarr_groups
+from dynamics.records.exporting.run_export import FORMATS, export_run
 from dynamics.records.reader import Run, open_run
 from dynamics.records.writer import SplitValues
 
@@ -77,21 +78,32 @@ def test_parquet_by_hand(hand_run: Run, tmp_path: Path) -> None:
     path = export_run(hand_run, tmp_path / "hand.parquet", format="parquet")
     table = table_of(path)
     assert table.column_names == [
-        "split", "epoch", "sequence", "position", "document", "token_id", "token", "loss", "entropy", "correct",
+        "split", "epoch", "passes", "sequence", "position", "document", "token_id", "token", "loss", "entropy", "correct",
         "dropped", "reference_loss", "reference_entropy", "training_loss", "training_entropy",
     ]  # fmt: skip
     kinds = [str(kind) for kind in table.schema.types]
-    assert kinds == ["string", *["int32"] * 5, "string", "float", "float", "bool", "bool", *["float"] * 4]
+    assert kinds == [
+        "string",
+        "int32",
+        "double",
+        *["int32"] * 4,
+        "string",
+        "float",
+        "float",
+        "bool",
+        "bool",
+        *["float"] * 4,
+    ]
     nothing = (None,) * 8
     assert rows_of(path) == [
-        ("train", 0, 0, 0, 0, 11, "\ufffd", *nothing),
-        ("train", 0, 0, 1, 0, 12, "\ufffd", 1.5, 2.5, True, None, 5.0, 2.5, None, None),
-        ("train", 0, 0, 2, 0, 0, "", 2.5, 3.5, False, None, 6.0, 3.0, None, None),
-        ("train", 0, 0, 3, 1, 13, "x", *nothing),
-        ("train", 1, 0, 0, 0, 11, "\ufffd", *nothing),
-        ("train", 1, 0, 1, 0, 12, "\ufffd", 1.5, 2.5, True, False, 5.0, 2.5, 3.5, 4.5),
-        ("train", 1, 0, 2, 0, 0, "", "nan", "nan", False, True, 6.0, 3.0, "nan", "nan"),
-        ("train", 1, 0, 3, 1, 13, "x", *nothing),
+        ("train", 0, 0.0, 0, 0, 0, 11, "\ufffd", *nothing),
+        ("train", 0, 0.0, 0, 1, 0, 12, "\ufffd", 1.5, 2.5, True, None, 5.0, 2.5, None, None),
+        ("train", 0, 0.0, 0, 2, 0, 0, "", 2.5, 3.5, False, None, 6.0, 3.0, None, None),
+        ("train", 0, 0.0, 0, 3, 1, 13, "x", *nothing),
+        ("train", 1, 1.0, 0, 0, 0, 11, "\ufffd", *nothing),
+        ("train", 1, 1.0, 0, 1, 0, 12, "\ufffd", 1.5, 2.5, True, False, 5.0, 2.5, 3.5, 4.5),
+        ("train", 1, 1.0, 0, 2, 0, 0, "", "nan", "nan", False, True, 6.0, 3.0, "nan", "nan"),
+        ("train", 1, 1.0, 0, 3, 1, 13, "x", *nothing),
     ]
     assert table.schema.metadata == {b"run": b"hand", b"units": b"nats", b"config_hash": b"c"}
 
@@ -105,6 +117,7 @@ def test_zarr_by_hand(hand_run: Run, tmp_path: Path) -> None:
         **dict.fromkeys(("loss", "entropy", "correct", "dropped", "training_loss", "training_entropy"), (2, 1, 5)),
         **dict.fromkeys(("token_id", "document_id", "predicted", "reference_loss", "reference_entropy"), (1, 5)),
         "epoch": (2,),
+        "passes": (2,),
         "sequence": (1,),
         "position": (5,),
     }
@@ -167,7 +180,7 @@ def test_recorded_sequences_keep_their_ids(tmp_path: Path) -> None:
 
 
 def test_row_groups_and_chunks_hold_one_epoch(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "GROUP_TOKENS", 16 * 5)  # five sequences
+    monkeypatch.setattr(blocks, "GROUP_TOKENS", 16 * 5)  # five sequences
     run = open_run(whole_run)
     n_sequences = {split: len(run.records(split).token_id) for split in run.splits}
     path = export_run(run, tmp_path / "run.parquet", format="parquet")
@@ -176,7 +189,7 @@ def test_row_groups_and_chunks_hold_one_epoch(whole_run: Path, tmp_path: Path, m
     assert all(len(set(zip(*group.to_pydict().values(), strict=True))) == 1 for group in groups)
     assert len(groups) == 3 * sum(-(-n // 5) for n in n_sequences.values())
     whole = tmp_path / "whole.parquet"
-    monkeypatch.setattr(export, "GROUP_TOKENS", 2**20)
+    monkeypatch.setattr(blocks, "GROUP_TOKENS", 2**20)
     export_run(run, whole, format="parquet")
     assert table_of(path).equals(table_of(whole))
     # Statistics by which readers leave out what they are not asked for.
@@ -187,14 +200,15 @@ def test_row_groups_and_chunks_hold_one_epoch(whole_run: Path, tmp_path: Path, m
 def test_memory_stays_flat(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every epoch is read once a variable, and written before the next one is read."""
     events: list[tuple[str, int]] = []
-    read = export.epoch_values
+    read = parquet_file.epoch_values
 
     def reading(records: Any, variable: Any, epoch: int) -> Any:
         events.append((f"{records.split}/{variable.name}", epoch))
         return read(records, variable, epoch)
 
-    monkeypatch.setattr(export, "epoch_values", reading)
-    for format in export.FORMATS:
+    for writer_module in (parquet_file, zarr_groups):
+        monkeypatch.setattr(writer_module, "epoch_values", reading)
+    for format in FORMATS:
         events.clear()
         export_run(
             open_run(whole_run), tmp_path / format, format=format, on_epoch=lambda: events.append(("written", 0))
@@ -207,7 +221,7 @@ def test_memory_stays_flat(whole_run: Path, tmp_path: Path, monkeypatch: pytest.
         assert len(parts) == 7 and not parts[6]
 
 
-@pytest.mark.parametrize("format", export.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_same_bytes_again(whole_run: Path, tmp_path: Path, format: str) -> None:
     def content(path: Path) -> dict[str, bytes]:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -220,7 +234,7 @@ def test_the_same_bytes_again(whole_run: Path, tmp_path: Path, format: str) -> N
 # ------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize("format", export.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_an_output_that_is_there_is_refused(whole_run: Path, tmp_path: Path, format: str) -> None:
     run = open_run(whole_run)
     (tmp_path / "file").write_text("mine")
@@ -254,7 +268,7 @@ def test_a_missing_package_is_named(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("format", export.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("leftover", ["none", "file", "folder"])
 def test_a_damaged_epoch_leaves_nothing(run_path: Path, tmp_path: Path, format: str, leftover: str) -> None:
     output = tmp_path / "out" / "x"
@@ -278,7 +292,16 @@ def test_an_interrupt_leaves_nothing(whole_run: Path, tmp_path: Path) -> None:
         assert (tmp_path / "x.partial").exists() and not (tmp_path / "x").exists()
         raise KeyboardInterrupt
 
-    for format in export.FORMATS:
+    for format in FORMATS:
         with pytest.raises(KeyboardInterrupt):
             export_run(open_run(whole_run), tmp_path / "x", format=format, on_epoch=interrupt)
         assert not list(tmp_path.iterdir())
+
+
+def test_exports_of_a_cut_epoch_say_its_passes(tmp_path: Path) -> None:
+    run = open_run(make_run(tmp_path / "run", n_documents=4, epochs=2, cut=1.5))
+    table = table_of(export_run(run, tmp_path / "run.parquet", format="parquet")).to_pandas()
+    assert table.groupby("epoch")["passes"].unique().map(list).to_dict() == {0: [0.0], 1: [1.0], 2: [1.5]}
+    path = export_run(run, tmp_path / "run.zarr", format="zarr")
+    data = xarray.open_zarr(path, group="train", consolidated=False)
+    assert "passes" in data.coords and data.passes.values.tolist() == [0.0, 1.0, 1.5]

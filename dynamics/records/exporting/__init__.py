@@ -1,0 +1,1 @@
+"""A whole run for other tools: Parquet and zarr."""

@@ -152,7 +152,8 @@ class _Hooks(Session):
         assert self._trainer is not None
         model: Any = self._trainer.model
         self._hooks = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            # First of all: what it arms are hooks of the same kind.
+            model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
             model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
 

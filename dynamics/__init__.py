@@ -19,17 +19,15 @@ if TYPE_CHECKING:
     from dynamics.records.check import check_path
     from dynamics.records.reader import open_any, open_run, open_study
     from dynamics.regularizers.attention_dropout import AttentionDropout
+    from dynamics.regularizers.entrodrop import EntroDrop
     from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
     from dynamics.regularizers.goldfish import GoldfishLoss
     from dynamics.regularizers.hidden_dropout import HiddenDropout
+    from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop
     from dynamics.regularizers.label_smoothing import LabelSmoothing
     from dynamics.regularizers.loss_truncation import LossTruncation
     from dynamics.regularizers.neftune import NEFTune
-    from dynamics.regularizers.token_dropout import (
-        EntroDrop,
-        InverseEntroDrop,
-        RandomTokenDropout,
-    )
+    from dynamics.regularizers.random_token_dropout import RandomTokenDropout
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
     from dynamics.training.recording.token_recorder import TokenRecorder
@@ -67,16 +65,16 @@ _MODULES = {
     "AttentionDropout": "dynamics.regularizers.attention_dropout",
     "DamagedRecordError": "dynamics.errors",
     "DynamicsTrainer": "dynamics.training.trainer",
-    "EntroDrop": "dynamics.regularizers.token_dropout",
+    "EntroDrop": "dynamics.regularizers.entrodrop",
     "EntropyAdaptiveWeighting": "dynamics.regularizers.entropy_adaptive",
     "GoldfishLoss": "dynamics.regularizers.goldfish",
     "HiddenDropout": "dynamics.regularizers.hidden_dropout",
     "InputError": "dynamics.errors",
-    "InverseEntroDrop": "dynamics.regularizers.token_dropout",
+    "InverseEntroDrop": "dynamics.regularizers.inverse_entrodrop",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",
     "LossTruncation": "dynamics.regularizers.loss_truncation",
     "NEFTune": "dynamics.regularizers.neftune",
-    "RandomTokenDropout": "dynamics.regularizers.token_dropout",
+    "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "attach": "dynamics.training.attach",

@@ -22,9 +22,9 @@ NAMES = {
     "InputError": "dynamics.errors",
     "DamagedRecordError": "dynamics.errors",
     "load_recipe": "dynamics.recipe.loading",
-    "EntroDrop": "dynamics.regularizers.token_dropout",
-    "InverseEntroDrop": "dynamics.regularizers.token_dropout",
-    "RandomTokenDropout": "dynamics.regularizers.token_dropout",
+    "EntroDrop": "dynamics.regularizers.entrodrop",
+    "InverseEntroDrop": "dynamics.regularizers.inverse_entrodrop",
+    "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "HiddenDropout": "dynamics.regularizers.hidden_dropout",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",
@@ -49,7 +49,8 @@ WITHOUT_TORCH = [
     "load_recipe",
     "load_documents",
 ]
-WITH_TORCH = ["EntroDrop", "HiddenDropout", "DynamicsTrainer", "TokenRecorder"]
+METHODS = {name for name, module in NAMES.items() if module.startswith("dynamics.regularizers.")}
+WITH_TORCH = ["DynamicsTrainer", "TokenRecorder", "attach"]
 
 
 def python(code: str) -> str:
@@ -70,7 +71,7 @@ def test_all_names_every_public_name() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_what_its_module_defines(name: str) -> None:
     module = NAMES[name]
-    if name not in WITHOUT_TORCH:
+    if name not in {*WITHOUT_TORCH, *METHODS}:
         pytest.importorskip("torch")
         pytest.importorskip("transformers")
     value = getattr(dynamics, name)
@@ -90,6 +91,14 @@ def test_type_checkers_are_told_the_same_names() -> None:
         for alias in node.names
     }
     assert told == NAMES == dynamics._MODULES
+
+
+def test_the_methods_are_those_of_the_registry() -> None:
+    from dynamics.regularizers.registry import METHODS as methods
+
+    assert {method.__name__: method.__module__ for method in methods.values()} == {
+        name: module for name, module in dynamics._MODULES.items() if module.startswith("dynamics.regularizers.")
+    }
 
 
 def test_importing_loads_nothing_else() -> None:
@@ -119,6 +128,28 @@ def test_every_run_can_be_explored_however_it_was_opened() -> None:
         "assert 'dynamics.explorer.build' not in sys.modules\nprint(load_page_builder().__module__)"
     )
     assert python(code) == "dynamics.explorer.build"
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["regularizers.registry", "recipe.settings", "recipe.training_keys", "analysis.tokens.drop_pools", "plots.curriculum", "cli"],
+)
+def test_what_reads_the_methods_facts_loads_no_torch(module: str) -> None:
+    code = (
+        f"import sys, dynamics.{module}; "
+        "print(sorted({'torch', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)))"
+    )
+    assert python(code) == "[]"
+
+
+def test_methods_are_made_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from dynamics.regularizers.registry import METHODS\n"
+        "from dynamics import EntroDrop\n"
+        "print(EntroDrop(ratio=0.2).ratio(0.5), len(METHODS))"
+    )
+    assert python(code) == "0.1 11"
 
 
 def test_an_unknown_name_is_an_attribute_error_with_the_nearest() -> None:
@@ -171,7 +202,7 @@ def test_a_real_torch_name_where_torch_is_missing() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import dynamics\n"
-        "try: dynamics.EntroDrop\n"
+        "try: dynamics.DynamicsTrainer\n"
         "except ImportError as error: print(error)"
     )
-    assert "dynamics.EntroDrop needs torch" in python(code)
+    assert "dynamics.DynamicsTrainer needs torch" in python(code)

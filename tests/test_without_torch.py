@@ -35,11 +35,11 @@ assert len(save_figures([study], output=Path(sys.argv[2]))) == 51
 assert "srcdoc" in run.explore()._repr_html_()
 assert dynamics.load_example().run("entrodrop", 0).records("train").dropped(1).any()
 try:
-    dynamics.EntroDrop
+    dynamics.DynamicsTrainer
 except ImportError as error:
     assert "torch" in str(error)
 else:
-    raise AssertionError("EntroDrop without torch")
+    raise AssertionError("a trainer without torch")
 """
 
 

@@ -21,11 +21,8 @@ from dynamics.plots.labels import epoch_axis, legend_above, wrap_name
 from dynamics.plots.panels import given, in_panel
 from dynamics.plots.style import INK, NOTE_SIZE, ArmStyle, Style, arm_styles
 from dynamics.records.reader import Run, Study
-from dynamics.regularizers.schedules import strength
-from dynamics.regularizers.settings import ScheduleSettings, TokenDropoutSettings
-
-# Methods whose recipe may leave the schedule to its default.
-_TOKEN_DROPOUT = ("entrodrop", "inverse_entrodrop", "random_token_dropout")
+from dynamics.regularizers.registry import setting
+from dynamics.regularizers.schedules import ScheduleSettings, strength
 
 _SHARED = "#8F8F8F"
 
@@ -119,7 +116,7 @@ def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> l
         if not run.manifest["total_steps"]:
             continue
         for settings in run.config.get("regularizers") or []:
-            if "schedule" in settings or settings.get("name") in _TOKEN_DROPOUT:
+            if setting(settings, "schedule") is not None:
                 found.append(_curriculum(arm, run, settings))
     return found
 
@@ -198,9 +195,9 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
 
 
 def _curriculum(arm: Arm, run: Run, settings: dict[str, Any]) -> ArmCurriculum:
-    written = settings.get("schedule", {})
+    written = setting(settings, "schedule")
     try:
-        schedule = ScheduleSettings(**({"name": written} if isinstance(written, str) else written))
+        schedule = ScheduleSettings.model_validate({"name": written} if isinstance(written, str) else written)
     except (ValidationError, TypeError) as error:
         raise InputError(f"{run.path}/config.yaml: schedule {written!r} is not one: {error}") from error
     total = run.manifest["total_steps"] / run.manifest["steps_per_epoch"]
@@ -208,7 +205,7 @@ def _curriculum(arm: Arm, run: Run, settings: dict[str, Any]) -> ArmCurriculum:
     if schedule.name == "step":
         # Both sides of the jump, at one place.
         progress = np.sort(np.append(progress, [np.nextafter(schedule.at, 0), schedule.at]).clip(0, 1))
-    ratio = float(settings.get("ratio", TokenDropoutSettings.model_fields["ratio"].default))
+    ratio = float(setting(settings, "ratio"))
     measured = dropped_share_by_epoch(arm)
     return ArmCurriculum(
         arm.name,

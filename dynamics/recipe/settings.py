@@ -19,7 +19,7 @@ from pydantic import (
 
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.training_keys import checked_training, conflict
-from dynamics.regularizers.settings import RegularizerSettings
+from dynamics.regularizers.registry import RegularizerSettings
 from dynamics.validation import Settings, shown
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dynamics.recipe.settings import Name, Recipe, Seed, Training
 from dynamics.recipe.training_keys import merged
-from dynamics.regularizers.settings import RegularizerSettings
+from dynamics.regularizers.registry import RegularizerSettings
 from dynamics.validation import Settings, shown, validated
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynamics.regularizers.registry import METHODS
 from dynamics.validation import shown
 
 # TrainingArguments fields that a recipe may not set, and what to do instead.
@@ -36,19 +37,6 @@ _OWNED_PREFIXES = {
     "push_to_hub": "push the folder model/ of the finished run",
 }
 _ALLOWED = {"eval_accumulation_steps"}
-
-# Regularisers that TrainingArguments could set too.
-_SAME_FIELD = {
-    "weight_decay": "weight_decay",
-    "label_smoothing": "label_smoothing_factor",
-    "neftune": "neftune_noise_alpha",
-}
-
-# EntroDrop and its controls: their masks compare one draw a token with different thresholds, so that arms differ in
-# as few tokens as they can.
-_SAME_DRAWS = ("entrodrop", "inverse_entrodrop", "random_token_dropout")
-# Those that leave tokens out of the loss, known before the forward pass, and so can divide by the ones kept.
-_LEAVE_OUT = (*_SAME_DRAWS, "goldfish_loss")
 
 
 def checked_training(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,19 +78,22 @@ def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, A
         The recipe's `training:`.
     """
     names = [one["name"] for one in regularizers]
-    for name in names:
-        field = _SAME_FIELD.get(name)
+    drawing: dict[str, str] = {}
+    divisors: dict[str, str] = {}
+    for one, name in zip(regularizers, names, strict=True):
+        method = METHODS[name]
         if names.count(name) > 1:
             return f"regularizers: {name} stands there twice; keep one"
+        field = method.argument[1] if method.argument is not None else None
         if field in training:
             return f"regularizers: {name} and training.{field} set the same value; keep one of them"
-    droppers = [name for name in names if name in _SAME_DRAWS]
-    if len(droppers) > 1:
-        return (
-            f"regularizers: {droppers[0]} and {droppers[1]} are each other's controls and drop by the same draws, so "
-            "that their masks are not independent; keep one of them"
-        )
-    divisors = {divisor: one["name"] for one in regularizers if (divisor := _divisor(one)) is not None}
+        if method.draws is not None and (other := drawing.setdefault(method.draws, name)) != name:
+            return (
+                f"regularizers: {other} and {name} are each other's controls and drop by the same draws, so that "
+                "their masks are not independent; keep one of them"
+            )
+        if (divisor := method.divisor(one)) is not None:
+            divisors[divisor] = name
     if len(divisors) > 1:
         return (
             f"regularizers: {divisors['kept']} divides the loss by the tokens kept (normalize: kept), and "
@@ -119,14 +110,6 @@ def merged(fields: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, An
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
     return result
-
-
-def _divisor(regularizer: Mapping[str, Any]) -> str | None:
-    """Return by what a regulariser wants the loss divided, `all` or `kept`, or None if it has no say."""
-    if regularizer["name"] not in _LEAVE_OUT or regularizer.get("target") == "input":
-        return None
-    divisor: str | None = regularizer.get("normalize")
-    return divisor
 
 
 def _owner(key: str) -> str | None:

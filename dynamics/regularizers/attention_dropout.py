@@ -10,20 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import nn
+from pydantic import Field
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Regularizer, Removable
 from dynamics.regularizers.decoder import decoder_of
-from dynamics.regularizers.settings import AttentionDropoutSettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _NAMES = ("attention_dropout", "attn_dropout")
 # Of transformers' attention functions, those that heed `dropout`. flex_attention raises at the first step, and
 # FlashAttention 3 and later leave it out without a word.
 _HEEDING = ("eager", "sdpa", "flash_attention_2")
+
+
+class AttentionDropoutSettings(Settings):
+    """Dropout on attention probabilities, also in models whose configuration sets none."""
+
+    name: Literal["attention_dropout"] = "attention_dropout"
+    rate: float = Field(default=0.1, gt=0.0, lt=1.0, description="probability of zeroing an attention weight")
 
 
 class AttentionDropout(Regularizer):
@@ -37,12 +46,9 @@ class AttentionDropout(Regularizer):
         Fields of `AttentionDropoutSettings`: rate.
     """
 
+    settings_model = AttentionDropoutSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("attention",)
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings: AttentionDropoutSettings = validated(
-            AttentionDropoutSettings, settings, where="AttentionDropout"
-        )
+    settings: AttentionDropoutSettings
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Set the rate of every attention module of the decoder.
@@ -71,6 +77,8 @@ class AttentionDropout(Regularizer):
 
 def dropout_places(decoder: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Yield each module that has an attention dropout rate, and the name of its attribute."""
+    from torch import nn
+
     for module in decoder.modules():
         for name in _NAMES:
             if isinstance(getattr(module, name, None), float | int | nn.Dropout):
@@ -87,6 +95,8 @@ class _SetRate:
 
     @classmethod
     def on(cls, module: nn.Module, name: str, rate: float) -> _SetRate:
+        from torch import nn
+
         found = getattr(module, name)
         holder, name = (found, "p") if isinstance(found, nn.Dropout) else (module, name)
         before = getattr(holder, name)

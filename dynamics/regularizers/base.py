@@ -1,6 +1,10 @@
-"""What a regulariser is, and what it is told.
+"""What a regulariser is, and what it is told. Loads no torch, and neither does any method's file: recipes read them.
 
-A method is a pure function plus a thin class. Where the class acts is a class attribute, so that it shows.
+A method is a pure function plus a thin class, in a file that says all of the method's facts: its settings, and as class
+attributes where it acts and what others must know of it. `registry` is the list of them all.
+
+While training goes on a method never waits for the device: it reads no tensor on the host, and selects nothing by a
+mask, since that makes a shape that the host has to know.
 Each of the following does nothing by default:
 
 1. `training_arguments`: fields of transformers.TrainingArguments that carry the method.
@@ -14,18 +18,22 @@ Nothing here is called in evaluation, generation or recording.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import numpy as np
-import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from dynamics.validation import Settings, validated
 
-from dynamics.validation import Settings
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from dynamics.regularizers.tables import DeviceTable
 
 ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser"]
+PoolEnd = Literal["lowest", "highest", "any"]
 
 
 class Removable(Protocol):
@@ -90,17 +98,36 @@ class Batch:
     loss: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
 
-    def look_up(self, table: torch.Tensor) -> torch.Tensor:
+    def look_up(self, table: DeviceTable) -> torch.Tensor:
         """Return the entries of a table over the training set, (n_sequences, n_positions), as shape (B, T)."""
-        # Where the table is: it may be large, a batch is not.
-        found = table[self.sequence_id.to(table.device), self.position.to(table.device)]
-        return found.to(self.sequence_id.device)
+        return table.on(self.sequence_id.device)[self.sequence_id, self.position]
 
 
 class Regularizer:
-    """A method that acts on training alone; see the module's text for the contract."""
+    """A method that acts on training alone; see the module's text for the contract.
 
+    Parameters
+    ----------
+    **settings
+        Fields of `settings_model`.
+
+    Raises
+    ------
+    InputError
+        A field is unknown, of the wrong type or out of range, or fields contradict each other.
+    """
+
+    #: What the method can be told; its field `name` has the method's name in a recipe as its one value.
+    settings_model: ClassVar[type[Settings]]
     acts_on: ClassVar[tuple[ActsOn, ...]]
+    #: The setting that TrainingArguments carries in the method's place, and its field there.
+    argument: ClassVar[tuple[str, str] | None] = None
+    #: Methods with the same word here compare the same draw of each token with different thresholds, so that arms
+    #: differ in as few tokens as they can; their masks are not independent.
+    draws: ClassVar[str | None] = None
+    #: Which end of a signal a method drops tokens from; None if it drops none by rank.
+    pool_end: ClassVar[PoolEnd | None] = None
+
     settings: Settings
 
     #: Whether `Batch.loss` and `Batch.entropy` must be filled, by an extra forward pass.
@@ -112,9 +139,30 @@ class Regularizer:
     #: Whether `adaptive_weight` must be given whole logits, which then are computed and held for every token.
     needs_logits: bool = False
 
+    def __init__(self, **settings: Any) -> None:
+        self.settings = validated(self.settings_model, settings, where=type(self).__name__)
+
+    @classmethod
+    def recipe_name(cls) -> str:
+        """Return the method's name in a recipe."""
+        name: str = cls.settings_model.model_fields["name"].default
+        return name
+
+    @classmethod
+    def divisor(cls, settings: Mapping[str, Any]) -> str | None:
+        """Return by what such settings want the loss divided: `all` predicted tokens, or those `kept`.
+
+        None where the method leaves no token out of the loss, or leaves out what is known only once the losses are,
+        and so has no say.
+        """
+        return None
+
     def training_arguments(self) -> dict[str, Any]:
-        """Return the fields of TrainingArguments that this method sets."""
-        return {}
+        """Return the fields of TrainingArguments that this method sets: that of `argument`, if it has one."""
+        if self.argument is None:
+            return {}
+        setting, field = self.argument
+        return {field: getattr(self.settings, setting)}
 
     def prepare(self, data: TrainingData) -> None:
         """Learn what the method must know of the training set, once, before training."""
@@ -175,7 +223,7 @@ class Regularizer:
     @property
     def normalizes_by_kept(self) -> bool:
         """Whether the loss is divided by the sum of the tokens' weights, not by the number of predicted tokens."""
-        return False
+        return self.divisor(self.settings.model_dump()) == "kept"
 
     def end_step(self) -> None:
         """Note that an optimiser step is done."""

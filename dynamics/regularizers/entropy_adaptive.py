@@ -17,15 +17,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-import torch
-from torch import nn
+from pydantic import Field
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Regularizer, Removable
-from dynamics.regularizers.settings import EntropyAdaptiveWeightingSettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class EntropyAdaptiveWeightingSettings(Settings):
+    """Entropy-adaptive weighting: each loss times the entropy of its prediction (EAFT, arXiv 2601.02151)."""
+
+    name: Literal["entropy_adaptive_weighting"] = "entropy_adaptive_weighting"
+    top_k: int | None = Field(
+        default=20,
+        ge=2,
+        description="entropy over the K most probable tokens, renormalised; null: over the whole vocabulary",
+    )
+    alpha: float = Field(default=1.0, gt=0.0, le=100.0, description="power of the weight")
+    normalize: Literal["paper", "llama_factory", "axolotl"] = Field(
+        default="paper", description="what the entropy is divided by: ln K, 3, or nothing"
+    )
 
 
 class EntropyAdaptiveWeighting(Regularizer):
@@ -37,19 +54,21 @@ class EntropyAdaptiveWeighting(Regularizer):
         Fields of `EntropyAdaptiveWeightingSettings`: top_k, alpha, normalize.
     """
 
+    settings_model = EntropyAdaptiveWeightingSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
     adapts = True
+    settings: EntropyAdaptiveWeightingSettings
 
     def __init__(self, **settings: Any) -> None:
-        self.settings: EntropyAdaptiveWeightingSettings = validated(
-            EntropyAdaptiveWeightingSettings, settings, where="EntropyAdaptiveWeighting"
-        )
+        super().__init__(**settings)
         #: The whole vocabulary's entropy comes with the loss; that of the most probable tokens is found in logits.
         self.needs_logits = self.settings.top_k is not None
         self._n_vocab: int | None = None
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Note the vocabulary's size; nothing is hooked."""
+        import torch
+
         head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         for module in (head, embedding):
             if self._n_vocab is None and isinstance(weight := getattr(module, "weight", None), torch.Tensor):
@@ -94,6 +113,8 @@ def top_entropy(logits: torch.Tensor, k: int) -> torch.Tensor:
     Tensor of float32, shape (N,)
         In nats, in [0, ln k].
     """
+    import torch
+
     # Sorting in the logits' own type chooses the same, and spares a float32 copy of them.
     log_p = logits.topk(k, dim=-1).values.float().log_softmax(dim=-1)
     p = log_p.exp()

@@ -16,15 +16,39 @@ lit_gpt/utils.py) and the paper leave choices open; those made here are:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
+from pydantic import Field, model_validator
 
-from dynamics.ops.keyed_random import STREAM_CONTEXT, mixed
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData
-from dynamics.regularizers.settings import GoldfishLossSettings
-from dynamics.validation import validated
+from dynamics.regularizers.tables import DeviceTable
+from dynamics.validation import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+
+class GoldfishLossSettings(Settings):
+    """Goldfish loss: one token in k never enters the loss (arXiv 2406.10209)."""
+
+    name: Literal["goldfish_loss"] = "goldfish_loss"
+    variant: Literal["static", "hash"] = Field(
+        default="hash",
+        description="which tokens: every k-th of a sequence, or those that a hash of the h tokens before them picks",
+    )
+    k: int = Field(default=4, ge=2, description="one token in k is dropped")
+    h: int = Field(default=13, ge=1, le=1000, description="variant hash: tokens of context that are hashed")
+    normalize: Literal["all", "kept"] = Field(
+        default="kept", description="divide the loss by all predicted tokens, or by those kept"
+    )
+
+    @model_validator(mode="after")
+    def _context_is_read(self) -> GoldfishLossSettings:
+        if self.variant == "static" and self.h != type(self).model_fields["h"].default:
+            raise ValueError("h is only read with variant: hash")
+        return self
 
 
 class GoldfishLoss(Regularizer):
@@ -41,11 +65,13 @@ class GoldfishLoss(Regularizer):
         A field is unknown, of the wrong type or out of range, or `h` is given with `variant: static`.
     """
 
+    settings_model = GoldfishLossSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
+    settings: GoldfishLossSettings
 
     def __init__(self, **settings: Any) -> None:
-        self.settings: GoldfishLossSettings = validated(GoldfishLossSettings, settings, where="GoldfishLoss")
-        self._table: torch.Tensor | None = None  # over the training set: which tokens are left out
+        super().__init__(**settings)
+        self._table: DeviceTable | None = None  # over the training set: which tokens are left out
         self._share = 1.0 / self.settings.k
 
     def prepare(self, data: TrainingData) -> None:
@@ -55,7 +81,7 @@ class GoldfishLoss(Regularizer):
         else:
             chosen = hashed_contexts(data.token_id, data.document_id, k=k, h=self.settings.h)
         chosen &= data.predicted
-        self._table = torch.from_numpy(chosen)
+        self._table = DeviceTable(chosen)
         self._share = float(chosen.sum() / max(1, data.predicted.sum()))
 
     def dropped(self, batch: Batch) -> torch.Tensor:
@@ -69,10 +95,10 @@ class GoldfishLoss(Regularizer):
     def token_weight(self, batch: Batch) -> torch.Tensor:
         return (~self.dropped(batch)).float()
 
-    @property
-    def normalizes_by_kept(self) -> bool:
+    @classmethod
+    def divisor(cls, settings: Mapping[str, Any]) -> str | None:
         # The paper defines the loss as the mean over the tokens kept, 1/|G| (section 3).
-        return self.settings.normalize == "kept"
+        return settings.get("normalize")
 
 
 def every_kth(shape: tuple[int, ...], k: int) -> np.ndarray:
@@ -97,6 +123,10 @@ def hashed_contexts(token_id: np.ndarray, document_id: np.ndarray, *, k: int, h:
     ndarray of bool, shape (n_sequences, n_positions)
         Where the hash of the h tokens before is divisible by k.
     """
+    import torch
+
+    from dynamics.ops.keyed_random import STREAM_CONTEXT, mixed
+
     token, document = token_id.ravel(), document_id.ravel()
     picked = np.zeros(len(token), dtype=np.bool_)
     if len(token) > h:

@@ -9,20 +9,28 @@ dropout of its own (GPT-2, GPT-NeoX) keeps it: set that to 0 in its configuratio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+from pydantic import Field
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Regularizer, Removable
 from dynamics.regularizers.decoder import decoder_of
-from dynamics.regularizers.settings import HiddenDropoutSettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 _ATTENTION = ("self_attn", "attention", "attn")
 _FEED_FORWARD = ("mlp", "feed_forward")
+
+
+class HiddenDropoutSettings(Settings):
+    """Dropout on the residual branches, also in models that have none."""
+
+    name: Literal["hidden_dropout"] = "hidden_dropout"
+    rate: float = Field(default=0.1, gt=0.0, lt=1.0, description="probability of zeroing an element")
 
 
 class HiddenDropout(Regularizer):
@@ -34,10 +42,9 @@ class HiddenDropout(Regularizer):
         Fields of `HiddenDropoutSettings`: rate.
     """
 
+    settings_model = HiddenDropoutSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("hidden states",)
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings: HiddenDropoutSettings = validated(HiddenDropoutSettings, settings, where="HiddenDropout")
+    settings: HiddenDropoutSettings
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Hook the end of every residual branch.
@@ -63,7 +70,9 @@ class HiddenDropout(Regularizer):
         return self._dropout(output)
 
     def _dropout(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.dropout(hidden, self.settings.rate, training=True)
+        from torch.nn import functional
+
+        return functional.dropout(hidden, self.settings.rate, training=True)
 
 
 def residual_branches(model: nn.Module) -> list[nn.Module]:
@@ -72,6 +81,8 @@ def residual_branches(model: nn.Module) -> list[nn.Module]:
     Whether the two branches follow each other or run side by side (GPT-NeoX) makes no difference. None are returned
     if a layer has other branches (a state space, say): dropout on a part of the layers would be another method.
     """
+    from torch import nn
+
     decoder = decoder_of(model, "hidden_dropout")
     layers = getattr(decoder, "layers", None) or getattr(decoder, "h", None)
     if not isinstance(layers, nn.ModuleList):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from dynamics.regularizers.base import ActsOn, Regularizer
-from dynamics.regularizers.settings import LabelSmoothingSettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+
+class LabelSmoothingSettings(Settings):
+    """Label smoothing (Szegedy et al. 2016)."""
+
+    name: Literal["label_smoothing"] = "label_smoothing"
+    factor: float = Field(default=0.1, gt=0.0, lt=1.0, description="TrainingArguments.label_smoothing_factor")
 
 
 class LabelSmoothing(Regularizer):
@@ -18,12 +26,9 @@ class LabelSmoothing(Regularizer):
         Fields of `LabelSmoothingSettings`: factor.
     """
 
+    settings_model = LabelSmoothingSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("loss",)
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings: LabelSmoothingSettings = validated(LabelSmoothingSettings, settings, where="LabelSmoothing")
-
-    def training_arguments(self) -> dict[str, Any]:
-        # DynamicsTrainer reads the field itself and divides by the predicted tokens of the whole accumulated
-        # batch; the Trainer's own label smoother got that wrong until transformers 5.15.
-        return {"label_smoothing_factor": self.settings.factor}
+    # DynamicsTrainer reads the field itself and divides by the predicted tokens of the whole accumulated batch; the
+    # Trainer's own label smoother got that wrong until transformers 5.15.
+    argument = ("factor", "label_smoothing_factor")
+    settings: LabelSmoothingSettings

@@ -15,19 +15,29 @@ never more than `fraction` of the history is above it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-import torch.distributed as dist
+from pydantic import Field
 
 from dynamics.regularizers.base import ActsOn, Regularizer
-from dynamics.regularizers.settings import LossTruncationSettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 # A float32 shifted right by 16 is a bfloat16: sign, 8 bits of exponent, 7 of mantissa, in the order of the numbers.
 _BITS = 16
 _LOWEST = (127 - 10) << 7  # 2**-10 nats; smaller losses share the first bin
 N_BINS = 16 << 7  # up to 2**6 nats; larger losses share the last bin
+
+
+class LossTruncationSettings(Settings):
+    """Loss truncation: tokens of the highest current losses do not count (arXiv 2004.14589, by token)."""
+
+    name: Literal["loss_truncation"] = "loss_truncation"
+    fraction: float = Field(default=0.1, gt=0.0, lt=1.0, description="share of recent losses above the threshold")
+    window: int = Field(default=100, ge=1, le=1000, description="optimiser steps whose losses set the threshold")
+    warmup: int = Field(default=100, ge=1, description="optimiser steps before anything is dropped")
 
 
 class LossTruncation(Regularizer):
@@ -42,11 +52,15 @@ class LossTruncation(Regularizer):
         Fields of `LossTruncationSettings`: fraction, window, warmup.
     """
 
+    settings_model = LossTruncationSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
     adapts = True
+    settings: LossTruncationSettings
 
     def __init__(self, **settings: Any) -> None:
-        self.settings: LossTruncationSettings = validated(LossTruncationSettings, settings, where="LossTruncation")
+        import torch
+
+        super().__init__(**settings)
         self._steps = 0
         self._step = torch.zeros(N_BINS, dtype=torch.int32)  # of the step that is under way
         self._history = torch.zeros(self.settings.window, N_BINS, dtype=torch.int32)  # step s in row s % window
@@ -61,6 +75,8 @@ class LossTruncation(Regularizer):
         self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return 0 for tokens above the threshold, else 1, and note the losses of those kept: once for each token."""
+        import torch
+
         if self._step.device != loss.device:
             self._step, self._history, self._threshold = (
                 one.to(loss.device) for one in (self._step, self._history, self._threshold)
@@ -70,6 +86,9 @@ class LossTruncation(Regularizer):
         return (loss < self._threshold).float()
 
     def end_step(self) -> None:
+        import torch.distributed as dist
+
+        # A collective of the device, which the host does not wait for.
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self._step)
         self._history[self._steps % self.settings.window] = self._step
@@ -89,6 +108,8 @@ class LossTruncation(Regularizer):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        import torch
+
         self._steps = state["steps"]
         self._history.zero_()
         first = self._steps - len(state["bins"])
@@ -104,6 +125,8 @@ class LossTruncation(Regularizer):
 
 def loss_bin(loss: torch.Tensor) -> torch.Tensor:
     """Return the bin of each loss, in nats: int64 of the same shape, in [0, N_BINS)."""
+    import torch
+
     bits = loss.float().contiguous().view(torch.int32) >> _BITS
     return (bits - _LOWEST).clamp(0, N_BINS - 1).long()
 
@@ -123,6 +146,8 @@ def upper_edge(counts: torch.Tensor, fraction: float) -> torch.Tensor:
         With n losses, the upper edge of the bin that holds the one of rank n - floor(fraction n), counted from the
         lowest; infinite if that is the last bin, or if there are none.
     """
+    import torch
+
     n = counts.sum()
     # A product such as 0.29 * 100 = 28.999... stands for the whole number.
     above = (n.double() * fraction + 1e-9).floor().long()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from dynamics.regularizers.base import ActsOn, Regularizer
-from dynamics.regularizers.settings import NEFTuneSettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+
+class NEFTuneSettings(Settings):
+    """NEFTune: uniform noise on input embeddings (arXiv 2310.05914)."""
+
+    name: Literal["neftune"] = "neftune"
+    alpha: float = Field(default=5.0, gt=0.0, description="TrainingArguments.neftune_noise_alpha")
 
 
 class NEFTune(Regularizer):
@@ -20,10 +28,7 @@ class NEFTune(Regularizer):
         Fields of `NEFTuneSettings`: alpha.
     """
 
+    settings_model = NEFTuneSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("input embeddings",)
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings: NEFTuneSettings = validated(NEFTuneSettings, settings, where="NEFTune")
-
-    def training_arguments(self) -> dict[str, Any]:
-        return {"neftune_noise_alpha": self.settings.alpha}
+    argument = ("alpha", "neftune_noise_alpha")
+    settings: NEFTuneSettings

@@ -1,37 +1,52 @@
-"""From a recipe's settings to the class that does it."""
+"""The list of methods. What a recipe may say, which methods go together and what figures need is derived from it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import numpy as np
+from pydantic import Field
 
 from dynamics.regularizers.attention_dropout import AttentionDropout
 from dynamics.regularizers.base import Regularizer
+from dynamics.regularizers.entrodrop import EntroDrop
 from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
 from dynamics.regularizers.goldfish import GoldfishLoss
 from dynamics.regularizers.hidden_dropout import HiddenDropout
+from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop
 from dynamics.regularizers.label_smoothing import LabelSmoothing
 from dynamics.regularizers.loss_truncation import LossTruncation
 from dynamics.regularizers.neftune import NEFTune
-from dynamics.regularizers.token_dropout import EntroDrop, InverseEntroDrop, RandomTokenDropout
+from dynamics.regularizers.random_token_dropout import RandomTokenDropout
 from dynamics.regularizers.weight_decay import WeightDecay
 from dynamics.validation import Settings
 
-METHODS: dict[str, type[Regularizer]] = {
-    "entrodrop": EntroDrop,
-    "inverse_entrodrop": InverseEntroDrop,
-    "random_token_dropout": RandomTokenDropout,
-    "weight_decay": WeightDecay,
-    "hidden_dropout": HiddenDropout,
-    "label_smoothing": LabelSmoothing,
-    "neftune": NEFTune,
-    "attention_dropout": AttentionDropout,
-    "goldfish_loss": GoldfishLoss,
-    "entropy_adaptive_weighting": EntropyAdaptiveWeighting,
-    "loss_truncation": LossTruncation,
-}
+_METHODS: tuple[type[Regularizer], ...] = (
+    EntroDrop,
+    InverseEntroDrop,
+    RandomTokenDropout,
+    WeightDecay,
+    HiddenDropout,
+    LabelSmoothing,
+    NEFTune,
+    AttentionDropout,
+    GoldfishLoss,
+    EntropyAdaptiveWeighting,
+    LossTruncation,
+)
+
+#: Every method by its name in a recipe.
+METHODS: dict[str, type[Regularizer]] = {method.recipe_name(): method for method in _METHODS}
+
+if TYPE_CHECKING:
+    RegularizerSettings = Settings
+else:
+    #: The settings of any method; `name` says whose.
+    RegularizerSettings = Annotated[
+        Union[tuple(method.settings_model for method in _METHODS)],  # noqa: UP007 - made, not written
+        Field(discriminator="name"),
+    ]
 
 
 def build_regularizers(settings: Sequence[Settings]) -> list[Regularizer]:
@@ -41,6 +56,27 @@ def build_regularizers(settings: Sequence[Settings]) -> list[Regularizer]:
         fields = one.model_dump()
         methods.append(METHODS[fields.pop("name")](**fields))
     return methods
+
+
+def setting(written: Mapping[str, Any], key: str) -> Any:
+    """Return what a recipe says of a method's setting: as it is written, or else its default.
+
+    Parameters
+    ----------
+    written : mapping
+        What a recipe says of one method, `name` among it.
+    key : str
+
+    Returns
+    -------
+    Any
+        None where nothing is written and the method has no such setting, or no default for it.
+    """
+    method = METHODS.get(written.get("name", ""))
+    if key in written or method is None:
+        return written.get(key)
+    field = method.settings_model.model_fields.get(key)
+    return None if field is None or field.is_required() else field.default
 
 
 def curricula(methods: Sequence[Regularizer], total_steps: int, *, done: int | None = None) -> list[dict[str, Any]]:

@@ -8,10 +8,21 @@ Every schedule is a function of training progress (optimiser steps done over all
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from dynamics.regularizers.settings import ScheduleSettings
+from dynamics.validation import Settings
+
+
+class ScheduleSettings(Settings):
+    """A curriculum: a name, and the shape parameters of the schedules that have some."""
+
+    name: Literal["constant", "linear", "cosine", "sigmoid", "step"] = "linear"
+    midpoint: float = Field(default=0.5, gt=0.0, lt=1.0, description="sigmoid: progress at half strength")
+    steepness: float = Field(default=10.0, gt=0.0, le=1000.0, description="sigmoid: slope at the midpoint")
+    at: float = Field(default=0.5, ge=0.0, le=1.0, description="step: progress at which it switches on")
 
 
 def strength(schedule: ScheduleSettings, progress: float) -> float:

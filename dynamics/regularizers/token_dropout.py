@@ -1,55 +1,114 @@
-"""EntroDrop and the two controls that make a claim about it worth anything.
+"""Token dropout: a mask keyed by token and epoch, and what it does to a token. What EntroDrop and its controls share.
 
 EntroDrop (arXiv 2512.23422) drops tokens that the model predicts with low entropy, more of them as training
 goes on. This is a reconstruction from its abstract and summaries; docs/methods.md lists the readings. The
-controls drop the same expected share of tokens: `RandomTokenDropout` from all predicted tokens,
-`InverseEntroDrop` from those of high entropy.
+controls that make a claim about it worth anything drop the same expected share of tokens: `RandomTokenDropout` from all
+predicted tokens, `InverseEntroDrop` from those of high entropy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from pydantic import Field, field_validator, model_validator
 
 from dynamics.errors import InputError
-from dynamics.ops.keyed_random import STREAM_DROP, STREAM_REPLACEMENT, keyed_uniform
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData
-from dynamics.regularizers.pools import edge_of_share, lowest_share
-from dynamics.regularizers.schedules import strength
-from dynamics.regularizers.settings import (
-    EntroDropSettings,
-    InverseEntroDropSettings,
-    PooledDropoutSettings,
-    RandomTokenDropoutSettings,
-    TokenDropoutSettings,
+from dynamics.regularizers.entrances import (
+    input_embedding,
+    n_rows,
+    neutral_token,
+    place_of_ids,
+    replace_embeddings,
+    second_embeddings,
+    table_mean,
+    table_row,
 )
-from dynamics.validation import validated
+from dynamics.regularizers.schedules import ScheduleSettings, strength
+from dynamics.regularizers.tables import DeviceTable
+from dynamics.validation import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+Target = Literal["input", "loss", "both"]
+Replacement = Literal["zero", "mean", "token", "random"]
 
 
-def replace_embeddings(embedding: torch.Tensor, mask: torch.Tensor, replacement: torch.Tensor | float) -> torch.Tensor:
-    """Return `embedding` (B, T, H) with the rows where `mask` (B, T) is set replaced."""
-    if isinstance(replacement, float):
-        return embedding.masked_fill(mask[..., None], replacement)
-    return torch.where(mask[..., None], replacement.to(embedding.dtype), embedding)
+class TokenDropoutSettings(Settings):
+    """What EntroDrop and its two controls share."""
+
+    ratio: float = Field(
+        default=0.15,
+        gt=0.0,
+        le=1.0,
+        description="expected share of all predicted tokens dropped at the schedule's peak",
+    )
+    schedule: ScheduleSettings = ScheduleSettings()
+    target: Target = Field(
+        default="input",
+        description="what a dropped token loses: its input embedding, its loss, or both",
+    )
+    replacement: Replacement = Field(
+        default="zero",
+        description="what stands in the input in place of a dropped token's embedding",
+    )
+    replacement_token: int | str | None = Field(
+        default=None,
+        description="for `replacement: token`: a token's id or its text in the vocabulary",
+    )
+    normalize: Literal["all", "kept"] = Field(
+        default="all", description="divide the loss by all predicted tokens, or by those kept"
+    )
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _replacement_is_complete(self) -> TokenDropoutSettings:
+        if self.replacement == "token" and self.replacement_token is None:
+            raise ValueError("replacement: token needs replacement_token (a token's id or its text)")
+        if self.replacement != "token" and self.replacement_token is not None:
+            raise ValueError("replacement_token is only read with replacement: token")
+        if self.target == "loss" and self.replacement != "zero":
+            raise ValueError("replacement is only read with target: input or both")
+        if self.target == "input" and self.normalize != "all":
+            raise ValueError("normalize is only read with target: loss or both")
+        return self
 
 
 class TokenDropout(Regularizer):
-    """What EntroDrop and its controls share: a mask keyed by token and epoch, and what it does to a token."""
+    """What EntroDrop and its controls share.
+
+    A dropped token is taken out of a model's input at every entrance: its id is replaced before the model sees it, so
+    that whatever reads ids (a second embedding, hashed n-grams, a router) has none of it, and its embedding after
+    that, so that no noise of NEFTune is left either.
+    """
 
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("input embeddings", "token losses")
+    draws = "token dropout"
     settings: TokenDropoutSettings
 
-    def __init__(self, settings: TokenDropoutSettings) -> None:
-        self.settings = settings
-        self._predicted: torch.Tensor | None = None
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        token = self.settings.replacement_token
+        self._predicted: DeviceTable | None = None
         self._seed = 0
-        self._replacement_id = -1
+        self._replacement_id = token if isinstance(token, int) else -1
+        self._neutral_id = 0
+        self._n_vocab = 0
         self._armed: tuple[Batch, torch.Tensor] | None = None
+        self._ids: torch.Tensor | None = None  # what the model is given in the forward pass under way
+
+    @classmethod
+    def divisor(cls, settings: Mapping[str, Any]) -> str | None:
+        return None if settings.get("target") == "input" else settings.get("normalize")
 
     @property
     def pool(self) -> float:
@@ -61,7 +120,7 @@ class TokenDropout(Regularizer):
         return batch.predicted
 
     def prepare(self, data: TrainingData) -> None:
-        self._predicted = torch.from_numpy(data.predicted)
+        self._predicted = DeviceTable(data.predicted)
         self._seed = data.seed
         if self.settings.replacement == "token":
             self._replacement_id = _token_id(self.settings.replacement_token, data.tokenizer)
@@ -75,14 +134,63 @@ class TokenDropout(Regularizer):
         Each eligible token is dropped with probability ratio / pool, by a draw that depends on nothing but
         (seed, epoch, sequence_id, position).
         """
-        assert self._predicted is not None, "prepare() comes first"
+        from dynamics.ops.keyed_random import STREAM_DROP
+
         if self._armed is not None and self._armed[0] is batch:
             return self._armed[1]
-        draw = self._draw(STREAM_DROP, batch)
+        assert self._predicted is not None, "prepare() comes first"
         may_be = self.eligible(batch) & batch.predicted & batch.look_up(self._predicted)
-        return may_be & (draw < self.ratio(batch.progress) / self.pool)
+        return may_be & (self._draw(STREAM_DROP, batch) < self.ratio(batch.progress) / self.pool)
+
+    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
+        """Hook the model's input and its embeddings.
+
+        Raises
+        ------
+        InputError
+            The model does not say what its input embedding is, and `embedding` does not either.
+        """
+        if self.settings.target == "loss":
+            return ()
+        embedding = input_embedding(model, type(self).__name__) if embedding is None else embedding
+        self._neutral_id = neutral_token(model)
+        self._n_vocab = n_rows(embedding)
+        hooks: list[Removable] = [
+            model.register_forward_pre_hook(self._replace_ids, with_kwargs=True),
+            embedding.register_forward_hook(self._replace),
+        ]
+        if self.settings.replacement in ("zero", "mean"):
+            # A replacement that is a token has entered by its id at every other place.
+            others = second_embeddings(model, embedding)
+            hooks += [other.register_forward_hook(self._replace_second) for other in others]
+        return hooks
+
+    def begin_batch(self, batch: Batch) -> None:
+        self._armed = (batch, self.dropped(batch))
+
+    def end_batch(self) -> None:
+        self._armed = self._ids = None
+
+    @contextmanager
+    def armed_with(self, mask: torch.Tensor) -> Iterator[None]:
+        """Arm the hooks with a given mask, bool of shape (B, T), whatever the training set: to see what it does."""
+        import torch
+
+        shape, device = mask.shape, mask.device
+        position = torch.arange(shape[1], device=device).expand(shape)
+        row = torch.arange(shape[0], device=device)[:, None].expand(shape)
+        self._armed = (Batch(sequence_id=row, position=position, predicted=mask, epoch=1, progress=0.0), mask)
+        try:
+            yield
+        finally:
+            self.end_batch()
+
+    def token_weight(self, batch: Batch) -> torch.Tensor | None:
+        return None if self.settings.target == "input" else (~self.dropped(batch)).float()
 
     def _draw(self, stream: int, batch: Batch) -> torch.Tensor:
+        from dynamics.ops.keyed_random import keyed_uniform
+
         return keyed_uniform(
             seed=self._seed,
             stream=stream,
@@ -91,156 +199,61 @@ class TokenDropout(Regularizer):
             position=batch.position,
         )
 
-    def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
-        if self.settings.target == "loss":
-            return ()
-        embedding = cast(Any, model).get_input_embeddings() if embedding is None else embedding
-        if not isinstance(embedding, nn.Module):
-            raise InputError(
-                f"{type(self).__name__}: {type(model).__name__} has no input embeddings to act on; use target: loss"
-            )
-        return (embedding.register_forward_hook(self._replace),)
+    def _random_ids(self, batch: Batch) -> torch.Tensor:
+        from dynamics.ops.keyed_random import STREAM_REPLACEMENT
 
-    def begin_batch(self, batch: Batch) -> None:
-        self._armed = (batch, self.dropped(batch))
+        return (self._draw(STREAM_REPLACEMENT, batch) * self._n_vocab).long()
 
-    def end_batch(self) -> None:
-        self._armed = None
+    # Hooks; unarmed, in evaluation, generation and recording, they leave everything as it is. ------------------------
 
-    def token_weight(self, batch: Batch) -> torch.Tensor | None:
-        return None if self.settings.target == "input" else (~self.dropped(batch)).float()
+    def _replace_ids(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import torch
 
-    @property
-    def normalizes_by_kept(self) -> bool:
-        return self.settings.normalize == "kept"
+        if self._armed is None:
+            return None
+        batch, mask = self._armed
+        place = place_of_ids(args, kwargs, mask.shape)
+        if place is None:
+            return None
+        ids: torch.Tensor = kwargs[place] if isinstance(place, str) else args[place]
+        stand_in: int | torch.Tensor = self._neutral_id
+        if self.settings.replacement == "token":
+            assert self._replacement_id >= 0, "prepare() comes first: it finds the token's id"
+            stand_in = self._replacement_id
+        elif self.settings.replacement == "random":
+            stand_in = self._random_ids(batch).to(ids.dtype)
+        self._ids = torch.where(mask, stand_in, ids)
+        if isinstance(place, str):
+            return args, {**kwargs, place: self._ids}
+        return (*args[:place], self._ids, *args[place + 1 :]), kwargs
 
     def _replace(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        if self._armed is None:  # evaluation, generation, recording
+        if self._armed is None:
             return None
         batch, mask = self._armed
         return replace_embeddings(output, mask, self._replacement(module, batch))
 
+    def _replace_second(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        """Replace what another table holds for dropped tokens, if it is given the ids and not positions or types."""
+        if self._armed is None or self._ids is None or not args or args[0].shape != self._ids.shape:
+            return None
+        batch, mask = self._armed
+        fed = (args[0] == self._ids).all()  # on the device
+        return replace_embeddings(output, mask & fed, self._replacement(module, batch))
+
     def _replacement(self, module: nn.Module, batch: Batch) -> torch.Tensor | float:
         # module.forward, not module(...): other hooks (NEFTune's noise) must not act on the replacement.
-        device = batch.sequence_id.device
         match self.settings.replacement:
             case "zero":
                 return 0.0
             case "mean":
-                weight = cast(torch.Tensor, module.weight).detach()
-                return weight.mean(dim=0) * getattr(module, "scalar_embed_scale", 1.0)
+                return table_mean(module)
             case "token":
-                embed = cast(nn.Embedding, module)
-                return embed.forward(torch.tensor(self._replacement_id, device=device)).detach()
+                return table_row(module, self._replacement_id, batch.sequence_id.device)
             case "random":
-                n_vocab = cast(torch.Tensor, module.weight).shape[0]
-                draw = self._draw(STREAM_REPLACEMENT, batch)
-                return cast(nn.Embedding, module).forward((draw * n_vocab).long())
+                found: torch.Tensor = module.forward(self._random_ids(batch))
+                return found
         raise AssertionError(self.settings.replacement)
-
-
-class _PooledDropout(TokenDropout):
-    settings: PooledDropoutSettings
-    _highest: ClassVar[bool]
-
-    def __init__(self, settings: PooledDropoutSettings) -> None:
-        super().__init__(settings)
-        current = settings.source == "current"
-        self.needs_current_values = current
-        self.needs_epoch_values = settings.source == "previous_epoch" or (current and settings.ranks == "dataset")
-        self._group: torch.Tensor | None = None
-        self._eligible: torch.Tensor | None = None  # over the training set, where the pool is known beforehand
-        self._edge = -torch.inf  # the highest value in the pool, where current values are ranked by the last epoch's
-
-    @property
-    def pool(self) -> float:
-        return self.settings.pool
-
-    def prepare(self, data: TrainingData) -> None:
-        super().prepare(data)
-        rows = np.arange(len(data.predicted))[:, None]
-        group = {"dataset": None, "sequence": rows, "document": data.document_id}[self.settings.ranks]
-        if group is not None:
-            self._group = torch.from_numpy(np.broadcast_to(group, data.predicted.shape).astype(np.int64))
-        self._rank(data.reference_loss, data.reference_entropy)
-
-    def end_epoch(self, epoch: int, loss: np.ndarray | None, entropy: np.ndarray | None) -> None:
-        if self.needs_epoch_values:
-            assert loss is not None and entropy is not None, "the trainer gives what is asked for"
-            self._rank(loss, entropy)
-
-    def eligible(self, batch: Batch) -> torch.Tensor:
-        if not self.needs_current_values:
-            assert self._eligible is not None, "prepare() comes first"
-            return batch.look_up(self._eligible)
-        assert batch.loss is not None and batch.entropy is not None, "the trainer gives what is asked for"
-        values = self._signal(batch.loss, batch.entropy)
-        if self._group is None:
-            return values <= self._edge
-        # A document's tokens are ranked within its part in this sequence: no other is at hand.
-        group = batch.sequence_id if self.settings.ranks == "sequence" else self._part(batch)
-        return lowest_share(values, batch.predicted, self.settings.pool, group)
-
-    def _rank(self, loss: np.ndarray, entropy: np.ndarray) -> None:
-        """Rank the training set by values of one model."""
-        assert self._predicted is not None, "prepare() comes first"
-        values = self._signal(torch.from_numpy(loss), torch.from_numpy(entropy))
-        unknown = (values.isnan() & self._predicted).any(dim=1).sum()
-        if unknown and not self.needs_current_values:
-            raise InputError(
-                f"{type(self).__name__}: no value is known of {unknown} of {len(values)} sequences, so their tokens "
-                "cannot be ranked; record all training sequences (train_sequences: all), and see that none is NaN"
-            )
-        if self.needs_current_values:
-            self._edge = edge_of_share(values, self._predicted, self.settings.pool)
-        else:
-            self._eligible = lowest_share(values, self._predicted, self.settings.pool, self._group)
-
-    def _signal(self, loss: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        values = entropy if self.settings.signal == "entropy" else loss
-        return -values if self._highest else values
-
-    def _part(self, batch: Batch) -> torch.Tensor:
-        assert self._group is not None
-        # Documents are numbered below 2**31, and so are sequences.
-        return batch.look_up(self._group) + (batch.sequence_id << 32)
-
-
-class EntroDrop(_PooledDropout):
-    """Drop tokens of low reference entropy along a curriculum (arXiv 2512.23422, reconstructed).
-
-    Parameters
-    ----------
-    **settings
-        Fields of `EntroDropSettings`: ratio, pool, schedule, signal, target, replacement, replacement_token,
-        normalize.
-
-    Raises
-    ------
-    InputError
-        A field is unknown, of the wrong type or out of range, or `ratio` exceeds `pool`.
-    """
-
-    _highest = False
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(validated(EntroDropSettings, settings, where="EntroDrop"))
-
-
-class InverseEntroDrop(_PooledDropout):
-    """The control that drops tokens of high reference entropy; parameters as for `EntroDrop`."""
-
-    _highest = True
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(validated(InverseEntroDropSettings, settings, where="InverseEntroDrop"))
-
-
-class RandomTokenDropout(TokenDropout):
-    """The control that drops any predicted token; parameters as for `EntroDrop`, without pool and signal."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(validated(RandomTokenDropoutSettings, settings, where="RandomTokenDropout"))
 
 
 def _token_id(token: int | str | None, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from dynamics.regularizers.base import ActsOn, Regularizer
-from dynamics.regularizers.settings import WeightDecaySettings
-from dynamics.validation import validated
+from dynamics.validation import Settings
+
+
+class WeightDecaySettings(Settings):
+    """Decoupled weight decay, by the optimiser that TrainingArguments chooses."""
+
+    name: Literal["weight_decay"] = "weight_decay"
+    value: float = Field(gt=0.0, le=100.0, description="TrainingArguments.weight_decay")
 
 
 class WeightDecay(Regularizer):
@@ -18,10 +26,7 @@ class WeightDecay(Regularizer):
         Fields of `WeightDecaySettings`: value.
     """
 
+    settings_model = WeightDecaySettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("optimiser",)
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings: WeightDecaySettings = validated(WeightDecaySettings, settings, where="WeightDecay")
-
-    def training_arguments(self) -> dict[str, Any]:
-        return {"weight_decay": self.settings.value}
+    argument = ("value", "weight_decay")
+    settings: WeightDecaySettings

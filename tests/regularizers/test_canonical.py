@@ -16,8 +16,7 @@ from transformers import TrainingArguments
 
 from dynamics import DynamicsTrainer, TokenRecorder, open_run
 from dynamics.errors import InputError
-from dynamics.regularizers.registry import METHODS, build_regularizers
-from dynamics.regularizers.settings import RegularizerSettings
+from dynamics.regularizers.registry import METHODS, RegularizerSettings, build_regularizers
 from dynamics.validation import Settings
 
 # fmt: off

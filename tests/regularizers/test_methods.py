@@ -16,12 +16,12 @@ from transformers.integrations.neftune import activate_neftune, deactivate_neftu
 
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import token_statistics, weighted_loss
-from dynamics.regularizers.hidden_dropout import HiddenDropout, residual_branches
+from dynamics.regularizers.entrodrop import EntroDrop, EntroDropSettings
+from dynamics.regularizers.hidden_dropout import HiddenDropout, HiddenDropoutSettings, residual_branches
 from dynamics.regularizers.label_smoothing import LabelSmoothing
 from dynamics.regularizers.neftune import NEFTune
 from dynamics.regularizers.registry import METHODS, build_regularizers
-from dynamics.regularizers.settings import EntroDropSettings, HiddenDropoutSettings, ScheduleSettings
-from dynamics.regularizers.token_dropout import EntroDrop
+from dynamics.regularizers.schedules import ScheduleSettings
 from dynamics.regularizers.weight_decay import WeightDecay
 
 IDS = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))

@@ -7,12 +7,19 @@ import torch
 from dynamics.regularizers import pools
 
 
-def lowest_share(values, predicted, share, group=None):
-    group = None if group is None else torch.as_tensor(group)
-    return pools.lowest_share(torch.as_tensor(values), torch.as_tensor(predicted), share, group).numpy()
+@pytest.fixture(params=["arrays", "device"])
+def lowest_share(request):
+    """The rule, and its other form: for a batch's values, on its device."""
+    return pools.lowest_share if request.param == "arrays" else on_device
 
 
-def test_by_hand():
+def on_device(values, predicted, share, group=None):
+    group = np.zeros(np.shape(values), dtype=np.int64) if group is None else group
+    given = (torch.as_tensor(values), torch.as_tensor(predicted), share, torch.as_tensor(group))
+    return pools.lowest_share_on_device(*given).numpy()
+
+
+def test_by_hand(lowest_share):
     values = np.array([[np.nan, 3.0, 1.0], [9.0, -2.0, 0.0]])
     predicted = np.array([[False, True, True], [True, True, False]])
     assert lowest_share(values, predicted, 0.5).tolist() == [[False, False, True], [False, True, False]]
@@ -21,7 +28,7 @@ def test_by_hand():
     assert lowest_share(values, predicted, 1.0).tolist() == predicted.tolist()
 
 
-def test_groups_by_hand():
+def test_groups_by_hand(lowest_share):
     values = np.array([5.0, 1.0, 2.0, 4.0, 3.0, 0.0, 9.0])
     group = np.array([7, 7, 2, 2, 7, 2, 2])
     predicted = np.array([True, True, True, True, True, False, True])
@@ -30,7 +37,7 @@ def test_groups_by_hand():
     assert lowest_share(values, predicted, 2 / 3, group).tolist() == expected
 
 
-def test_every_group_gives_its_own_share_rounded_half_to_even():
+def test_every_group_gives_its_own_share_rounded_half_to_even(lowest_share):
     sizes = [1, 2, 3, 4, 5, 6, 7]
     group = np.repeat(np.arange(7)[::-1], sizes)
     values = np.random.default_rng(0).random(len(group))
@@ -39,7 +46,7 @@ def test_every_group_gives_its_own_share_rounded_half_to_even():
     assert counts == [round(0.5 * size) for size in sizes] == [0, 1, 2, 2, 2, 3, 4]
 
 
-def test_the_earlier_of_ties():
+def test_the_earlier_of_ties(lowest_share):
     values = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
     everything = np.ones_like(values, dtype=bool)
     assert lowest_share(values, everything, 0.5).tolist() == [[True, True, False], [True, False, False]]
@@ -52,7 +59,7 @@ def test_the_earlier_of_ties():
     assert np.flatnonzero(lowest_share(few.reshape(40, 50), same == 0, 0.45)).tolist() == chosen
 
 
-def test_nan_ranks_last():
+def test_nan_ranks_last(lowest_share):
     assert lowest_share(np.array([np.nan, 2.0, np.inf, 1.0]), np.ones(4, dtype=bool), 0.75).tolist() == [
         False,
         True,
@@ -62,13 +69,30 @@ def test_nan_ranks_last():
 
 
 @pytest.mark.parametrize("group", [None, np.zeros((2, 3), dtype=np.int64)])
-def test_of_nothing(group):
+def test_of_nothing(lowest_share, group):
     assert not lowest_share(np.zeros((2, 3)), np.zeros((2, 3), dtype=bool), 0.5, group).any()
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("grouped", [False, True])
+def test_both_forms_choose_the_same(seed, grouped):
+    rng = np.random.default_rng(seed)
+    shape = (rng.integers(1, 30), rng.integers(1, 40))
+    values = rng.integers(-6, 6, shape).astype(np.float32)  # many ties
+    values[rng.random(shape) < 0.1] = np.nan
+    values[rng.random(shape) < 0.05] = np.inf
+    values[rng.random(shape) < 0.05] = -0.0
+    values *= rng.choice([-1.0, 1.0])  # as the inverse does: NaN and 0 change their signs
+    predicted = rng.random(shape) < rng.choice([0.0, 0.5, 0.9])
+    group = rng.integers(-1, 9, shape) if grouped else None
+    for share in (0.01, 0.125, 0.5, 0.7, 1.0):
+        expected = pools.lowest_share(values, predicted, share, group)
+        assert np.array_equal(on_device(values, predicted, share, group), expected)
+
+
 def test_edge_of_share():
-    values = torch.tensor([5.0, torch.nan, 1.0, 3.0, 2.0, 0.0])
-    predicted = torch.tensor([True, True, True, True, True, False])
+    values = np.array([5.0, np.nan, 1.0, 3.0, 2.0, 0.0])
+    predicted = np.array([True, True, True, True, True, False])
     assert pools.edge_of_share(values, predicted, 0.5) == 2.0
     assert pools.edge_of_share(values, predicted, 1.0) == 5.0
-    assert pools.edge_of_share(values, predicted, 0.1) == -torch.inf
+    assert pools.edge_of_share(values, predicted, 0.1) == -np.inf

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dynamics.errors import InputError
-from dynamics.regularizers.schedules import strength, strengths
-from dynamics.regularizers.settings import ScheduleSettings
+from dynamics.regularizers.schedules import ScheduleSettings, strength, strengths
 from dynamics.validation import validated
 
 # The defaults at progress 0, 1/4, 1/2 and 1. The logistic function of -5, -2.5, 0 and 5, stretched onto [0, 1]:

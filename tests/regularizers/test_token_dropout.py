@@ -12,14 +12,11 @@ from transformers.integrations.neftune import activate_neftune
 from dynamics.errors import InputError
 from dynamics.ops.keyed_random import STREAM_DROP, STREAM_REPLACEMENT, keyed_uniform
 from dynamics.regularizers.base import Batch
-from dynamics.regularizers.schedules import strength
-from dynamics.regularizers.settings import ScheduleSettings
-from dynamics.regularizers.token_dropout import (
-    EntroDrop,
-    InverseEntroDrop,
-    RandomTokenDropout,
-    replace_embeddings,
-)
+from dynamics.regularizers.entrances import replace_embeddings
+from dynamics.regularizers.entrodrop import EntroDrop
+from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop
+from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+from dynamics.regularizers.schedules import ScheduleSettings, strength
 
 METHODS = [EntroDrop, InverseEntroDrop, RandomTokenDropout]
 SCHEDULES = ["constant", "linear", "cosine", "sigmoid", "step"]

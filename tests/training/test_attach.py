@@ -12,7 +12,7 @@ from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder, WeightDecay, att
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
 from dynamics.regularizers.hidden_dropout import HiddenDropout
-from dynamics.regularizers.token_dropout import RandomTokenDropout
+from dynamics.regularizers.random_token_dropout import RandomTokenDropout
 
 
 def arguments(tmp_path, **changes):

@@ -9,7 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from dynamics.ops.token_statistics import shift, weighted_loss
 from dynamics.regularizers.base import TrainingData
-from dynamics.regularizers.token_dropout import RandomTokenDropout
+from dynamics.regularizers.random_token_dropout import RandomTokenDropout
 
 
 def test_28_layers_keep_finite_gradients_and_evaluation_sees_no_mask():

@@ -11,11 +11,11 @@ from support.models import Padder, build, examples
 from transformers import TrainerCallback, TrainingArguments
 
 from dynamics import DynamicsTrainer
+from dynamics.regularizers.entrodrop import EntroDrop
 from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
 from dynamics.regularizers.goldfish import GoldfishLoss
 from dynamics.regularizers.label_smoothing import LabelSmoothing
 from dynamics.regularizers.loss_truncation import LossTruncation
-from dynamics.regularizers.token_dropout import EntroDrop
 
 METHODS = {
     "none": lambda: [],

@@ -17,8 +17,9 @@ from dynamics.analysis.sums.arms import Source, collect_arms
 from dynamics.analysis.tokens.token_records import Floats, TokenRecords
 from dynamics.errors import InputError
 from dynamics.records.reader import Run
+from dynamics.regularizers.registry import METHODS, setting
 
-# What a recipe says, or leaves out, where its pool is an interval of reference entropy.
+# What a recipe says where its pool is an interval of reference entropy.
 _BY_REFERENCE_ENTROPY = {"signal": "entropy", "source": "reference", "ranks": "dataset"}
 
 
@@ -154,11 +155,11 @@ def _dropped(
 def _pool(run: Run) -> tuple[float, float, float]:
     """Return share, lowest and highest reference entropy of the pool of a run's recipe."""
     for settings in run.config.get("regularizers") or []:
-        name = settings.get("name")
-        if name not in ("entrodrop", "inverse_entrodrop"):
+        method = METHODS.get(settings.get("name"))
+        if method is None or method.pool_end not in ("lowest", "highest"):
             continue
-        share = float(settings.get("pool", 0.5))
-        ranked = [settings.get(key, usual) == usual for key, usual in _BY_REFERENCE_ENTROPY.items()]
+        share = float(setting(settings, "pool"))
+        ranked = [setting(settings, key) == wanted for key, wanted in _BY_REFERENCE_ENTROPY.items()]
         if not all(ranked) or "train" not in run.splits:
             return share, math.nan, math.nan
         # Ranks are taken over all training sequences, recorded or not.
@@ -168,6 +169,6 @@ def _pool(run: Run) -> tuple[float, float, float]:
         size = round(share * len(ordered))
         if not size:
             return share, math.nan, math.nan
-        inside = ordered[:size] if name == "entrodrop" else ordered[-size:]
+        inside = ordered[:size] if method.pool_end == "lowest" else ordered[-size:]
         return share, float(inside[0]), float(inside[-1])
     return math.nan, math.nan, math.nan

@@ -9,12 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.records.values import Records, WholeSplit
-
-#: Methods that drop tokens, and whether they take the lowest or the highest values, or any token.
-_TAKES = {"entrodrop": "lowest", "inverse_entrodrop": "highest", "random_token_dropout": "any"}
-
-# Where the recipe leaves a setting of the method out.
-_USUAL = {"pool": 0.5, "signal": "entropy", "source": "reference", "ranks": "dataset"}
+from dynamics.regularizers.pools import lowest_share
+from dynamics.regularizers.registry import METHODS, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,53 +42,21 @@ def drop_pool(train: Records) -> DropPool | None:
         Of the training set. Ranks are taken over all of its sequences, recorded or not.
     """
     for settings in train.run.config.get("regularizers") or []:
-        takes = _TAKES.get(settings.get("name"))
-        if takes is None:
+        method = METHODS.get(settings.get("name"))
+        if method is None or method.pool_end is None:
             continue
-        name = str(settings["name"])
-        if takes == "any":
+        name = method.recipe_name()
+        if method.pool_end == "any":
             return DropPool(name, 1.0, np.asarray(train.predicted, dtype=bool))
-        chosen = {key: settings.get(key, usual) for key, usual in _USUAL.items()}
-        share = float(chosen["pool"])
-        if chosen["source"] != "reference":
+        share = float(setting(settings, "pool"))
+        if setting(settings, "source") != "reference":
             return DropPool(name, share, None)
         whole = train.whole
-        values = whole.reference_entropy if chosen["signal"] == "entropy" else whole.reference_loss
-        lowest = takes == "lowest"
-        inside = lowest_share(values if lowest else -values, whole.predicted, share, _groups(whole, chosen["ranks"]))
+        values = whole.reference_entropy if setting(settings, "signal") == "entropy" else whole.reference_loss
+        ranked = -values if method.pool_end == "highest" else values
+        inside = lowest_share(ranked, whole.predicted, share, _groups(whole, setting(settings, "ranks")))
         return DropPool(name, share, inside[whole.recorded])
     return None
-
-
-def lowest_share(
-    values: NDArray[Any], predicted: NDArray[np.bool_], share: float, group: NDArray[Any] | None = None
-) -> NDArray[np.bool_]:
-    """Return the predicted tokens with the lowest values, of all of them or of each group.
-
-    Parameters
-    ----------
-    values : ndarray, any shape
-        NaN counts as higher than every number.
-    predicted : ndarray of bool, same shape
-    share : float
-        In (0, 1].
-    group : ndarray of integers, same shape, optional
-        Tokens with the same number are ranked among themselves; without, all are.
-
-    Returns
-    -------
-    ndarray of bool, same shape
-        round(share n) of the n predicted tokens of each group (halves to even); of equal values the earlier token's.
-    """
-    where = np.flatnonzero(predicted)
-    of = np.zeros(len(where), dtype=np.int64) if group is None else np.asarray(group).reshape(-1)[where]
-    # By group, then by value, then by place: lexsort is stable, and takes the last key first.
-    order = np.lexsort((np.asarray(values).reshape(-1)[where], of))
-    _, first, place, count = np.unique(of[order], return_index=True, return_inverse=True, return_counts=True)
-    rank = np.arange(len(where)) - first[place]
-    chosen = np.zeros(predicted.size, dtype=bool)
-    chosen[where[order[rank < np.round(share * count)[place]]]] = True
-    return chosen.reshape(predicted.shape)
 
 
 def entropy_rank(values: NDArray[Any], train: WholeSplit) -> NDArray[np.float64]:

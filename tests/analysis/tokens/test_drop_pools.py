@@ -1,4 +1,4 @@
-"""Pools without torch: equal to those that training uses, and to what real runs dropped."""
+"""Pools, against what real runs dropped."""
 
 from __future__ import annotations
 
@@ -6,51 +6,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from support.synthetic import make_run
 from support.tiny import run_tiny
 
-from dynamics.analysis.tokens.drop_pools import drop_pool, entropy_rank, lowest_share
+from dynamics.analysis.tokens.drop_pools import drop_pool, entropy_rank
 from dynamics.records.reader import open_run
 from dynamics.records.values import WholeSplit
-from dynamics.regularizers import pools as training_pools
-
-
-def test_by_hand():
-    values = np.array([[np.nan, 3.0, 1.0], [9.0, -2.0, 0.0]])
-    predicted = np.array([[False, True, True], [True, True, False]])
-    assert lowest_share(values, predicted, 0.5).tolist() == [[False, False, True], [False, True, False]]
-    # A quarter of four is one; five eighths of four are 2.5, and so two.
-    assert lowest_share(values, predicted, 0.25).tolist() == [[False, False, False], [False, True, False]]
-    assert lowest_share(values, predicted, 0.625).tolist() == [[False, False, True], [False, True, False]]
-
-
-def test_groups_and_ties_by_hand():
-    values = np.array([5.0, 1.0, 2.0, 2.0, 3.0, 0.0, 2.0])
-    group = np.array([7, 7, 2, 2, 7, 2, 2])
-    predicted = np.array([True, True, True, True, True, False, True])
-    # Group 7 holds 5, 1, 3; group 2 holds 2, 2, 2, of which the earlier come first. Two thirds of each are two.
-    assert lowest_share(values, predicted, 2 / 3, group).tolist() == [False, True, True, True, True, False, False]
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("grouped", [False, True])
-def test_the_same_as_in_training(seed, grouped):
-    rng = np.random.default_rng(seed)
-    shape = (rng.integers(1, 30), rng.integers(1, 40))
-    values = rng.integers(0, 12, shape).astype(np.float32)  # many ties
-    values[rng.random(shape) < 0.1] = np.nan
-    values[rng.random(shape) < 0.05] = np.inf
-    predicted = rng.random(shape) < rng.choice([0.0, 0.5, 0.9])
-    group = rng.integers(0, 9, shape) if grouped else None
-    for share in (0.01, 0.125, 0.5, 0.7, 1.0):
-        expected = training_pools.lowest_share(
-            torch.from_numpy(values),
-            torch.from_numpy(predicted),
-            share,
-            None if group is None else torch.from_numpy(group),
-        )
-        assert np.array_equal(lowest_share(values, predicted, share, group), expected.numpy())
 
 
 def test_rank_by_hand():

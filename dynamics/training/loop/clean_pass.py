@@ -12,7 +12,8 @@ import torch
 
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift
 from dynamics.training.environment.generators import evaluating
-from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.loop.fused_head import causal_model, fused_head, takes
+from dynamics.training.loop.head_answer import HeadRequest, last_positions, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,8 @@ def forward_values(
     if fused:
         found = model(**inputs, use_cache=False, head_request=HeadRequest(labels=labels))
         return TokenValues(loss=found.token_loss, entropy=found.token_entropy, correct=found.token_correct)
-    logits = model(**inputs, use_cache=False).logits
-    values = token_statistics(*shift(logits, labels))
+    cache = {"use_cache": False} if takes(causal_model(model).forward, "use_cache") else {}
+    logits = logits_of(model(**inputs, **cache))
+    values = token_statistics(*shift(last_positions(logits, labels), labels))
     loss, entropy = (unshift(value, len(labels), torch.nan) for value in (values.loss, values.entropy))
     return TokenValues(loss=loss, entropy=entropy, correct=unshift(values.correct, len(labels), False))

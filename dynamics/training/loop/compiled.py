@@ -33,7 +33,7 @@ def not_compilable(chain: Sequence[nn.Module], inner: Any) -> str | None:
 
 @contextmanager
 def requests_past_compilation(chain: Sequence[nn.Module], inner: Any) -> Iterator[None]:
-    """Lead calls with a `head_request` past each OptimizedModule of `chain`, and compile the decoder as the outermost."""
+    """Lead calls with a `head_request` past each OptimizedModule of `chain`, and compile the decoder as the first."""
     compiled = [module for module in chain if isinstance(module, OptimizedModule)]
     if not compiled:
         yield

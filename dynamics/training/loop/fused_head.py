@@ -17,58 +17,35 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
-from transformers.utils.generic import ModelOutput
 
 from dynamics.errors import InputError
-from dynamics.ops.linear_statistics import linear_token_statistics
-from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
+from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.loop.compiled import not_compilable, requests_past_compilation
+from dynamics.training.loop.head_answer import (
+    HeadOutput,
+    HeadRequest,
+    answer_from_hidden,
+    answer_from_logits,
+    last_positions,
+    logits_of,
+)
 from dynamics.training.loop.head_check import HeadForm, Probe, head_as, sample_ids, state_of, uncompiled, unsuitable
 
-log = logging.getLogger(__name__)
+__all__ = ["HeadOutput", "HeadRequest", "causal_model", "fused_head"]
 
-TokenWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+log = logging.getLogger(__name__)
 
 # What a request makes no use of: logits and losses of the model's own, and what is beside the last hidden states.
 _LEFT_OUT = (
     *("labels", "shift_labels", "num_items_in_batch", "logits_to_keep", "num_logits_to_keep", "return_dict"),
     *("output_hidden_states", "output_attentions", "output_router_logits"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadRequest:
-    """What a forward pass shall return instead of logits.
-
-    Attributes
-    ----------
-    labels : Tensor of int64, shape (B, T)
-        -100 where nothing is predicted.
-    token_weight : Tensor of shape (B, T), callable or None
-        As for `linear_token_statistics`; None is one for each token: their sum, not their mean.
-    label_smoothing : float
-    """
-
-    labels: torch.Tensor
-    token_weight: TokenWeight | None = None
-    label_smoothing: float = 0.0
-
-
-@dataclass
-class HeadOutput(ModelOutput):
-    """The answer to a `HeadRequest`: a scalar, and values of shape (B, T) that carry no gradient."""
-
-    total_loss: torch.Tensor | None = None
-    token_loss: torch.Tensor | None = None
-    token_entropy: torch.Tensor | None = None
-    token_correct: torch.Tensor | None = None
 
 
 @contextmanager
@@ -94,7 +71,7 @@ def fused_head(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Itera
         something else than a scale and a soft cap comes after it: one line is logged then, once a model and reason,
         and the caller must use logits.
     """
-    chain, inner = _chain(model)
+    chain, inner = wrapping(model)
     try:
         problem = unsuitable(inner) or not_compilable(chain, inner)
     except Exception as error:
@@ -122,13 +99,14 @@ def fused_head(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Itera
 
 def causal_model(model: nn.Module) -> Any:
     """Return the causal language model inside what wraps it (DDP, PEFT, torch.compile)."""
-    return _chain(model)[1]
+    return wrapping(model)[1]
 
 
-def _chain(model: Any) -> tuple[list[nn.Module], Any]:
-    """All that wraps the causal model, from outside, and the model, which is also the last of the list."""
+def wrapping(model: Any) -> tuple[list[nn.Module], Any]:
+    """Return all that wraps a causal model, from outside, and the model, which is also the last of the list."""
     chain = [model]
     while True:
+        inside: Any
         if isinstance(model, OptimizedModule):
             inside = model._orig_mod
         elif callable(get_base := getattr(model, "get_base_model", None)):
@@ -174,7 +152,7 @@ class _Route:
         self._inner = inner
         self._dtype = dtype
         self._before = inner.forward
-        self._takes_use_cache = _takes(self._before, "use_cache")
+        self._takes_use_cache = takes(self._before, "use_cache")
         self._n_virtual = _virtual_tokens(model)
         self._probe: Probe | None = None
         self._growth: float | None = None
@@ -274,7 +252,7 @@ class _Route:
                     self._proven = True
                     return output
             logits = logits_of(self._before(*args, **self._without_cache(kwargs)))
-            return _from_logits(last_positions(logits, request.labels), request)
+            return answer_from_logits(last_positions(logits, request.labels), request)
 
     def _bare(self, *args: Any, head_request: HeadRequest | None = None, **kwargs: Any) -> Any:
         """The model within a call of the model: what wraps it is not called a second time."""
@@ -293,7 +271,7 @@ class _Route:
             if self._growth is not None:
                 hidden = hidden * self._growth
             hidden = last_positions(hidden, request.labels)
-            raise _Answered(_from_hidden(hidden, bare.weight, bare.bias, self._form, request))
+            raise _Answered(answer_from_hidden(hidden, bare.weight, bare.bias, self._form, request))
 
         with head_as(head, catch):
             try:
@@ -312,82 +290,16 @@ class _Route:
         return {**kwargs, "use_cache": False} if self._takes_use_cache else kwargs
 
 
-def logits_of(output: Any) -> torch.Tensor:
-    """Return the logits of a model's output without labels: a ModelOutput, or a tuple with logits first."""
-    logits: torch.Tensor = output[0] if isinstance(output, tuple) else output.logits
-    return logits
-
-
-def last_positions(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return values of the tokens alone, where a model puts virtual tokens (prompt tuning) before them.
-
-    Parameters
-    ----------
-    values : Tensor, shape (B, n_virtual + T, ...)
-    labels : Tensor, shape (B, T)
-
-    Returns
-    -------
-    Tensor, shape (B, T, ...)
-    """
-    n_virtual = values.shape[1] - labels.shape[1]
-    assert n_virtual >= 0, "a model returns a position for each token"
-    return values[:, n_virtual:] if n_virtual else values
-
-
-def _from_hidden(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, form: HeadForm, request: HeadRequest
-) -> HeadOutput:
-    rows, targets = shift(hidden, request.labels.to(hidden.device))
-    token_weight: Any = request.token_weight
-    if token_weight is None:
-        token_weight = torch.ones(len(targets), device=hidden.device)
-    elif isinstance(token_weight, torch.Tensor):
-        token_weight = token_weight[:, 1:].flatten()
-    found = linear_token_statistics(
-        rows,
-        weight,
-        targets,
-        token_weight=token_weight,
-        bias=bias,
-        softcap=form.softcap,
-        logit_scale=form.scale,
-        label_smoothing=request.label_smoothing,
-    )
-    return _output(found.total_loss, found, len(hidden))
-
-
-def _from_logits(logits: torch.Tensor, request: HeadRequest) -> HeadOutput:
-    rows, targets = shift(logits, request.labels.to(logits.device))
-    values = token_statistics(rows.detach(), targets)
-    weight: Any = request.token_weight
-    if callable(weight):
-        kept = targets != IGNORE_INDEX
-        weight = weight(values.loss.where(kept, 0.0), values.entropy.where(kept, 0.0)).where(kept, 0.0)
-    elif weight is not None:
-        weight = weight[:, 1:].flatten()
-    total = weighted_loss(rows, targets, token_weight=weight, label_smoothing=request.label_smoothing)
-    return _output(total, values, len(logits))
-
-
-def _output(total: torch.Tensor, values: Any, n_rows: int) -> HeadOutput:
-    return HeadOutput(
-        total_loss=total,
-        token_loss=unshift(values.loss.detach(), n_rows, torch.nan),
-        token_entropy=unshift(values.entropy.detach(), n_rows, torch.nan),
-        token_correct=unshift(values.correct, n_rows, False),
-    )
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of that name, or takes any."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _virtual_tokens(model: Any) -> int:
     """Positions that PEFT's prompt tuning puts before the tokens, as the adapter that is active has it."""
-    for module in _chain(model)[0]:
-        config = getattr(module, "active_peft_config", None)
+    for module in wrapping(model)[0]:
+        config: Any = getattr(module, "active_peft_config", None)
         if getattr(config, "is_prompt_learning", False) and "PREFIX" not in str(getattr(config, "peft_type", "")):
             return int(config.num_virtual_tokens)
     return 0

@@ -1,7 +1,7 @@
 """What a model makes of its head's output, measured: a scale, a soft cap, or something that we do not know.
 
-The fused operator knows logits of the form c tanh(s z / c), where z = W h + b. Whether a model's are of this form is not
-read from its configuration, whose names differ from model to model and are not always obeyed. The head is made to
+The fused operator knows logits of the form c tanh(s z / c), where z = W h + b. Whether a model's are of this form is
+not read from its configuration, whose names differ from model to model and are not always obeyed. The head is made to
 return numbers of our choosing, small and large, and the model's own code turns them into logits.
 """
 
@@ -78,7 +78,7 @@ def state_of(model: Any) -> tuple[Any, ...]:
     """Return what says that a model's head is still the one that was checked. It costs microseconds, and no device."""
     head = model.get_output_embeddings()
     bare = None if head is None else uncompiled(head)
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return (
         type(model),
@@ -117,12 +117,13 @@ def head_as(head: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -
         if before is missing:
             del head.forward
         else:
-            head.forward = before  # type: ignore[assignment]
+            head.forward = before
 
 
 def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
     """Return token ids to check with, of shape (3, 16): different ones, none of them padding."""
-    vocabulary = uncompiled(model.get_output_embeddings()).weight.shape[0]
+    head: Any = uncompiled(model.get_output_embeddings())
+    vocabulary = head.weight.shape[0]
     embedding = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if isinstance(embedding, int):
         vocabulary = min(vocabulary, embedding)
@@ -142,7 +143,7 @@ class Probe:
         By what the hidden states of the other rows were multiplied.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         self._head = head
         self._returned: torch.Tensor | None = None
         self._calls = 0
@@ -154,13 +155,13 @@ class Probe:
         self._calls += 1
         weight, bias = self._head.weight, self._head.bias
         with torch.no_grad():
-            own = nn.functional.linear(hidden, weight)  # type: ignore[arg-type]
+            own = nn.functional.linear(hidden, weight)
             self._rounded_to = own.dtype
             # One waits for the device here, as in all of the check.
             largest = float(own.float().abs().max())
             self.growth = GROWN / largest if 0 < largest < math.inf else 1.0
             # Computed as the operator's own call computes it, from hidden states that are grown.
-            own = nn.functional.linear(hidden * self.growth, weight, bias)  # type: ignore[arg-type]
+            own = nn.functional.linear(hidden * self.growth, weight, bias)
             exact = torch.float64 if own.dtype == torch.float64 else torch.float32
             returned = own.to(exact)
             if returned.ndim == 3:

@@ -1,0 +1,227 @@
+"""Every causal architecture of transformers, built small, as its values are recorded: `python -m benchmarks.zoo`.
+
+For each: whether its losses come straight from hidden states or from whole logits and why, and how far loss and entropy
+are, at logits of about 20, from a float64 recomputation of the model's own logits. Writes docs/zoo.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.zoo_models import architectures, small_model, token_ids
+from dynamics.training.loop.clean_pass import evaluate_tokens
+from dynamics.training.loop.fused_head import fused_head, logits_of
+
+#: Largest difference of a loss or an entropy, in nats.
+FLOAT32_TOLERANCE = 2e-4
+# A bf16 number near 20 is rounded by up to 1/16, a loss is a difference of two logits, and a soft cap rounds anew.
+BF16_TOLERANCE = 0.25
+_SECONDS = 60
+_PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What came out for one architecture.
+
+    Attributes
+    ----------
+    model_type, class_name : str
+    fused : bool
+    reason : str
+        Why whole logits are used, or why there is no model; empty where it is fused.
+    built : bool
+    errors : dict
+        Of a type's name to the largest difference in nats.
+    largest_logit : float
+    """
+
+    model_type: str
+    class_name: str = ""
+    built: bool = False
+    fused: bool = False
+    reason: str = ""
+    errors: dict[str, float]
+    largest_logit: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was measured is within what is allowed."""
+        limits = {"float32": FLOAT32_TOLERANCE, "bfloat16": BF16_TOLERANCE}
+        return all(self.errors[name] <= limits[name] for name in self.errors)
+
+
+def examine(model_type: str) -> Finding:
+    """Build an architecture small and compare its recorded values with its own logits, in float32 and bf16."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with _limited(_SECONDS):
+                model = small_model(model_type)
+        except Exception as error:
+            return Finding(model_type=model_type, reason=_short(error), errors={})
+        return _examined(model_type, model)
+
+
+def _examined(model_type: str, model: Any) -> Finding:
+    errors: dict[str, float] = {}
+    reasons: list[str] = []
+    fused, largest = False, 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        try:
+            with _limited(_SECONDS):
+                logits = own_logits(model, dtype)
+        except Exception as error:
+            reasons.append(f"its own code fails in {name}: {_short(error)}")
+            continue
+        with _heard() as said, _limited(_SECONDS):
+            errors[name] = _largest_difference(model, logits, dtype)
+            with fused_head(model, dtype=dtype) as yes:
+                pass
+        reasons += [line.split(": ", 1)[1].split("; losses are")[0] for line in said]
+        if dtype == torch.float32:
+            fused, largest = yes, float(logits.abs().max())
+        elif yes != fused:
+            reasons.append(f"whole logits in {name}")
+    return Finding(
+        model_type=model_type,
+        class_name=type(model).__name__,
+        built=True,
+        fused=fused,
+        reason="; ".join(reasons),
+        errors=errors,
+        largest_logit=largest,
+    )
+
+
+@torch.no_grad()
+def own_logits(model: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return what the model itself makes of `token_ids()`, as float64."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return torch.cat([logits_of(model(input_ids=rows)) for rows in token_ids().split(2)]).double()
+
+
+def _largest_difference(model: Any, logits: torch.Tensor, dtype: torch.dtype) -> float:
+    """Of loss and entropy as recorded from those of `logits`, in nats."""
+    ids = token_ids()
+    labels = ids.clone()
+    labels[:, 0] = -100
+    values = evaluate_tokens(model, ids.numpy(), labels.numpy(), batch_size=2, dtype=dtype)
+    log_p = logits[:, :-1].log_softmax(-1)
+    loss = -log_p.gather(2, ids[:, 1:, None])[..., 0]
+    entropy = -(log_p.exp() * log_p).where(log_p > -torch.inf, 0.0).sum(-1)
+    apart = [np.abs(values.loss[:, 1:] - loss.numpy()).max(), np.abs(values.entropy[:, 1:] - entropy.numpy()).max()]
+    return float(np.max(apart))
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Lines that the toolkit logs, whatever the level."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    listener, logger = Listener(), logging.getLogger("dynamics")
+    logger.addHandler(listener)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = before
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError after some seconds."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[1] if len(lines) > 1 and lines[0].startswith("Class validation") else lines[0]
+    return text.replace("|", "/")[:110]
+
+
+def page(findings: Sequence[Finding]) -> str:
+    """The table."""
+    built = [finding for finding in findings if finding.built]
+    fused = [finding for finding in built if finding.fused]
+    lines = [
+        "# Architectures",
+        "",
+        f"Written by `python -m benchmarks.zoo` with transformers {transformers.__version__} and torch "
+        f"{torch.__version__.split('+')[0]} on a CPU. Of the {len(findings)} model types for which transformers has a "
+        f"causal language model, {len(built)} are built small here, {len(fused)} of them fused: their losses come "
+        "straight from hidden states. The others are recorded from whole logits, which takes more memory and is as "
+        "right.",
+        "",
+        "Errors are the largest difference, over 69 tokens, of loss or entropy (nats) as recorded from those computed "
+        "in float64 of the model's own logits, which were grown to about 20 (or as far as a soft cap lets them). "
+        f"Allowed are {FLOAT32_TOLERANCE} in float32 and, under bf16 autocast, {BF16_TOLERANCE}: bf16 numbers near 20 "
+        "are rounded by up to 1/16, which the model's own logits are and those of the fused operator, on a CPU, are "
+        "not.",
+        "",
+        "| model type | class | losses from | float32 | bf16 |",
+        "|---|---|---|---|---|",
+    ]
+    for finding in built:
+        route = "hidden states" if finding.fused else "whole logits"
+        route += f" ({finding.reason})" if finding.reason else ""
+        numbers = " | ".join(_number(finding.errors.get(name)) for name in ("float32", "bfloat16"))
+        lines.append(f"| {finding.model_type} | {finding.class_name} | {route} | {numbers} |")
+    lines += ["", "Not built here:", "", "| model type | why |", "|---|---|"]
+    lines += [f"| {finding.model_type} | {finding.reason} |" for finding in findings if not finding.built]
+    return "\n".join(lines) + "\n"
+
+
+def _number(error: float | None) -> str:
+    return "" if error is None else f"{error:.1e}"
+
+
+def main() -> None:
+    """Examine all of them, or those named, and write the page if all of them were."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model_type", nargs="*")
+    chosen = parser.parse_args().model_type
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    findings = []
+    for model_type in chosen or architectures():
+        finding = examine(model_type)
+        findings.append(finding)
+        state = "ok" if finding.built and finding.ok else "-" if not finding.built else "OFF"
+        print(state, model_type, "fused" if finding.fused else "", finding.errors, finding.reason, flush=True)
+    if not chosen:
+        _PAGE.write_text(page(findings))
+    sys.exit(any(not finding.ok for finding in findings))
+
+
+if __name__ == "__main__":
+    main()

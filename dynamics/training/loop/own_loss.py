@@ -1,0 +1,82 @@
+"""Whether a model's own training loss holds more than the cross-entropy of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from dynamics.ops.token_statistics import IGNORE_INDEX, shift
+from dynamics.training.environment.generators import evaluating
+from dynamics.training.loop.fused_head import causal_model
+from dynamics.training.loop.head_answer import last_positions, logits_of
+
+
+class OwnLoss(NamedTuple):
+    """A model's own loss of one row of a batch, and what it would be with nothing but tokens in it; in nats."""
+
+    own: float
+    cross_entropy: float
+
+    @property
+    def excess(self) -> float:
+        """What the model adds: a router's balance, a z-loss; negative where it leaves something out."""
+        return self.own - self.cross_entropy
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether nothing is added, up to how the numbers are rounded."""
+        # float32 means agree to 1e-6, under autocast too: both come from the same logits.
+        return abs(self.excess) <= 2e-5 * max(1.0, abs(self.cross_entropy))
+
+
+def own_loss(model: nn.Module, inputs: Mapping[str, Any], *, dtype: torch.dtype = torch.float32) -> OwnLoss | None:
+    """Compare a model's own loss of one row with the mean cross-entropy of the row's predicted tokens.
+
+    A trainer that computes the loss of tokens itself loses what a model adds to its own: Mixtral's router loss, or
+    Bamba's z-loss. Some add it in training alone, so the model is in evaluation mode (nothing is dropped) but for the
+    flag of the causal model itself. Modes and global generators are as before on return.
+
+    Parameters
+    ----------
+    model : Module
+        A causal language model, or what wraps one.
+    inputs : mapping
+        A collated batch, with `labels` of shape (B, T), on the model's device. The row with the most predicted tokens
+        is used.
+    dtype : torch.dtype
+        float32, or the autocast type of training.
+
+    Returns
+    -------
+    OwnLoss or None
+        None where there is nothing to compare: no row predicts a token, or the model returns no loss.
+    """
+    labels = inputs["labels"]
+    n_predicted = (labels[:, 1:] != IGNORE_INDEX).sum(dim=1)
+    row = int(n_predicted.argmax())
+    if not int(n_predicted[row]):
+        return None
+    left_out = ("num_items_in_batch", "sequence_id")
+    one = {
+        key: value[row : row + 1] if isinstance(value, torch.Tensor) and value.shape[:1] == labels.shape[:1] else value
+        for key, value in inputs.items()
+        if key not in left_out
+    }
+    inner = causal_model(model)
+    device = labels.device.type
+    with torch.no_grad(), evaluating(model), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+        inner.training = True  # the flag alone: the modules within stay in evaluation mode
+        output = model(**one)
+    own = output[0] if isinstance(output, tuple) else getattr(output, "loss", None)
+    if own is None or own.numel() != 1:
+        return None
+    # With labels, a tuple holds the loss first.
+    logits = logits_of(output[1:] if isinstance(output, tuple) else output)
+    logits = last_positions(logits, one["labels"]).double()
+    # Decoders of translators (BART's) expect labels that are shifted already: nothing is added in them either.
+    pairs = (shift(logits, one["labels"]), (logits.flatten(0, 1), one["labels"].flatten()))
+    found = [float(nn.functional.cross_entropy(*pair, ignore_index=IGNORE_INDEX)) for pair in pairs]
+    return OwnLoss(own=float(own), cross_entropy=min(found, key=lambda value: abs(value - float(own))))

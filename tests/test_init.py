@@ -132,7 +132,14 @@ def test_every_run_can_be_explored_however_it_was_opened() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["regularizers.registry", "recipe.settings", "recipe.training_keys", "analysis.tokens.drop_pools", "plots.curriculum", "cli"],
+    [
+        "regularizers.registry",
+        "recipe.settings",
+        "recipe.training_keys",
+        "analysis.tokens.drop_pools",
+        "plots.curriculum",
+        "cli",
+    ],
 )
 def test_what_reads_the_methods_facts_loads_no_torch(module: str) -> None:
     code = (

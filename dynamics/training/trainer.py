@@ -175,7 +175,7 @@ class DynamicsTrainer(Trainer):
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
         dtype = forward_dtype(self.args)
         if not self._loss_is_known and self.compute_loss_func is None:
-            require_plain_loss(self.model, {**inputs, "labels": labels}, dtype=dtype)
+            require_plain_loss(model, {**inputs, "labels": labels}, dtype=dtype)
             self._loss_is_known = True
         if self.loop.methods.needs_current_values:
             batch = with_values(batch, current_values(model, inputs, dtype=dtype, fused=self.loop_callback.fused))

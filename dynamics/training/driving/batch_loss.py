@@ -11,7 +11,8 @@ from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics,
 from dynamics.regularizers.base import Batch
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.loop.clean_pass import TokenValues, forward_context, forward_values
-from dynamics.training.loop.fused_head import HeadRequest
+from dynamics.training.loop.fused_head import HeadRequest, causal_model
+from dynamics.training.loop.own_loss import own_loss
 from dynamics.training.loop.training_loop import TrainingLoop
 
 
@@ -133,6 +134,24 @@ def _unshifted(found: Any, n_rows: int) -> TokenValues:
     )
 
 
-def require_plain_loss(model: Any, inputs: dict[str, Any], *, dtype: torch.dtype) -> None:
-    """Raise InputError if the model's own training loss holds more than the loss of tokens, on a row of a batch."""
-    del model, inputs, dtype
+def require_plain_loss(model: torch.nn.Module, inputs: dict[str, Any], *, dtype: torch.dtype) -> None:
+    """Raise InputError if a model's own training loss holds more than the loss of tokens, on a row of a batch.
+
+    Parameters
+    ----------
+    model : Module
+        As the trainer runs it.
+    inputs : mapping
+        A batch with its labels.
+    dtype : torch.dtype
+        float32, or the autocast type of training.
+    """
+    found = own_loss(model, inputs, dtype=dtype)
+    if found is not None and not found.is_cross_entropy:
+        name = type(causal_model(model)).__name__
+        raise InputError(
+            f"{name}: its own training loss of a row is {found.own:.4f} nats and the cross-entropy of the row's tokens "
+            f"{found.cross_entropy:.4f}; this trainer computes the loss of tokens alone and would drop the rest. Switch "
+            "it off in the model's configuration (output_router_logits, z_loss_coefficient), or use attach on a Trainer, "
+            "which keeps the model's loss"
+        )

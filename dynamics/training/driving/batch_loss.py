@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
 from dynamics.regularizers.base import Batch
 from dynamics.training.environment.generators import evaluating
@@ -151,7 +152,7 @@ def require_plain_loss(model: torch.nn.Module, inputs: dict[str, Any], *, dtype:
         name = type(causal_model(model)).__name__
         raise InputError(
             f"{name}: its own training loss of a row is {found.own:.4f} nats and the cross-entropy of the row's tokens "
-            f"{found.cross_entropy:.4f}; this trainer computes the loss of tokens alone and would drop the rest. Switch "
-            "it off in the model's configuration (output_router_logits, z_loss_coefficient), or use attach on a Trainer, "
-            "which keeps the model's loss"
+            f"{found.cross_entropy:.4f}; this trainer computes the loss of tokens alone and would drop the rest. "
+            "Switch it off in the model's configuration (output_router_logits, z_loss_coefficient), or use attach on a "
+            "Trainer, which keeps the model's loss"
         )

@@ -155,6 +155,11 @@ class TokenDropout(Regularizer):
         embedding = input_embedding(model, type(self).__name__) if embedding is None else embedding
         self._neutral_id = neutral_token(model)
         self._n_vocab = n_rows(embedding)
+        if self._replacement_id >= self._n_vocab:
+            raise InputError(
+                f"replacement_token: {self._replacement_id} is not among the {self._n_vocab} tokens of "
+                f"{type(model).__name__}; give an id below that"
+            )
         hooks: list[Removable] = [
             model.register_forward_pre_hook(self._replace_ids, with_kwargs=True),
             embedding.register_forward_hook(self._replace),
@@ -256,7 +261,11 @@ class TokenDropout(Regularizer):
         raise AssertionError(self.settings.replacement)
 
 
-def _token_id(token: int | str | None, tokenizer: PreTrainedTokenizerBase) -> int:
+def _token_id(token: int | str | None, tokenizer: PreTrainedTokenizerBase | None) -> int:
+    if tokenizer is None:  # a training set of ids
+        if isinstance(token, int) and token >= 0:
+            return token
+        raise InputError(f"replacement_token: {token!r} needs a tokenizer to be found by; give a token's id, from 0")
     if isinstance(token, int):
         if 0 <= token < len(tokenizer):
             return token

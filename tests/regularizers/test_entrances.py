@@ -319,7 +319,10 @@ def test_labels_are_not_replaced():
 
 def test_the_neutral_token_means_nothing_to_the_model():
     assert neutral_token(build("llama")) == 3  # 0 pads, 1 begins, 2 ends
-    assert neutral_token(Plain()) == 0
+    plain = Plain()
+    assert neutral_token(plain) == 0
+    plain.config = {"model_type": "custom", "pad_token_id": 0}
+    assert neutral_token(plain) == 1
     model = build("llama")
     model.config.image_token_index, model.config.eos_token_id = 3, [4, 6]
     assert neutral_token(model) == 2

@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 from support.batches import rows_batch, training_data
-from support.models import FAMILIES, N_VOCAB, PAD, build
+from support.models import FAMILIES, N_VOCAB, PAD, Padder, build, examples
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -13,9 +13,12 @@ from transformers import (
     Gemma3nTextConfig,
     Gemma4TextConfig,
     Qwen4ExpTextConfig,
+    Trainer,
+    TrainingArguments,
 )
 from transformers.integrations.neftune import activate_neftune
 
+from dynamics import attach
 from dynamics.errors import InputError
 from dynamics.regularizers.attention_dropout import AttentionDropout
 from dynamics.regularizers.entrances import neutral_token, place_of_ids, replace_embeddings, second_embeddings
@@ -354,3 +357,26 @@ def test_noise_of_neftune_is_not_left_on_dropped_tokens():
 def test_replacing_keeps_the_type():
     rows = replace_embeddings(torch.ones(1, 2, 3, dtype=torch.bfloat16), torch.tensor([[True, False]]), torch.zeros(3))
     assert rows.dtype == torch.bfloat16 and rows[0].tolist() == [[0.0] * 3, [1.0] * 3]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma4"])
+def test_ids_are_replaced_in_a_trainer_of_ones_own(tmp_path, name):
+    model = build(name) if name in FAMILIES else further_entrances(name)
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].clone()) if torch.is_grad_enabled() else None
+    )
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(tmp_path), report_to="none", use_cpu=True, max_steps=2, save_strategy="no", disable_tqdm=True
+        ),
+        train_dataset=[{key: [token % 50 + 4 for token in ids] for key, ids in one.items()} for one in examples(8)],
+        data_collator=Padder(),
+    )
+    attach(trainer, RandomTokenDropout(ratio=1.0, schedule="constant"))
+    trainer.train()
+    # Every predicted token is the neutral one; a sequence's first has no prediction.
+    assert len(seen) == 2
+    for ids in seen:
+        assert (ids[:, 0] != 3).all() and set(ids[:, 1:].flatten().tolist()) <= {3, PAD}

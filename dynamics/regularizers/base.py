@@ -158,6 +158,11 @@ class Regularizer:
         """
         return None
 
+    @classmethod
+    def ranks_records(cls, settings: Mapping[str, Any]) -> bool:
+        """Return whether such settings rank every training token by what was recorded of it."""
+        return False
+
     def training_arguments(self) -> dict[str, Any]:
         """Return the fields of TrainingArguments that this method sets: that of `argument`, if it has one."""
         if self.argument is None:

@@ -102,7 +102,8 @@ class TokenDropout(Regularizer):
         self._seed = 0
         self._replacement_id = token if isinstance(token, int) else -1
         self._neutral_id = 0
-        self._n_vocab = 0
+        #: Rows of the input embedding of the model that hooks were put on.
+        self.n_vocab = 0
         self._armed: tuple[Batch, torch.Tensor] | None = None
         self._ids: torch.Tensor | None = None  # what the model is given in the forward pass under way
 
@@ -154,10 +155,10 @@ class TokenDropout(Regularizer):
             return ()
         embedding = input_embedding(model, type(self).__name__) if embedding is None else embedding
         self._neutral_id = neutral_token(model)
-        self._n_vocab = n_rows(embedding)
-        if self._replacement_id >= self._n_vocab:
+        self.n_vocab = n_rows(embedding)
+        if self._replacement_id >= self.n_vocab:
             raise InputError(
-                f"replacement_token: {self._replacement_id} is not among the {self._n_vocab} tokens of "
+                f"replacement_token: {self._replacement_id} is not among the {self.n_vocab} tokens of "
                 f"{type(model).__name__}; give an id below that"
             )
         hooks: list[Removable] = [
@@ -207,7 +208,7 @@ class TokenDropout(Regularizer):
     def _random_ids(self, batch: Batch) -> torch.Tensor:
         from dynamics.ops.keyed_random import STREAM_REPLACEMENT
 
-        return (self._draw(STREAM_REPLACEMENT, batch) * self._n_vocab).long()
+        return (self._draw(STREAM_REPLACEMENT, batch) * self.n_vocab).long()
 
     # Hooks; unarmed, in evaluation, generation and recording, they leave everything as it is. ------------------------
 

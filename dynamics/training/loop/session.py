@@ -20,6 +20,7 @@ from dynamics.recipe.training_keys import conflict
 from dynamics.regularizers.base import Batch, Regularizer, Removable
 from dynamics.training.batches.dataset import KeyedOrder
 from dynamics.training.batches.dataset_sequences import SequenceIndex, keys_of, where_in
+from dynamics.training.environment.arguments import forward_dtype
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.environment.interrupts import Interrupted
 from dynamics.training.environment.processes import any_of, merged
@@ -257,7 +258,8 @@ class Session(TrainerCallback):
         if self._on_begin is not None:
             self._on_begin(self._trainer)
         if self.wants_fused:
-            self.fused = self._patches.enter_context(fused_head(self._trainer.model_wrapped))
+            dtype = forward_dtype(args)
+            self.fused = self._patches.enter_context(fused_head(self._trainer.model_wrapped, dtype=dtype))
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         # NEFTune's hooks are there already, so that masks act after its noise.
         for method in self.regularizers:

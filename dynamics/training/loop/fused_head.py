@@ -249,7 +249,7 @@ class _Route:
                     self.problem = _told(error)
                     _say(self._inner, self.problem)
                 else:
-                    self._proven = True
+                    self._proven = self._growth is None
                     return output
             logits = logits_of(self._before(*args, **self._without_cache(kwargs)))
             return answer_from_logits(last_positions(logits, request.labels), request)

@@ -114,7 +114,10 @@ class TwoLayers(nn.Linear):
             lambda model: setattr(model, "__class__", Louder),
             "its logits are not those of its head, a scale and a soft cap",
         ),
-        (lambda model: setattr(model, "lm_head", TwoLayers(32, N_VOCAB)), "its head is TwoLayers, not Linear"),
+        (
+            lambda model: setattr(model, "lm_head", TwoLayers(32, N_VOCAB)),
+            "its head is tests's TwoLayers, no plain Linear",
+        ),
         (lambda model: model.lm_head.register_forward_hook(lambda *_: None), "its head has hooks"),
     ],
 )
@@ -189,6 +192,19 @@ def test_training_is_the_same_with_and_without(tmp_path, target):
     for name in ("training_loss", "training_entropy"):
         one, other = (getattr(records, name)(1) for _, records in found)
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_training_in_bf16_is_fused(tmp_path, caplog, weights):
+    recorder = TokenRecorder(tmp_path / "run", dtype="float32")
+    args = arguments(tmp_path, bf16=True)
+    model = build("gemma2").to(weights)
+    trainer = DynamicsTrainer(model, args, Padder(), train_dataset=examples(), recorder=recorder)
+    asked = []
+    model.register_forward_pre_hook(partial(note, asked), with_kwargs=True)
+    with caplog.at_level(logging.WARNING, logger="dynamics"):
+        trainer.train()
+    assert asked == [True, True] and not caplog.records
 
 
 # What the optimiser saw.

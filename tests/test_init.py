@@ -121,6 +121,27 @@ def test_every_run_can_be_explored_however_it_was_opened() -> None:
     assert python(code) == "dynamics.explorer.build"
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "dynamics.cli",
+        "dynamics.study",
+        "dynamics.recipe.loading",
+        "dynamics.records.exporting.run_export",
+        "dynamics.analysis.comparisons.arm_comparisons",
+        "dynamics.plots.figures",
+        "dynamics.explorer.build",
+        "dynamics.example",
+    ],
+)
+def test_importing_what_needs_no_torch_loads_none(module: str) -> None:
+    code = (
+        f"import sys, {module}; "
+        "print(sorted({'torch', 'transformers', 'datasets', 'accelerate', 'dynamics.training'} & set(sys.modules)))"
+    )
+    assert python(code) == "[]"
+
+
 def test_an_unknown_name_is_an_attribute_error_with_the_nearest() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'open_runs'; did you mean 'open_run'"):
         _ = dynamics.open_runs

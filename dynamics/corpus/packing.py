@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dynamics.corpus.sources import Document
 from dynamics.corpus.tokenizer import EncodedDocument
 from dynamics.errors import InputError
-from dynamics.records.schema import predicted_mask
+from dynamics.predicted import predicted_mask
 
 #: The label of a token that has no prediction, as transformers and torch have it.
 IGNORED_LABEL = -100

@@ -116,7 +116,7 @@ def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> l
         if not run.manifest["total_steps"]:
             continue
         for settings in run.config.get("regularizers") or []:
-            if setting(settings, "schedule") is not None:
+            if None not in (setting(settings, "schedule"), setting(settings, "ratio")):
                 found.append(_curriculum(arm, run, settings))
     return found
 

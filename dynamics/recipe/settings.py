@@ -19,7 +19,7 @@ from pydantic import (
 
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.training_keys import checked_training, conflict
-from dynamics.regularizers.registry import RegularizerSettings
+from dynamics.regularizers.registry import METHODS, RegularizerSettings
 from dynamics.validation import Settings, shown
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -195,12 +195,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
-        problem = conflict([method.model_dump() for method in self.regularizers], self.training)
+        regularizers = [method.model_dump() for method in self.regularizers]
+        problem = conflict(regularizers, self.training)
         if problem is not None:
             raise ValueError(problem)
-        for at, method in enumerate(self.regularizers):
-            # Dumped, since not every method has a source.
-            if method.model_dump().get("source") == "previous_epoch" and self.recording.train_sequences != "all":
+        for at, method in enumerate(regularizers):
+            if METHODS[method["name"]].ranks_records(method) and self.recording.train_sequences != "all":
                 raise ValueError(
                     f"regularizers.{at}: source: previous_epoch ranks what was recorded, and recording.train_sequences "
                     f"is {self.recording.train_sequences}; set it to all"

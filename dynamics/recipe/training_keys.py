@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynamics.regularizers.base import Regularizer
 from dynamics.regularizers.registry import METHODS
 from dynamics.validation import shown
 
@@ -81,7 +82,8 @@ def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, A
     drawing: dict[str, str] = {}
     divisors: dict[str, str] = {}
     for one, name in zip(regularizers, names, strict=True):
-        method = METHODS[name]
+        # One that somebody wrote for themselves says nothing here of what it goes with.
+        method = METHODS.get(name, Regularizer)
         if names.count(name) > 1:
             return f"regularizers: {name} stands there twice; keep one"
         field = method.argument[1] if method.argument is not None else None

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamics.errors import DamagedRecordError, InputError
+from dynamics.predicted import predicted_mask
 
 #: What is written. From version 2 the manifest of an epoch may say ``step``, ``passes`` and ``partial``; nothing else
 #: changed.
@@ -114,29 +115,6 @@ def shard_identity(epoch: int, split: str, rank: int, world: int) -> dict[str, A
 
 
 # -------------------------------------------------------------------------------------- meaning
-
-
-def predicted_mask(document_id: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which tokens have a prediction of their own.
-
-    A token is predicted when the position before it, in the same sequence, belongs to the same
-    document. Position 0, a document's first token and padding are therefore not.
-
-    Parameters
-    ----------
-    document_id
-        (..., position) integers, -1 at padding.
-
-    Returns
-    -------
-    numpy.ndarray
-        (..., position) bool.
-    """
-    document_id = np.asarray(document_id)
-    predicted = np.zeros(document_id.shape, dtype=bool)
-    here = document_id[..., 1:]
-    predicted[..., 1:] = (here == document_id[..., :-1]) & (here >= 0)
-    return predicted
 
 
 def predicted_of(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from dynamics.errors import DamagedRecordError
+from dynamics.predicted import predicted_mask
 from dynamics.records import schema
 from dynamics.records.metrics import append_metrics, rewind_metrics
 from dynamics.records.tensors import describe_tensors, read_identity, write_tensors
@@ -130,7 +131,7 @@ def write_tokens(
     name = schema.tokens_file(split)
     path = Path(run_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    predicted = schema.predicted_mask(packed.document_id)
+    predicted = predicted_mask(packed.document_id)
     marked = {}
     if unlabelled is not None:
         predicted &= ~unlabelled

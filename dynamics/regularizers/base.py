@@ -54,7 +54,8 @@ class TrainingData:
         Tokens that have a prediction; no others are ever dropped.
     reference_loss, reference_entropy : ndarray of float32, shape (n_sequences, n_positions)
         Values under the frozen starting model, in nats; NaN where not predicted.
-    tokenizer : PreTrainedTokenizerBase
+    tokenizer : PreTrainedTokenizerBase, optional
+        None where the training set came as ids.
     seed : int
         The run's seed.
     """
@@ -64,7 +65,7 @@ class TrainingData:
     predicted: np.ndarray
     reference_loss: np.ndarray
     reference_entropy: np.ndarray
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     seed: int
 
 
@@ -156,6 +157,11 @@ class Regularizer:
         and so has no say.
         """
         return None
+
+    @classmethod
+    def ranks_records(cls, settings: Mapping[str, Any]) -> bool:
+        """Return whether such settings rank every training token by what was recorded of it."""
+        return False
 
     def training_arguments(self) -> dict[str, Any]:
         """Return the fields of TrainingArguments that this method sets: that of `argument`, if it has one."""

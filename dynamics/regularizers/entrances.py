@@ -68,10 +68,11 @@ def second_embeddings(model: nn.Module, embedding: nn.Module) -> list[nn.Module]
 def neutral_token(model: nn.Module) -> int:
     """Return the lowest id that means nothing to the model's code: not padding, nor the place of an image, say."""
     config: Any = getattr(model, "config", None)
-    parts = [config, getattr(config, "text_config", None)]
     meant: set[Any] = set()
-    for part in parts:
-        for name, value in vars(part).items() if part is not None else ():
+    for part in (config, getattr(config, "text_config", None)):
+        # Of any kind: a plain model's may be a mapping, or nothing.
+        fields: Mapping[str, Any] = part if isinstance(part, Mapping) else getattr(part, "__dict__", {})
+        for name, value in fields.items():
             if name.endswith(("token_id", "token_index")):
                 meant.update(value if isinstance(value, list | tuple) else [value])
     return next(token for token in range(len(meant) + 1) if token not in meant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -73,6 +74,10 @@ class PooledDropout(TokenDropout):
         self._documents: DeviceTable | None = None  # where parts of documents are ranked in a batch
         self._eligible: DeviceTable | None = None  # where the pool is known beforehand
         self._edge = -np.inf  # the highest value in the pool, where current values are ranked by the last epoch's
+
+    @classmethod
+    def ranks_records(cls, settings: Mapping[str, Any]) -> bool:
+        return settings.get("source") == "previous_epoch"
 
     @property
     def pool(self) -> float:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _LENGTH = 12
 #: Places in the probe's text that are dropped: neighbours, a single one, and the last.
 DROPPED = (2, 3, 6, 11)
+# A model whose sums have no fixed order differs from itself by chance; more than this many times as much is no chance.
+_NOISE = 4.0
 
 
 def dependence_on_dropped(
@@ -37,8 +39,9 @@ def dependence_on_dropped(
     Returns
     -------
     float
-        The largest absolute difference at any position: 0, or what rounding makes of it, where dropped tokens enter
-        nowhere; infinite where one text's logits are NaN and the other's are not.
+        The largest absolute difference at any position; 0 where dropped tokens enter nowhere, which is where two
+        texts differ no more than one differs from itself, run twice. Infinite where one text's logits are NaN and
+        the other's are not.
     """
     import torch
 
@@ -50,10 +53,16 @@ def dependence_on_dropped(
     # A shift by less than the range's size leaves none of them as it was.
     second = torch.where(mask, low + (first - low + (size + 1) // 2) % size, first)
     logits = []
-    for ids in (first, second):
+    for ids in (first, first, second):
         with torch.no_grad(), arm(mask):
             logits.append(model_forward(ids).double())
-    one, other = logits
+    one, again, other = logits
+    found = _difference(one, other)
+    return found if found > _NOISE * _difference(one, again) else 0.0
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    import torch
+
     same = (one == other) | (one.isnan() & other.isnan())
-    difference = torch.where(same, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf)
-    return float(difference.max())
+    return float(torch.where(same, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf).max())

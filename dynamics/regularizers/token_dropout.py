@@ -102,7 +102,8 @@ class TokenDropout(Regularizer):
         self._seed = 0
         self._replacement_id = token if isinstance(token, int) else -1
         self._neutral_id = 0
-        self._n_vocab = 0
+        #: Rows of the input embedding of the model that hooks were put on.
+        self.n_vocab = 0
         self._armed: tuple[Batch, torch.Tensor] | None = None
         self._ids: torch.Tensor | None = None  # what the model is given in the forward pass under way
 
@@ -154,7 +155,12 @@ class TokenDropout(Regularizer):
             return ()
         embedding = input_embedding(model, type(self).__name__) if embedding is None else embedding
         self._neutral_id = neutral_token(model)
-        self._n_vocab = n_rows(embedding)
+        self.n_vocab = n_rows(embedding)
+        if self._replacement_id >= self.n_vocab:
+            raise InputError(
+                f"replacement_token: {self._replacement_id} is not among the {self.n_vocab} tokens of "
+                f"{type(model).__name__}; give an id below that"
+            )
         hooks: list[Removable] = [
             model.register_forward_pre_hook(self._replace_ids, with_kwargs=True),
             embedding.register_forward_hook(self._replace),
@@ -202,7 +208,7 @@ class TokenDropout(Regularizer):
     def _random_ids(self, batch: Batch) -> torch.Tensor:
         from dynamics.ops.keyed_random import STREAM_REPLACEMENT
 
-        return (self._draw(STREAM_REPLACEMENT, batch) * self._n_vocab).long()
+        return (self._draw(STREAM_REPLACEMENT, batch) * self.n_vocab).long()
 
     # Hooks; unarmed, in evaluation, generation and recording, they leave everything as it is. ------------------------
 
@@ -256,7 +262,11 @@ class TokenDropout(Regularizer):
         raise AssertionError(self.settings.replacement)
 
 
-def _token_id(token: int | str | None, tokenizer: PreTrainedTokenizerBase) -> int:
+def _token_id(token: int | str | None, tokenizer: PreTrainedTokenizerBase | None) -> int:
+    if tokenizer is None:  # a training set of ids
+        if isinstance(token, int) and token >= 0:
+            return token
+        raise InputError(f"replacement_token: {token!r} needs a tokenizer to be found by; give a token's id, from 0")
     if isinstance(token, int):
         if 0 <= token < len(tokenizer):
             return token

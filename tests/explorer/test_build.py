@@ -12,7 +12,7 @@ from support.synthetic import make_run
 from dynamics.errors import InputError
 from dynamics.explorer import build
 from dynamics.explorer.build import build_page
-from dynamics.records import schema
+from dynamics.predicted import predicted_mask
 from dynamics.records.reader import open_run
 
 CLASSES = ["high to low", "low to low", "low to high", "high to high", "rebounding"]
@@ -295,9 +295,7 @@ def test_runs_of_different_starting_models_have_the_references_of_the_first(two_
     with monkeypatch.context() as patch:
         patch.setattr(
             "support.synthetic._reference_entropy",
-            lambda packed, seed: np.where(
-                schema.predicted_mask(packed.document_id), np.float32(7.0), np.float32(np.nan)
-            ),
+            lambda packed, seed: np.where(predicted_mask(packed.document_id), np.float32(7.0), np.float32(np.nan)),
         )
         other = open_run(make_run(tmp_path / "other", seed=1))
     page = build_page([two_runs[0], other])

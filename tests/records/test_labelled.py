@@ -14,6 +14,7 @@ import xarray
 from support.synthetic import SyntheticSplit, make_run
 
 from dynamics.errors import DamagedRecordError, InputError
+from dynamics.predicted import predicted_mask
 from dynamics.records import epochs, schema, values, writer
 from dynamics.records.reader import open_run
 from dynamics.records.writer import SplitValues
@@ -37,7 +38,7 @@ def hand_run(path: Path, *, training_pass: bool) -> Path:
         text_offset=np.array([0, 1, 2]),
         document_hash=np.zeros((2, 32), dtype=np.uint8),
     )
-    reference = np.where(schema.predicted_mask(DOCUMENT), 7.0, NAN)
+    reference = np.where(predicted_mask(DOCUMENT), 7.0, NAN)
     entry = writer.write_tokens(
         path,
         "train",

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from support.synthetic import SyntheticSplit, make_run
 
 from dynamics.errors import DamagedRecordError, InputError
+from dynamics.predicted import predicted_mask
 from dynamics.records import schema, writer
 from dynamics.records.check import check_run
 from dynamics.records.reader import Run, Study, common_epochs, open_any, open_run, open_study
@@ -43,7 +44,7 @@ def hand_split() -> SyntheticSplit:
 
 
 def hand_values(sequence_id: list[int], scale: float) -> SplitValues:
-    predicted = schema.predicted_mask(hand_split().document_id)[sequence_id]
+    predicted = predicted_mask(hand_split().document_id)[sequence_id]
     loss = np.array([[NAN, 1, 2, 3], [NAN, 4, NAN, 5], [NAN] * 4])[sequence_id] * scale
     return SplitValues(
         sequence_id=np.array(sequence_id),

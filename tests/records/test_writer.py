@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from support.synthetic import SyntheticSplit, make_run, make_split
 
 from dynamics.errors import DamagedRecordError, InputError
+from dynamics.predicted import predicted_mask
 from dynamics.records import schema, writer
 from dynamics.records.reader import open_run
 from dynamics.records.writer import SplitValues
@@ -47,7 +48,7 @@ def begun(tmp_path: Path, packed: SyntheticSplit) -> Path:
 
 
 def write_some_tokens(path: Path, packed: SyntheticSplit) -> dict[str, Any]:
-    values = np.where(schema.predicted_mask(packed.document_id), 1.0, np.nan)
+    values = np.where(predicted_mask(packed.document_id), 1.0, np.nan)
     return writer.write_tokens(
         path,
         "train",
@@ -61,7 +62,7 @@ def write_some_tokens(path: Path, packed: SyntheticSplit) -> dict[str, Any]:
 def some_values(packed: SyntheticSplit, ids: list[int], **changes: Any) -> SplitValues:
     """Loss 10 * id + position, so that any row in a wrong place is seen."""
     rows = np.array(ids, dtype=np.int64)
-    predicted = schema.predicted_mask(packed.document_id)[rows]
+    predicted = predicted_mask(packed.document_id)[rows]
     loss = np.where(predicted, 10.0 * rows[:, None] + np.arange(BLOCK), np.nan)
     values = {
         "sequence_id": rows,

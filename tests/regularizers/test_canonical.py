@@ -10,52 +10,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
+from support.canonical import CANONICAL, method_of
 from support.models import Padder, build, examples
 from transformers import TrainingArguments
 
 from dynamics import DynamicsTrainer, TokenRecorder, open_run
 from dynamics.errors import InputError
-from dynamics.regularizers.registry import METHODS, RegularizerSettings, build_regularizers
-from dynamics.validation import Settings
+from dynamics.regularizers.registry import METHODS
 
-# fmt: off
-CANONICAL = {
-    "entrodrop": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant"},
-    "entrodrop-loss": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "target": "loss"},
-    "entrodrop-both-kept": {
-        "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "target": "both", "normalize": "kept",
-    },
-    "entrodrop-random": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "random"},
-    "entrodrop-sigmoid": {"name": "entrodrop", "ratio": 0.5, "schedule": {"name": "sigmoid", "midpoint": 0.2}},
-    "entrodrop-loss-signal": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "signal": "loss"},
-    "entrodrop-previous": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "previous_epoch"},
-    "entrodrop-current": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "current"},
-    "entrodrop-current-sequence": {
-        "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "current", "ranks": "sequence",
-    },
-    "entrodrop-document": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "ranks": "document"},
-    "inverse_entrodrop": {"name": "inverse_entrodrop", "ratio": 0.4, "schedule": "constant"},
-    "random_token_dropout": {"name": "random_token_dropout", "ratio": 0.4, "schedule": "constant"},
-    "weight_decay": {"name": "weight_decay", "value": 1.0},
-    "hidden_dropout": {"name": "hidden_dropout", "rate": 0.3},
-    "attention_dropout": {"name": "attention_dropout", "rate": 0.3},
-    "label_smoothing": {"name": "label_smoothing", "factor": 0.3},
-    "neftune": {"name": "neftune", "alpha": 5.0},
-    "goldfish_loss-hash": {"name": "goldfish_loss", "h": 2, "k": 3},
-    "goldfish_loss-static": {"name": "goldfish_loss", "variant": "static", "k": 3, "normalize": "all"},
-    "entropy_adaptive_weighting": {"name": "entropy_adaptive_weighting", "top_k": 20},
-    "entropy_adaptive_weighting-axolotl": {"name": "entropy_adaptive_weighting", "normalize": "axolotl"},
-    "loss_truncation": {"name": "loss_truncation", "fraction": 0.3, "warmup": 1},
-}
-# fmt: on
 # What draws from torch's generator in every forward pass, rather than by key.
 DRAWING = {"hidden_dropout", "attention_dropout", "neftune"}
-
-
-def method_of(settings):
-    parsed: Settings = TypeAdapter(RegularizerSettings).validate_python(settings)
-    return build_regularizers([parsed])
 
 
 def trainer_of(path, settings, *, record=False, model=None, methods=None, **changes):

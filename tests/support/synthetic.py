@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dynamics.predicted import predicted_mask
 from dynamics.records import schema, writer
 
 Array = np.ndarray[Any, Any]
@@ -167,7 +168,7 @@ def make_run(
         values = {}
         for split in packed:
             at = rows[split]
-            predicted = schema.predicted_mask(packed[split].document_id)[at]
+            predicted = predicted_mask(packed[split].document_id)[at]
             entropy = reference[split][at]
             loss = np.where(predicted, loss_fn(epoch, split, entropy, rng), np.nan)
             drop = predicted & (rng.random(predicted.shape) < ratio * epoch / max(last, 1))
@@ -274,7 +275,7 @@ def _reference_entropy(packed: SyntheticSplit, seed: int) -> Array:
     rng = np.random.default_rng([seed, packed.token_id.size])
     low = rng.choice([True, False], size=packed.token_id.shape)
     values = np.where(low, rng.uniform(0.1, 1.0, low.shape), rng.uniform(3.0, 5.0, low.shape)).astype(np.float32)
-    return np.where(schema.predicted_mask(packed.document_id), values, np.float32(np.nan))
+    return np.where(predicted_mask(packed.document_id), values, np.float32(np.nan))
 
 
 def _metrics(last: int, ratio: float) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamics.training import checkpoints
+from dynamics.training.resuming import checkpoints
 from dynamics.training.resuming.checkpoints import Checkpoints, telling_full_disk
 
 

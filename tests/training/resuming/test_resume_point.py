@@ -25,12 +25,12 @@ from dynamics.records import schema
 from dynamics.records.check import check_run
 from dynamics.records.reader import open_run
 from dynamics.reporting import Reporter
+from dynamics.training.driving.batch_loss import batch_loss
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.environment.interrupts import Interrupted, finishing_steps
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.recipe_run import train
 from dynamics.training.resuming.checkpoints import Checkpoints
-from dynamics.training.trainer import DynamicsTrainer
 
 RECIPE = {
     "recording": {"train_sequences": 20, "validation_sequences": 10},
@@ -49,7 +49,7 @@ def interrupted(folder, monkeypatch, *, step):
 
     def ends(self, args, state, control, **kwargs):
         # Each epoch has its recording and its checkpoint behind it when the next begins.
-        self._stops = lambda: state.global_step == step and self.metrics._path is not None
+        self.loop._stops = lambda: state.global_step == step and self.loop.metrics._path is not None
         return stop(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -147,11 +147,14 @@ def test_another_recipe_or_other_data_are_refused_by_key(tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPE, "validation", changes["validation"])
     folder = tmp_path / "run"
     interrupted(folder, monkeypatch, step=2)
-    with pytest.raises(InputError, match="differs in regularizers, seed;"):
+    with pytest.raises(
+        InputError,
+        match=r"differs in regularizers \(\[\] then, \[.*neftune.*\] now\), seed \(0 then, 1 now\); give the",
+    ):
         resumed(folder, seed=1, regularizers=[{"name": "neftune"}])
     (corpus / "3.txt").write_text("Another text altogether. " * 20)
     monkeypatch.setattr("dynamics.training.preparation.prepare._last", None)  # as in another process
-    with pytest.raises(InputError, match=r"other data than the recipe gives now, which differs in data\.corpus_hash"):
+    with pytest.raises(InputError, match=r"a run of other data than is given now \(data\.corpus_hash, "):
         resumed(folder)
 
 
@@ -221,16 +224,15 @@ def test_a_signal_ends_with_130_and_the_command_that_goes_on(tmp_path, number):
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_training_stops_where_the_loss_is_no_number(tmp_path, monkeypatch, value, whole):
-    losses = DynamicsTrainer._losses
     steps = whole.manifest["steps_per_epoch"]
 
-    def diverging(self, *args):
-        outputs, total, values = losses(self, *args)
+    def diverging(*args, loop, **options):
+        outputs, total, values = batch_loss(*args, loop=loop, **options)
         # In the second epoch: the weights stay as they are, so that training can go on.
-        at = self.state.global_step == steps + 1 and total.requires_grad
+        at = loop.step == steps + 1 and total.requires_grad
         return outputs, (total.detach() * float(value) + 0 * total.nan_to_num() if at else total), values
 
-    monkeypatch.setattr(DynamicsTrainer, "_losses", diverging)
+    monkeypatch.setattr("dynamics.training.trainer.batch_loss", diverging)
     with pytest.raises(TrainingDiverged) as caught:
         run_tiny(tmp_path / "run", **RECIPE)
     said = str(caught.value)

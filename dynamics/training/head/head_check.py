@@ -66,7 +66,9 @@ def unsuitable(model: Any) -> str | None:
     bare = uncompiled(head)
     # A subclass or a replacement (an adapter on the head, a parametrisation) may do more than one product.
     if type(bare) is not nn.Linear:
-        return f"its head is {type(bare).__name__}, not Linear"
+        kind = type(bare)
+        where = kind.__module__.split(".")[0]
+        return f"its head is {where}'s {kind.__name__}, no plain Linear"
     if "forward" in vars(bare):
         return "its head's forward is replaced"
     if _hooks(head) or _hooks(bare):
@@ -129,9 +131,8 @@ def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
         vocabulary = min(vocabulary, embedding)
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     known = [i for i in range(min(vocabulary, 200)) if i != pad]
-    n = _N_ROWS * _N_POSITIONS
-    ids = torch.tensor([known[(7 * i + 3) % len(known)] for i in range(n)])
-    return ids.view(_N_ROWS, _N_POSITIONS).to(device)
+    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(known)[chosen].to(device)
 
 
 class Probe:
@@ -192,7 +193,8 @@ class Probe:
             return f"its head returns {tuple(self._returned.shape)} and its logits are {tuple(logits.shape)}"
         if logits.requires_grad:
             return "something trainable comes after its head"
-        return _form(self._returned.double(), logits.double())
+        # On the host, for not every device has float64.
+        return _form(self._returned.cpu().double(), logits.cpu().double())
 
     @property
     def tolerance(self) -> float:

@@ -21,7 +21,7 @@ from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder, attach, open_run
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import shift, token_statistics, weighted_loss
 from dynamics.records.check import check_run
-from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.head.fused_head import HeadRequest, fused_head
 
 IDS = torch.randint(3, N_VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()
@@ -98,6 +98,8 @@ class Louder(type(build())):
     def forward(self, *args, **kwargs):
         out = super().forward(*args, **kwargs)
         out.logits = out.logits - 2.0 * (torch.arange(out.logits.shape[-1]) == 3)
+        if kwargs.get("labels") is not None:
+            out.loss = nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), kwargs["labels"][:, 1:].flatten())
         return out
 
 
@@ -112,7 +114,10 @@ class TwoLayers(nn.Linear):
             lambda model: setattr(model, "__class__", Louder),
             "its logits are not those of its head, a scale and a soft cap",
         ),
-        (lambda model: setattr(model, "lm_head", TwoLayers(32, N_VOCAB)), "its head is TwoLayers, not Linear"),
+        (
+            lambda model: setattr(model, "lm_head", TwoLayers(32, N_VOCAB)),
+            "its head is tests's TwoLayers, no plain Linear",
+        ),
         (lambda model: model.lm_head.register_forward_hook(lambda *_: None), "its head has hooks"),
     ],
 )
@@ -157,7 +162,7 @@ def arguments(tmp_path, **changes):
 
 def note(asked, model, args, kwargs):
     """Note whether a training forward pass asks the head."""
-    if model.training:
+    if model.training and torch.is_grad_enabled():
         asked.append(kwargs.get("head_request") is not None)
 
 
@@ -187,6 +192,19 @@ def test_training_is_the_same_with_and_without(tmp_path, target):
     for name in ("training_loss", "training_entropy"):
         one, other = (getattr(records, name)(1) for _, records in found)
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_training_in_bf16_is_fused(tmp_path, caplog, weights):
+    recorder = TokenRecorder(tmp_path / "run", dtype="float32")
+    args = arguments(tmp_path, bf16=True)
+    model = build("gemma2").to(weights)
+    trainer = DynamicsTrainer(model, args, Padder(), train_dataset=examples(), recorder=recorder)
+    asked = []
+    model.register_forward_pre_hook(partial(note, asked), with_kwargs=True)
+    with caplog.at_level(logging.WARNING, logger="dynamics"):
+        trainer.train()
+    assert asked == [True, True] and not caplog.records
 
 
 # What the optimiser saw.
@@ -244,7 +262,7 @@ import torch, torch.distributed as dist
 from support.models import build, N_VOCAB
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.head.fused_head import HeadRequest, fused_head
 from dynamics.training.environment.processes import leave_process_group
 dist.init_process_group("gloo")
 

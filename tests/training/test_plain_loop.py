@@ -403,8 +403,12 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
 def test_a_second_training_is_a_second_run(tmp_path):
     recorder = LoopRecorder(TokenRecorder(tmp_path / "run"))
     for _ in range(2):
+        # One that fails before anything is written does not count.
+        with pytest.raises(InputError, match="none of the examples has a token to predict"):
+            recorder.begin(build(), train=batches([{"input_ids": [5, 6], "labels": [5, -100]}]), total_steps=1)
         model = build()
         train(model, recorder, optimizer_of(model), epochs=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-2"]
     assert open_run(tmp_path / "run").complete and open_run(tmp_path / "run-2").complete
     assert open_run(tmp_path / "run-2").name == "run-2"
 

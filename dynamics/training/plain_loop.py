@@ -23,6 +23,7 @@ from dynamics.training.driving.trainer_data import require_causal
 from dynamics.training.environment.generators import isolated_rng
 from dynamics.training.environment.processes import highest_of_ranks, on_rank_zero
 from dynamics.training.head.fused_head import causal_model
+from dynamics.training.loop.hiding import require_hidden
 from dynamics.training.loop.methods import require_labels_suffice, training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop, with_values
@@ -154,7 +155,7 @@ class LoopRecorder:
         ------
         InputError
             The output is not empty and nothing is resumed, the run in it is another one, the data is not that of a
-            causal language model, or differs between processes.
+            causal language model, or differs between processes; or the model sees what a method drops.
         """
         self.detach()
         self._model = None
@@ -181,6 +182,8 @@ class LoopRecorder:
         n_positions = splits["train"].token_id.shape[1]
         loop.open(BatchReader(data["train"].keys, n_positions, pad_token_id=pad_token_id), total_steps=total_steps)
         loop.methods.prepare(training_data(splits["train"], reference["train"], tokenizer=tokenizer, seed=seed))
+        loop.methods.attach(inner, **({} if embedding is None else {"embedding": embedding}))
+        require_hidden(called, loop.methods, dtype=dtype)
         plan = RunPlan(
             output=recorder.output,
             name=recorder.name,
@@ -197,7 +200,6 @@ class LoopRecorder:
         writer = RunWriter(plan)
         writer.begin(total_steps=total_steps, steps_per_epoch=None, resumption=resumption)
         loop.recording = writer
-        loop.methods.attach(inner, **({} if embedding is None else {"embedding": embedding}))
         self._model, self._dtype, self._predicted = called, dtype, splits["train"].predicted
         if resumed is None:
             loop.begin_training(called)

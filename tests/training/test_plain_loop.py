@@ -400,6 +400,26 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
     assert open_run(tmp_path / "run").config["training"]["betas"] == [0.9, 0.95]
 
 
+def test_a_token_that_enters_elsewhere_too_is_refused(tmp_path):
+    class Twice(Own):
+        """Looks ids up in a second table, past what the model is given."""
+
+        def forward(self, idx, targets=None):
+            table = self.head.weight
+            x = self.mix(self.wte(idx) + table[targets])[0]
+            return self.head(x), None
+
+    model = Twice(False)
+    with LoopRecorder(TokenRecorder(tmp_path / "run"), EntroDrop()) as recorder:
+        options = {"train": batches(), "total_steps": 4, "logits": lambda model, ids: model(ids, ids)[0]}
+        with pytest.raises(InputError, match="the logits of Twice still depend on tokens that are dropped"):
+            recorder.begin(model, embedding=model.wte, **options)
+        with pytest.raises(InputError, match="Twice does not say what its input embeddings are; give the module"):
+            recorder.begin(model, **options)
+    assert not (tmp_path / "run").exists()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_a_second_training_is_a_second_run(tmp_path):
     recorder = LoopRecorder(TokenRecorder(tmp_path / "run"))
     for _ in range(2):

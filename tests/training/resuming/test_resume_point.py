@@ -147,7 +147,10 @@ def test_another_recipe_or_other_data_are_refused_by_key(tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPE, "validation", changes["validation"])
     folder = tmp_path / "run"
     interrupted(folder, monkeypatch, step=2)
-    with pytest.raises(InputError, match=r"differs in regularizers \(\[\] then, \[.*neftune.*\] now\), seed \(0 then, 1 now\); give the"):
+    with pytest.raises(
+        InputError,
+        match=r"differs in regularizers \(\[\] then, \[.*neftune.*\] now\), seed \(0 then, 1 now\); give the",
+    ):
         resumed(folder, seed=1, regularizers=[{"name": "neftune"}])
     (corpus / "3.txt").write_text("Another text altogether. " * 20)
     monkeypatch.setattr("dynamics.training.preparation.prepare._last", None)  # as in another process

@@ -16,7 +16,7 @@ from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.batches.batch_reader import BatchReader
-from dynamics.training.batches.dataset_sequences import gather_sequences
+from dynamics.training.batches.dataset_sequences import ending, gather_sequences
 from dynamics.training.driving.batch_loss import current_values
 from dynamics.training.driving.trainer_data import require_causal
 from dynamics.training.environment.generators import isolated_rng
@@ -157,7 +157,9 @@ class LoopRecorder:
             recorder.claim_output()
         with isolated_rng():
             gather = {
-                split: gather_sequences(batches, tokenizer=tokenizer, pad_token_id=pad_token_id)
+                split: gather_sequences(
+                    ending(batches, f"LoopRecorder: {split}"), tokenizer=tokenizer, pad_token_id=pad_token_id
+                )
                 for split, batches in (("train", train), ("validation", validation))
                 if batches is not None
             }

@@ -11,7 +11,12 @@ from transformers.models.auto import modeling_auto
 
 from dynamics.errors import InputError
 from dynamics.recipe.settings import SAFE_NAME
-from dynamics.training.batches.dataset_sequences import DatasetSequences, gather_sequences
+from dynamics.training.batches.dataset_sequences import (
+    MOST_EXAMPLES,
+    DatasetSequences,
+    endless_message,
+    gather_sequences,
+)
 from dynamics.training.environment.generators import isolated_rng
 
 # The heads of transformers' models that predict something else than the next token.
@@ -71,17 +76,39 @@ def read_dataset(trainer: Trainer, dataset: Any, *, split: str) -> DatasetSequen
     """
     if dataset is None:
         raise InputError("the trainer has no train_dataset; recording and regularisers need one")
-    args = trainer.args
-    most = None
-    if not hasattr(dataset, "__len__"):
-        # More than training can see, or an endless evaluation, is never gathered.
-        most = max(args.max_steps, 1) * examples_per_step(trainer)
-        if split != "train":
-            most = max(most, 1_000_000)
     rows, collator = _collating(trainer, dataset)
+    if not hasattr(dataset, "__len__"):
+        collator = _ending(collator, trainer, split)
     with isolated_rng():
-        loader: Any = DataLoader(rows, batch_size=args.per_device_eval_batch_size, collate_fn=collator)
-        return gather_sequences(loader, tokenizer=tokenizer_of(trainer), pad_token_id=pad_token_id(trainer), most=most)
+        loader: Any = DataLoader(rows, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=collator)
+        return gather_sequences(loader, tokenizer=tokenizer_of(trainer), pad_token_id=pad_token_id(trainer))
+
+
+def _ending(collator: Any, trainer: Trainer, split: str) -> Any:
+    """Return a collator that refuses a stream which goes on for longer than it can be of use.
+
+    It counts what it is given: of packed rows, and of rows that it packs, only the data set knows how many there are.
+    """
+    if split == "train":
+        most = max(trainer.args.max_steps, 1) * examples_per_step(trainer)
+        message = (
+            f"the training set has no length and goes on after the {most:,} examples that max_steps can train on, so "
+            "that no pass over it ends and no epoch can be recorded; give it an end (dataset.take(N)), or raise "
+            "max_steps"
+        )
+    else:
+        most = MOST_EXAMPLES
+        message = endless_message(f"the evaluation set {split}", "examples")
+    n_examples = 0
+
+    def collate(examples: list[Any]) -> Any:
+        nonlocal n_examples
+        n_examples += len(examples)
+        if n_examples > most:
+            raise InputError(message)
+        return collator(examples)
+
+    return collate
 
 
 def evaluation_sets(trainer: Trainer) -> dict[str, Any]:

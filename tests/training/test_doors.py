@@ -18,6 +18,7 @@ from support.doors.through import train
 from support.models import build, examples
 
 from dynamics.errors import InputError
+from dynamics.training.batches import dataset_sequences
 from dynamics.training.loop.fused_head import fused_head
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ SITUATIONS = {
     "batches by length": Training(grouped=True),
     "a stream (datasets)": Training(rows=hub_stream, steps=8),
     "a stream (torch)": Training(rows=Stream, steps=8),
-    "an endless stream": Training(rows=lambda rows: Stream(rows, endless=True), steps=8),
+    "an endless stream": Training(rows=lambda rows: Stream(rows, endless=True), steps=8, endless=True),
     "LoRA on lm_head": Training(wrap=lora_on_head),
     "torch_compile": Training(compiled=True, epochs=1),
 }
@@ -108,7 +109,8 @@ def prepared(situation, door, setting, folder):
 
 @pytest.mark.parametrize(("situation", "door"), cells(*SITUATIONS))
 @pytest.mark.filterwarnings(*ignored)
-def test_every_cell(situation, door, setting, tmp_path):
+def test_every_cell(situation, door, setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_sequences, "MOST_EXAMPLES", 1000)
     setting, training = prepared(situation, door, setting, tmp_path)
     cell = TABLE[situation][door]
     if cell.refusal is not None:

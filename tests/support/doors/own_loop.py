@@ -85,7 +85,9 @@ def one_step(
 def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
     inner = (training.wrap or (lambda model: model))(setting.fresh())
     model = torch.compile(inner, backend="aot_eager") if training.compiled else inner
-    examples = list((training.rows or list)(setting.train))
+    rows = (training.rows or list)(setting.train)
+    given = (Padder()([row]) for row in rows) if training.endless else batches_of(list(rows), 4)
+    examples = setting.train
     steps = list(steps_of(training, examples))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     weights, checkpoint = {}, folder / "checkpoint"
@@ -100,7 +102,7 @@ def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
             restore(checkpoint / "state.pt", inner, optimizer)
         done = recorder.begin(
             model,
-            train=batches_of(examples, 4),
+            train=given,
             validation=batches_of(setting.validation, 4),
             total_steps=len(steps),
             seed=training.seed,

@@ -102,7 +102,7 @@ class Training:
     epochs, steps : float, int or None
         Passes over the data; or, if `steps` is given, optimiser steps.
     batch, accumulation : int
-    bf16, drop_last, grouped, compiled : bool
+    bf16, drop_last, grouped, compiled, endless : bool
     rows : callable
         From the training examples to the data set that a trainer, or a loop, is given.
     wrap : callable
@@ -128,6 +128,7 @@ class Training:
     drop_last: bool = False
     grouped: bool = False
     compiled: bool = False
+    endless: bool = False
     rows: Callable[[list[Example]], Any] | None = None
     wrap: Callable[[PreTrainedModel], Any] | None = None
     load: Load | None = None

@@ -22,8 +22,8 @@ import torch
 import transformers
 
 from benchmarks.zoo_models import architectures, small_model, token_ids
+from dynamics.training.head.fused_head import fused_head, logits_of
 from dynamics.training.loop.clean_pass import evaluate_tokens
-from dynamics.training.loop.fused_head import fused_head, logits_of
 
 #: Largest difference of a loss or an entropy, in nats.
 FLOAT32_TOLERANCE = 2e-4

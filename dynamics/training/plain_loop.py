@@ -20,7 +20,7 @@ from dynamics.training.batches.dataset_sequences import ending, gather_sequences
 from dynamics.training.driving.batch_loss import current_values
 from dynamics.training.driving.trainer_data import require_causal
 from dynamics.training.environment.generators import isolated_rng
-from dynamics.training.loop.fused_head import causal_model
+from dynamics.training.head.fused_head import causal_model
 from dynamics.training.loop.methods import require_labels_suffice, training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop, with_values

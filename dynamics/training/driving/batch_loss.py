@@ -11,9 +11,9 @@ from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
 from dynamics.regularizers.base import Batch
 from dynamics.training.environment.generators import evaluating
+from dynamics.training.head.fused_head import HeadRequest, causal_model
+from dynamics.training.head.own_loss import own_loss
 from dynamics.training.loop.clean_pass import TokenValues, forward_context, forward_values
-from dynamics.training.loop.fused_head import HeadRequest, causal_model
-from dynamics.training.loop.own_loss import own_loss
 from dynamics.training.loop.training_loop import TrainingLoop
 
 

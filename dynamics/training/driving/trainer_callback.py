@@ -15,7 +15,8 @@ from dynamics.errors import InputError
 from dynamics.training.batches.sequence_dataset import KeyedOrder
 from dynamics.training.driving.trainer_data import examples_per_step
 from dynamics.training.environment.arguments import forward_dtype
-from dynamics.training.loop.fused_head import fused_head
+from dynamics.training.head.fused_head import fused_head
+from dynamics.training.loop.hiding import require_hidden
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.resuming.loop_state import LoopState, read_loop_state, write_loop_state
 
@@ -91,6 +92,7 @@ class LoopCallback(TrainerCallback):
             self.fused = self._patches.enter_context(fused_head(model, dtype=forward_dtype(args)))
         # NEFTune's hooks are there already, so that masks act after its noise.
         self.loop.methods.attach(trainer.accelerator.unwrap_model(trainer.model))
+        require_hidden(model, self.loop.methods, dtype=forward_dtype(args))
         if resumed is None:
             self.loop.begin_training(model)
             return

@@ -23,9 +23,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this library and of what it computes with."""
-    from dynamics import __version__
-
-    found = {"python": platform.python_version(), "dynamics": __version__}
+    found = {"python": platform.python_version(), "dynamics": version("learning-dynamics")}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -12,8 +12,8 @@ import torch
 
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift
 from dynamics.training.environment.generators import evaluating
-from dynamics.training.loop.fused_head import causal_model, fused_head, takes
-from dynamics.training.loop.head_answer import HeadRequest, last_positions, logits_of
+from dynamics.training.head.fused_head import causal_model, fused_head, takes
+from dynamics.training.head.head_answer import HeadRequest, last_positions, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)

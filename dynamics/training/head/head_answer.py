@@ -11,7 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from dynamics.ops.linear_statistics import linear_token_statistics
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics, unshift, weighted_loss
-from dynamics.training.loop.head_check import HeadForm
+from dynamics.training.head.head_check import HeadForm
 
 TokenWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -21,7 +21,7 @@ from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder, attach, open_run
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import shift, token_statistics, weighted_loss
 from dynamics.records.check import check_run
-from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.head.fused_head import HeadRequest, fused_head
 
 IDS = torch.randint(3, N_VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()
@@ -162,7 +162,7 @@ def arguments(tmp_path, **changes):
 
 def note(asked, model, args, kwargs):
     """Note whether a training forward pass asks the head."""
-    if model.training:
+    if model.training and torch.is_grad_enabled():
         asked.append(kwargs.get("head_request") is not None)
 
 
@@ -262,7 +262,7 @@ import torch, torch.distributed as dist
 from support.models import build, N_VOCAB
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.head.fused_head import HeadRequest, fused_head
 from dynamics.training.environment.processes import leave_process_group
 dist.init_process_group("gloo")
 

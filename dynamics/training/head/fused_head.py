@@ -26,8 +26,8 @@ from torch._dynamo import OptimizedModule
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics
 from dynamics.training.environment.generators import evaluating
-from dynamics.training.loop.compiled import not_compilable, requests_past_compilation
-from dynamics.training.loop.head_answer import (
+from dynamics.training.head.compiled import not_compilable, requests_past_compilation
+from dynamics.training.head.head_answer import (
     HeadOutput,
     HeadRequest,
     answer_from_hidden,
@@ -35,7 +35,7 @@ from dynamics.training.loop.head_answer import (
     last_positions,
     logits_of,
 )
-from dynamics.training.loop.head_check import HeadForm, Probe, head_as, sample_ids, state_of, uncompiled, unsuitable
+from dynamics.training.head.head_check import HeadForm, Probe, head_as, sample_ids, state_of, uncompiled, unsuitable
 
 __all__ = ["HeadOutput", "HeadRequest", "causal_model", "fused_head"]
 

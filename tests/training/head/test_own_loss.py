@@ -8,7 +8,7 @@ from support.models import N_VOCAB, build
 from torch.nn.functional import cross_entropy
 from transformers import BartConfig, BartForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from dynamics.training.loop.own_loss import OwnLoss, own_loss
+from dynamics.training.head.own_loss import OwnLoss, own_loss
 
 IDS = torch.randint(3, N_VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()

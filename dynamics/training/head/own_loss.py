@@ -10,8 +10,8 @@ from torch import nn
 
 from dynamics.ops.token_statistics import IGNORE_INDEX, shift
 from dynamics.training.environment.generators import evaluating
-from dynamics.training.loop.fused_head import causal_model
-from dynamics.training.loop.head_answer import last_positions, logits_of
+from dynamics.training.head.fused_head import causal_model
+from dynamics.training.head.head_answer import last_positions, logits_of
 
 
 class OwnLoss(NamedTuple):

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import TrainingArguments
 
 from dynamics import DynamicsTrainer
-from dynamics.training.loop.compiled import not_compilable, requests_past_compilation
-from dynamics.training.loop.fused_head import HeadRequest, fused_head
+from dynamics.training.head.compiled import not_compilable, requests_past_compilation
+from dynamics.training.head.fused_head import HeadRequest, fused_head
 
 IDS = torch.randint(3, N_VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()

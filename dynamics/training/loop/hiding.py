@@ -1,0 +1,42 @@
+"""Whether what methods drop from a model's input is hidden from it, asked of the model itself before it is trained."""
+
+from __future__ import annotations
+
+import torch
+
+from dynamics.errors import InputError
+from dynamics.regularizers.probe import dependence_on_dropped
+from dynamics.regularizers.token_dropout import TokenDropout
+from dynamics.training.environment.generators import evaluating
+from dynamics.training.head.fused_head import causal_model
+from dynamics.training.loop.clean_pass import forward_context
+from dynamics.training.loop.methods import Methods
+
+
+def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dtype) -> None:
+    """Raise InputError if the logits depend on tokens that a method drops from the input.
+
+    Parameters
+    ----------
+    model : Module
+        As training runs it, with the methods' hooks on it; in several processes all of them call.
+    methods : Methods
+    dtype : torch.dtype
+        float32, or the autocast type of training.
+    """
+    device = next(model.parameters()).device
+
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = model(input_ids=ids).logits
+        return found
+
+    for method in methods.all:
+        if not isinstance(method, TokenDropout) or method.settings.target == "loss":
+            continue
+        with evaluating(model), forward_context(device, dtype):
+            found = dependence_on_dropped(logits, method.n_vocab, method.armed_with, device)
+        if found > 0.0:
+            raise InputError(
+                f"{type(method).__name__}: the logits of {type(causal_model(model)).__name__} still depend on tokens "
+                f"that are dropped from its input (by {found:.2g}), since they enter it elsewhere too; use target: loss"
+            )

@@ -18,8 +18,8 @@ from dynamics.regularizers.base import Regularizer
 from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.batches.dataset_sequences import ending, gather_sequences
 from dynamics.training.driving.batch_loss import current_values
-from dynamics.training.driving.trainer_data import require_causal
 from dynamics.training.environment.generators import isolated_rng
+from dynamics.training.head.causal import require_causal
 from dynamics.training.head.fused_head import causal_model
 from dynamics.training.loop.methods import require_labels_suffice, training_data
 from dynamics.training.loop.step_metrics import StepMetrics
@@ -150,7 +150,7 @@ class LoopRecorder:
         if total_steps < 1:
             raise InputError(f"LoopRecorder: total_steps is {total_steps}; give the optimiser steps of the training")
         inner = causal_model(model)
-        require_causal(inner)
+        require_causal(model)
         resumed = None if resume_from is None else _read(Path(resume_from), self._loop)
         recorder, loop = self._recorder, self._loop
         if resumed is None:

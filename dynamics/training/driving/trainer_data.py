@@ -7,7 +7,6 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.models.auto import modeling_auto
 
 from dynamics.errors import InputError
 from dynamics.recipe.settings import SAFE_NAME
@@ -18,42 +17,6 @@ from dynamics.training.batches.dataset_sequences import (
     gather_sequences,
 )
 from dynamics.training.environment.generators import isolated_rng
-
-# The heads of transformers' models that predict something else than the next token.
-_OTHER_HEADS = (
-    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
-    "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
-)
-
-
-def require_causal(model: Any) -> None:
-    """Raise InputError, in one line, for a model that is no causal language model, or whose inputs are not its tokens.
-
-    Parameters
-    ----------
-    model : Module
-        Not wrapped for several processes.
-    """
-    for config in getattr(model, "peft_config", {}).values():
-        if getattr(config, "is_prompt_learning", False):
-            raise InputError(
-                f"the adapter {type(config).__name__} puts virtual tokens before every sequence, so that tokens are "
-                "not where recording and regularisers expect them; use another kind of adapter (LoRA)"
-            )
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    name = type(base).__name__
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
-        raise InputError(f"{name} is an encoder-decoder; recording and regularisers work on causal language models")
-    causal = _names("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
-    others = {other for mapping in _OTHER_HEADS for other in _names(mapping)}
-    if name in others - causal:
-        raise InputError(
-            f"{name} does not predict the next token; recording and regularisers work on causal language models"
-        )
 
 
 def read_dataset(trainer: Trainer, dataset: Any, *, split: str) -> DatasetSequences:
@@ -150,12 +113,6 @@ def _collating(trainer: Any, dataset: Any) -> tuple[Any, Any]:
     if isinstance(dataset, datasets.Dataset):
         return trainer._remove_unused_columns(dataset, description="recorded"), trainer.data_collator
     return dataset, trainer._get_collator_with_removed_columns(trainer.data_collator, description="recorded")
-
-
-def _names(mapping: str) -> set[str]:
-    """Return the classes that one of transformers' tables names."""
-    found = getattr(modeling_auto, mapping, {}).values()
-    return {name for value in found for name in (value if isinstance(value, tuple | list) else [value])}
 
 
 def examples_per_step(trainer: Trainer) -> int:

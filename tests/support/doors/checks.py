@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,12 +28,19 @@ def recomputed(model: torch.nn.Module, examples: Sequence[Example], width: int) 
     return {**found, "correct": correct}
 
 
-def assert_exact(trained: Trained, *, atol: float = 2e-5, rtol: float = 2e-5) -> None:
+def assert_exact(
+    trained: Trained,
+    *,
+    splits: Mapping[str, Sequence[Example]] | None = None,
+    atol: float = 2e-5,
+    rtol: float = 2e-5,
+) -> None:
     """Every recorded epoch whose weights were kept equals the recomputation, the last one and the first among them."""
     run = trained.run
     assert run.complete and run.epochs[-1] in trained.weights
     models = {epoch: trained.load(kept) for epoch, kept in trained.weights.items()}
-    for split, examples in (("train", trained.train), ("validation", trained.validation)):
+    given = {"train": trained.train, "validation": trained.validation} if splits is None else splits
+    for split, examples in given.items():
         records = run.records(split)
         width = records.token_id.shape[1]
         assert len(records.token_id) == len(examples)

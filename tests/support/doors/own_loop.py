@@ -65,15 +65,19 @@ def one_step(
     recorder: LoopRecorder,
     optimizer: torch.optim.Optimizer,
     window: list[Any],
-    dtype: torch.dtype,
+    training: Training,
     *,
     stops: bool = False,
 ) -> None:
     """An optimiser step as one writes it; or half of one, where somebody `stops` it."""
     n_tokens = sum((one["labels"][:, 1:] != -100).sum() for one in window)
     for batch in window:
-        with recorder.batch(batch) as left, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            mean = model(**left).loss
+        with recorder.batch(batch) as left, torch.autocast("cpu", training.dtype, enabled=training.bf16):
+            outputs = model(**left)
+            mean = outputs.loss
+            if training.smoothing:
+                logits, targets = outputs.logits[:, :-1].flatten(0, 1), left["labels"][:, 1:].flatten()
+                mean = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=training.smoothing)
             if stops:
                 raise KeyboardInterrupt
         (mean * (left["labels"][:, 1:] != -100).sum() / n_tokens).backward()
@@ -89,7 +93,8 @@ def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
     given = (Padder()([row]) for row in rows) if training.endless else batches_of(list(rows), 4)
     examples = setting.train
     steps = list(steps_of(training, examples))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    kind = torch.optim.SGD if training.sgd else torch.optim.AdamW
+    optimizer = kind([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     weights, checkpoint = {}, folder / "checkpoint"
 
     def keep(epoch: int) -> None:
@@ -112,7 +117,7 @@ def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
         if not done:
             keep(0)
         for at, (epoch, window, ends) in enumerate(steps[done:], start=done + 1):
-            one_step(model, recorder, optimizer, window, training.dtype, stops=at == training.stop_at)
+            one_step(model, recorder, optimizer, window, training, stops=at == training.stop_at)
             if ends:
                 recorder.epoch()
                 keep(epoch)

@@ -103,6 +103,10 @@ class Training:
         Passes over the data; or, if `steps` is given, optimiser steps.
     batch, accumulation : int
     bf16, drop_last, grouped, compiled, endless : bool
+    sgd : bool
+        Plain gradient descent without clipping, in place of AdamW.
+    smoothing : float
+        Of the labels.
     rows : callable
         From the training examples to the data set that a trainer, or a loop, is given.
     wrap : callable
@@ -129,6 +133,8 @@ class Training:
     grouped: bool = False
     compiled: bool = False
     endless: bool = False
+    sgd: bool = False
+    smoothing: float = 0.0
     rows: Callable[[list[Example]], Any] | None = None
     wrap: Callable[[PreTrainedModel], Any] | None = None
     load: Load | None = None

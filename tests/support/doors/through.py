@@ -38,6 +38,9 @@ def recipe_fields(training: Training) -> dict[str, Any]:
         "train_sampling_strategy": "group_by_length" if training.grouped else None,
         "torch_compile": training.compiled or None,
         "torch_compile_backend": "aot_eager" if training.compiled else None,
+        "optim": "sgd" if training.sgd else None,
+        "max_grad_norm": 0.0 if training.sgd else None,
+        "label_smoothing_factor": training.smoothing or None,
         **training.arguments,
     }
     return {key: value for key, value in fields.items() if value is not None}
@@ -87,6 +90,7 @@ def arguments(folder: Path, training: Training) -> TrainingArguments:
         "bf16": training.bf16,
         "dataloader_drop_last": training.drop_last,
         "torch_compile": training.compiled,
+        "label_smoothing_factor": training.smoothing,
         "report_to": "none",
         "save_strategy": "epoch",
         "save_only_model": True,
@@ -99,6 +103,8 @@ def arguments(folder: Path, training: Training) -> TrainingArguments:
         fields["max_steps"] = training.steps
     if training.grouped:
         fields["train_sampling_strategy"] = "group_by_length"
+    if training.sgd:
+        fields |= {"optim": "sgd", "max_grad_norm": 0.0}
     if training.compiled:
         fields["torch_compile_backend"] = "aot_eager"
     return TrainingArguments(**{**fields, **training.arguments})

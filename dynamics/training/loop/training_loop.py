@@ -111,7 +111,9 @@ class TrainingLoop:
 
     def begin_training(self, model: torch.nn.Module) -> None:
         """Record the model before training."""
-        self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), TrainingPass())
+        assert self._tables is not None, "open() comes first"
+        seen = TrainingPass(dropped=self._tables.whole(mean_loss=None).dropped)
+        self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), seen)
 
     def begin_pass(self) -> None:
         """Begin a pass over the data, or go on with one that a checkpoint cut."""

@@ -204,7 +204,8 @@ class LoopRecorder:
         if resumed is None:
             loop.begin_training(called)
         else:
-            self._go_on(resumed)
+            loop.load_state(resumed.facts, resumed.parts)
+            loop.resume_by_visits(called, splits["train"].predicted)
         return loop.step
 
     @contextmanager
@@ -298,15 +299,6 @@ class LoopRecorder:
                 f"LoopRecorder: {call}() within `with recorder.batch(...)`, where regularisers act; end the block first"
             )
         return self._model
-
-    def _go_on(self, resumed: LoopState) -> None:
-        """Bring the loop to where a checkpoint was; a pass that has seen everything is recorded now."""
-        assert self._model is not None
-        loop = self._loop
-        loop.load_state(resumed.facts, resumed.parts)
-        whole = loop.under_way and loop.share_visited(self._predicted) == 1.0
-        done = loop.epoch if whole else resumed.recorded
-        loop.resume(self._model, done=done, cut=loop.under_way and not whole)
 
 
 class _AsCausal(nn.Module):

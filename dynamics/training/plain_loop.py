@@ -212,7 +212,7 @@ class LoopRecorder:
     def batch(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Let regularisers act on the forward pass of a micro-batch.
 
-        With activation checkpointing the backward pass belongs in here too: it runs the forward pass again.
+        Where what is checkpointed holds the embedding, the backward pass belongs in here too: it embeds again.
 
         Yields
         ------

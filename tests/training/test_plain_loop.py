@@ -15,6 +15,7 @@ import torch
 from support.launching import launch
 from support.models import Padder, build, examples
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from dynamics import EntroDrop, LoopRecorder, TokenRecorder, WeightDecay, open_run
@@ -400,6 +401,27 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
     assert open_run(tmp_path / "run").config["training"]["betas"] == [0.9, 0.95]
 
 
+def test_a_backward_pass_in_the_block_may_run_the_forward_pass_again(tmp_path):
+    def gradients(again):
+        model = Own(False)
+
+        def forward(ids):
+            return model(ids, ids)[0]
+
+        method = RandomTokenDropout(ratio=0.4, schedule="constant")
+        with LoopRecorder(TokenRecorder(tmp_path / f"run-{again}"), method) as recorder:
+            options = {"logits": lambda model, ids: model(ids, ids)[0], "embedding": model.wte}
+            recorder.begin(model, train=batches(), total_steps=4, **options)
+            with recorder.batch(batches()[0]) as batch:
+                ids = batch["input_ids"]
+                logits = checkpoint(forward, ids, use_reentrant=False) if again else forward(ids)
+                nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()).backward()
+        return [p.grad for p in model.parameters()]
+
+    for one, other in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(one, other) and one.any()
+
+
 def test_a_token_that_enters_elsewhere_too_is_refused(tmp_path):
     class Twice(Own):
         """Looks ids up in a second table, past what the model is given."""
@@ -439,6 +461,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from accelerate import Accelerator
 from support.models import build
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from dynamics import EntroDrop, InputError, LoopRecorder, TokenRecorder
 

@@ -17,11 +17,11 @@ from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.batches.batch_reader import BatchReader
-from dynamics.training.batches.dataset_sequences import DatasetSequences, gather_sequences
+from dynamics.training.batches.dataset_sequences import DatasetSequences, ending, gather_sequences
 from dynamics.training.driving.batch_loss import current_values
-from dynamics.training.driving.trainer_data import require_causal
 from dynamics.training.environment.generators import isolated_rng
 from dynamics.training.environment.processes import highest_of_ranks, on_rank_zero
+from dynamics.training.head.causal import require_causal
 from dynamics.training.head.fused_head import causal_model
 from dynamics.training.loop.hiding import require_hidden
 from dynamics.training.loop.methods import require_labels_suffice, training_data
@@ -162,7 +162,7 @@ class LoopRecorder:
         if total_steps < 1:
             raise InputError(f"LoopRecorder: total_steps is {total_steps}; give the optimiser steps of the training")
         loop, recorder, inner = self._loop, self._recorder, causal_model(model)
-        require_causal(inner)
+        require_causal(model)
         resumed = None if resume_from is None else _state_in(Path(resume_from), loop)
         if resumed is None:
             recorder.claim_output()
@@ -321,7 +321,9 @@ def _gathered(
     given = {"train": train, **({} if validation is None else {"validation": validation})}
     with isolated_rng():
         return {
-            split: gather_sequences(_in_order(batches), tokenizer=tokenizer, pad_token_id=pad_token_id)
+            split: gather_sequences(
+                ending(_in_order(batches), f"LoopRecorder: {split}"), tokenizer=tokenizer, pad_token_id=pad_token_id
+            )
             for split, batches in given.items()
         }
 

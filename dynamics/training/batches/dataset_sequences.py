@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,24 @@ from dynamics.corpus.tokenizer import token_pieces
 from dynamics.errors import InputError
 from dynamics.training.batches.batch_reader import where_in
 from dynamics.training.batches.layout import Layout, segment_hashes
+
+#: More than this many examples of something without a length are never gathered: it may have no end.
+MOST_EXAMPLES = 1_000_000
+
+
+def endless_message(what: str, unit: str) -> str:
+    """Say that `what`, which has no length, gave more than `MOST_EXAMPLES` of a unit."""
+    return f"{what} has no length and goes on after {MOST_EXAMPLES:,} {unit}; give it a length, or an end"
+
+
+def ending(batches: Iterable[Mapping[str, Any]], what: str) -> Iterator[Mapping[str, Any]]:
+    """Yield batches; InputError where they have no length, and more than `MOST_EXAMPLES` rows."""
+    n_rows = 0
+    for batch in batches:
+        n_rows += len(batch.get("input_ids", ()))
+        if n_rows > MOST_EXAMPLES and not hasattr(batches, "__len__"):
+            raise InputError(endless_message(what, "rows"))
+        yield batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +70,7 @@ def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
 
 
 def gather_sequences(
-    batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id: int | None, most: int | None = None
+    batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id: int | None
 ) -> DatasetSequences:
     """Gather the sequences of collated batches, each once.
 
@@ -64,28 +82,18 @@ def gather_sequences(
         For the text of the tokens.
     pad_token_id : int, optional
         What pads rows that have no attention mask.
-    most : int, optional
-        How many examples a data set without a length may have: what training can see at most.
 
     Raises
     ------
     InputError
-        A batch lacks token ids or labels, nothing in it is predicted, or there are more than `most` examples.
+        A batch lacks token ids or labels, or nothing is predicted in any.
     """
     tokens: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     keys: list[int] = []
     seen: set[int] = set()
-    n_examples = 0
     for inputs in batches:
         where = where_in(inputs, pad_token_id=pad_token_id)
-        n_examples += where.n_segments()
-        if most is not None and n_examples > most:
-            raise InputError(
-                f"the training set has no length and goes on after the {most:,} examples that max_steps can train on, "
-                "so that no pass over it ends and no epoch can be recorded; give it an end (dataset.take(N)), or raise "
-                "max_steps"
-            )
         of = keys_of(inputs, where).tolist()
         real = where.segment >= 0
         sizes = torch.bincount(where.segment[real], minlength=where.n_segments()).tolist()

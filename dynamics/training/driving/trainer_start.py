@@ -19,11 +19,11 @@ from dynamics.training.driving.trainer_data import (
     examples_per_step,
     pad_token_id,
     read_dataset,
-    require_causal,
     tokenizer_of,
 )
 from dynamics.training.environment.arguments import forward_dtype
 from dynamics.training.environment.processes import rank, wait_for_all
+from dynamics.training.head.causal import require_causal
 from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.loop.methods import training_data
 from dynamics.training.loop.step_metrics import StepMetrics
@@ -70,7 +70,7 @@ def _start(
     callback: LoopCallback, recorder: TokenRecorder | None, losses: bool, trainer: Trainer, resumed: LoopState | None
 ) -> None:
     loop = callback.loop
-    require_causal(trainer.accelerator.unwrap_model(trainer.model))
+    require_causal(trainer.model)
     if recorder is not None and resumed is None:
         recorder.claim_output()
     train = read_dataset(trainer, trainer.train_dataset, split="train")

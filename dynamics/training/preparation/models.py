@@ -19,6 +19,7 @@ from transformers import (
 from dynamics.errors import InputError, nearest
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.settings import ModelSettings
+from dynamics.training.head.causal import require_causal
 
 # Models whose code is run: a run loads its model several times, and says so once.
 _trusted: set[str] = set()
@@ -109,10 +110,10 @@ def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
         )
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=settings.trust_remote_code, dtype=torch.float32
+        # Looked at below: what it cannot load it would make up, and only warn.
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=settings.trust_remote_code, dtype=torch.float32, output_loading_info=True
         )
-        return model
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         remedy = (
@@ -123,3 +124,16 @@ def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
         raise InputError(
             f"model.name: {name!r} cannot be loaded as a causal language model ({reason[:300]}); {remedy}"
         ) from error
+    model: PreTrainedModel = found[0]
+    missing = sorted(found[1]["missing_keys"])
+    try:
+        require_causal(model)
+    except InputError as error:
+        raise InputError(f"model.name: {name!r}: {error}") from error
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"model.name: {name!r} has no weights for {shown}, which would be random and different in every run; give "
+            "the folder of a whole causal language model"
+        )
+    return model

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dynamics.errors import InputError
 from dynamics.training.batches.sequence_dataset import KeyedOrder
 from dynamics.training.driving.trainer_data import examples_per_step
 from dynamics.training.environment.arguments import forward_dtype
@@ -50,6 +49,8 @@ class LoopCallback(TrainerCallback):
         self._learning_rate = 0.0
         self._n_batches: int | None = None
         self._steps_before_pass = 0
+        self._steps_at_begin = 0
+        self._goes_on = False
         #: Whether the model answers a `HeadRequest` now.
         self.fused = False
         #: The checkpoint that the training about to begin resumes from.
@@ -98,7 +99,8 @@ class LoopCallback(TrainerCallback):
             return
         self.loop.load_state(resumed.facts, resumed.parts)
         if self._n_batches is None:
-            self.loop.resume(model, done=resumed.recorded, cut=bool(resumed.facts["under_way"]))
+            assert self.predicted is not None, "the start has read the training set"
+            self.loop.resume_by_visits(model, self.predicted)
         else:
             done, within = divmod(state.global_step, self._steps_per_pass(self._n_batches))
             self.loop.resume(model, done=done, cut=within > 0)
@@ -107,8 +109,11 @@ class LoopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin a pass, or go on with one that the checkpoint cut."""
+        self._goes_on = self.loop.under_way
         self.loop.begin_pass()
-        self._steps_before_pass = state.global_step
+        self._steps_at_begin = state.global_step
+        # Only the first pass over a stream goes on: another is refused.
+        self._steps_before_pass = 0 if self._goes_on else state.global_step
         if self.order is not None:
             # Set here, since what several processes wrap around a sampler does not hand the epoch on.
             self.order.set_epoch(self.loop.epoch - 1)
@@ -128,11 +133,15 @@ class LoopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Hand on the pass: whole, or cut where training stops within it."""
-        if self._n_batches is None and state.global_step == self._steps_before_pass:
+        empty = self._n_batches is None and state.global_step == self._steps_at_begin
+        if empty and not self._goes_on:
             self.loop.forget_pass()
             return
         passes = self._passes(state)
-        if self._n_batches is None:
+        if empty:
+            # Of the pass that the checkpoint lies in, nothing was left: it has come to its end.
+            passes = float(self.loop.epoch)
+        elif self._n_batches is None:
             share = self.loop.share_visited(self.predicted) if self.predicted is not None else 1.0
             stopped = control.should_training_stop or control.should_epoch_stop
             passes = float(self.loop.epoch) if share == 1.0 or not stopped else self.loop.epoch - 1 + share
@@ -175,14 +184,7 @@ class LoopCallback(TrainerCallback):
         if folder is None:
             folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
         stateful = any(method.state() for method in self.loop.methods.all)
-        found = read_loop_state(folder, step=state.global_step, epoch=float(state.epoch or 0.0), stateful=stateful)
-        if self._n_batches is None and found.facts["under_way"] and found.facts["epoch"] > 1:
-            raise InputError(
-                f"{folder} lies within pass {found.facts['epoch']} of a data set without a length, and the Trainer can "
-                "go on within the first pass alone; resume from a checkpoint at the end of a pass, or give the data "
-                "set a length"
-            )
-        return found
+        return read_loop_state(folder, step=state.global_step, epoch=float(state.epoch or 0.0), stateful=stateful)
 
 
 def _length(loader: Any) -> int | None:

@@ -211,6 +211,18 @@ class TrainingLoop:
         values = self.recording.recorded(done) if self.recording is not None else None
         self.methods.end_epoch(done, values)
 
+    def resume_by_visits(self, model: torch.nn.Module, predicted: np.ndarray) -> None:
+        """Go on, where nobody knows how long a pass is: one that has seen every sequence has come to its end.
+
+        Parameters
+        ----------
+        model : Module
+        predicted : ndarray of bool, shape (n_sequences, n_positions)
+            Of the training set.
+        """
+        cut = self.under_way and self.share_visited(predicted) < 1.0
+        self.resume(model, done=self.epoch - cut, cut=cut)
+
     def finish(self) -> None:
         """Say that training is done."""
         self.metrics.flush()

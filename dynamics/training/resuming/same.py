@@ -30,7 +30,7 @@ _HARMLESS = {
 }  # fmt: skip
 _HARMLESS_PREFIXES = ("eval_", "log_", "logging_", "save_", "hub_", "include_", "trackio_", "report_", "ddp_bucket_")
 # How long training lasts: a run may go on for longer, or shorter, than it was planned; it is noted.
-_LENGTH = ("num_train_epochs", "max_steps")
+_LENGTH = ("num_train_epochs", "max_steps", "total_steps")
 # Whose content is known by hash: a corpus, a model or an output may have moved.
 _BY_HASH = ("name", "corpus", "tokenizer", "model", "base", "validation", "tuning")
 

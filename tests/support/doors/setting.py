@@ -103,6 +103,8 @@ class Training:
         Passes over the data; or, if `steps` is given, optimiser steps.
     batch, accumulation : int
     bf16, drop_last, grouped, compiled, endless : bool
+    rate : float
+        Of learning.
     sgd : bool
         Plain gradient descent without clipping, in place of AdamW.
     smoothing : float
@@ -133,6 +135,7 @@ class Training:
     grouped: bool = False
     compiled: bool = False
     endless: bool = False
+    rate: float = 1e-2
     sgd: bool = False
     smoothing: float = 0.0
     rows: Callable[[list[Example]], Any] | None = None
@@ -163,7 +166,6 @@ class Trained:
     train: list[Example]
     validation: list[Example]
     training: Training
-    trainer: Any = None
 
 
 def pretrained(folder: Path) -> torch.nn.Module:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.processes import launch
 from support.tiny import quiet, tiny_recipe
 
 from dynamics.recipe.loading import dump_yaml
@@ -34,6 +32,7 @@ import torch
 from dataclasses import replace
 from pathlib import Path
 from accelerate import Accelerator
+from support.processes import launch
 from support.tiny import quiet
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -71,35 +70,6 @@ run.train(load_recipe(sys.argv[2]), Path(sys.argv[3]), reporter=quiet())
 assert all(isinstance(p, DTensor) for p in seen.pop().parameters())
 leave_process_group()
 """
-
-
-def launch(tmp_path: Path, command: list[str]) -> list[str]:
-    """Run two processes as torchrun does, and return what each wrote."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOCAL_WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        # One that fails leaves the other waiting, as a launcher would not.
-        failed = next((p for p in started if p.wait(timeout=120) != 0), None)
-        assert failed is None, "".join(failed.communicate())
-        return [process.communicate()[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture(scope="module")

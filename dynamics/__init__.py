@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dynamics.regularizers.random_token_dropout import RandomTokenDropout
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
+    from dynamics.training.plain_loop import LoopRecorder
     from dynamics.training.recording.token_recorder import TokenRecorder
     from dynamics.training.trainer import DynamicsTrainer
 
@@ -46,6 +47,7 @@ __all__ = [
     "InputError",
     "InverseEntroDrop",
     "LabelSmoothing",
+    "LoopRecorder",
     "LossTruncation",
     "NEFTune",
     "RandomTokenDropout",
@@ -72,6 +74,7 @@ _MODULES = {
     "InputError": "dynamics.errors",
     "InverseEntroDrop": "dynamics.regularizers.inverse_entrodrop",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",
+    "LoopRecorder": "dynamics.training.plain_loop",
     "LossTruncation": "dynamics.regularizers.loss_truncation",
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",

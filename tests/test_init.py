@@ -34,6 +34,7 @@ NAMES = {
     "GoldfishLoss": "dynamics.regularizers.goldfish",
     "LossTruncation": "dynamics.regularizers.loss_truncation",
     "DynamicsTrainer": "dynamics.training.trainer",
+    "LoopRecorder": "dynamics.training.plain_loop",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
     "attach": "dynamics.training.attach",
     "load_documents": "dynamics.corpus.sources",
@@ -50,7 +51,7 @@ WITHOUT_TORCH = [
     "load_documents",
 ]
 METHODS = {name for name, module in NAMES.items() if module.startswith("dynamics.regularizers.")}
-WITH_TORCH = ["DynamicsTrainer", "TokenRecorder", "attach"]
+WITH_TORCH = ["DynamicsTrainer", "LoopRecorder", "TokenRecorder", "attach"]
 
 
 def python(code: str) -> str:

@@ -9,7 +9,7 @@ from support.doors.checks import assert_exact, expected_masks
 from support.doors.setting import setting_in
 from support.doors.table import cells
 from support.doors.through import left_in
-from support.processes import launch
+from support.launching import launch
 
 from dynamics.records.check import check_run
 

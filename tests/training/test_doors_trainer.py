@@ -15,10 +15,9 @@ from support.doors.through import arguments, bare, finished, make_trainer, recip
 from support.models import Padder, build
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dynamics import TokenRecorder, open_run
+from dynamics import LoopRecorder, TokenRecorder, open_run
 from dynamics.errors import InputError
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
-from dynamics.training.plain_loop import LoopRecorder
 
 
 @pytest.fixture(scope="module")

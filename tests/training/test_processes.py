@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.processes import launch
+from support.launching import launch
 from support.tiny import quiet, tiny_recipe
 
 from dynamics.recipe.loading import dump_yaml
@@ -32,7 +32,7 @@ import torch
 from dataclasses import replace
 from pathlib import Path
 from accelerate import Accelerator
-from support.processes import launch
+from support.launching import launch
 from support.tiny import quiet
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor

@@ -29,7 +29,13 @@ from dynamics.training.loop.methods import training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recording.epoch_recorder import measure_all
-from dynamics.training.recording.run_writer import RunPlan, RunWriter, reference_of_run, reference_values
+from dynamics.training.recording.run_writer import (
+    RunPlan,
+    RunWriter,
+    plain_values,
+    reference_of_run,
+    reference_values,
+)
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.loop_state import LoopState
 from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
@@ -144,17 +150,8 @@ def _config(name: str, trainer: Trainer, regularizers: Sequence[Regularizer]) ->
         "trainer": type(trainer).__name__,
         "model": {"name": getattr(config, "name_or_path", None) or type(model).__name__},
         "regularizers": [method.settings.model_dump(mode="json") for method in regularizers],
-        "training": _plain(arguments),
+        "training": plain_values(arguments),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML can hold it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
 def _references(

@@ -14,31 +14,36 @@ import torch
 
 Tag = TypeVar("Tag")
 
+_TYPES = {torch.int64: np.int64, torch.float32: np.float32, torch.float64: np.float64}
+
 
 class Landing(Generic[Tag]):
     """Copies under way, in the order in which they were sent."""
 
     def __init__(self) -> None:
-        self._under_way: deque[tuple[Tag, torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._under_way: deque[tuple[Tag, np.ndarray, torch.cuda.Event | None]] = deque()
 
     def send(self, tag: Tag, values: torch.Tensor) -> None:
-        """Queue a copy of `values`, which must not be changed in place afterwards where they are on the host."""
+        """Queue a copy of `values`: int64, float32 or float64."""
         values = values.detach()
         if values.device.type != "cuda":
-            self._under_way.append((tag, values, None))
+            here = np.empty(tuple(values.shape), dtype=_TYPES[values.dtype])
+            torch.from_numpy(here).copy_(values)
+            self._under_way.append((tag, here, None))
             return
+        # Only pinned memory is copied to without the host.
         there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         there.copy_(values, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(values.device))
-        self._under_way.append((tag, there, event))
+        self._under_way.append((tag, there.numpy(), event))
 
     def arrived(self) -> list[tuple[Tag, np.ndarray]]:
         """Return what has arrived since it was last asked for, the oldest first."""
         found = []
-        while self._under_way and (_is_there(self._under_way[0][2])):
+        while self._under_way and _is_there(self._under_way[0][2]):
             tag, values, _ = self._under_way.popleft()
-            found.append((tag, values.cpu().numpy() if values.device.type == "mps" else values.numpy()))
+            found.append((tag, values))
         return found
 
     def all(self) -> list[tuple[Tag, np.ndarray]]:

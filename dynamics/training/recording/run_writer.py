@@ -73,6 +73,15 @@ class RunPlan:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def plain_values(value: Any) -> Any:
+    """Return a value as a run's config can hold it: mappings, lists, numbers and text; all else as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(inner) for inner in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
 def reference_of_run(output: Path, splits: Iterable[str]) -> dict[str, TokenValues]:
     """Return the values of the starting model that the run in `output` holds."""
     return {split: reference_values(output / schema.tokens_file(split)) for split in splits}

@@ -90,16 +90,20 @@ class TokenRecorder:
     def claim_output(self) -> None:
         """Begin a new training: in the directory given, or, for a second one, in another beside it.
 
+        A training that failed before it wrote anything does not count.
+
         Raises
         ------
         InputError
             It is not new or empty.
         """
-        self.begun += 1
+        before = self.begun
+        if not before or not on_rank_zero(lambda: _is_free(self.output)):
+            self.begun += 1
         try:
             on_rank_zero(self._require_free)
         except InputError:
-            self.begun -= 1
+            self.begun = before
             raise
         if self.begun > 1:
             log.warning("the training that begins now is recorded in %s", self.output)
@@ -107,8 +111,13 @@ class TokenRecorder:
     def _require_free(self) -> None:
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"TokenRecorder: {self.output} is a file; name a new directory")
-        if self.output.exists() and any(self.output.iterdir()):
+        if not _is_free(self.output):
             raise InputError(
                 f"TokenRecorder: {self.output} is not empty, and training starts from its first step; name a new "
                 "directory, or resume the training whose run it holds"
             )
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a new run may go there."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

@@ -11,8 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from dynamics import TokenRecorder
-from dynamics.training.plain_loop import LoopRecorder
+from dynamics import LoopRecorder, TokenRecorder
 from support.doors.setting import Example, Load, Setting, Training
 from support.models import Padder
 

@@ -21,7 +21,9 @@ LABELS = IDS.clone()
 LABELS[:, 0] = -100
 
 # torch's own: it deprecates what its compiler uses.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute"
+)
 
 
 class Backend:

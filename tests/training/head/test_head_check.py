@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
 from dynamics.ops.token_statistics import shift, token_statistics
+from dynamics.training.head import head_answer
 from dynamics.training.head.fused_head import HeadRequest, fused_head
 from dynamics.training.head.head_check import HeadForm, Probe, _form, _probe, sample_ids, state_of, unsuitable
-from dynamics.training.loop import head_answer
 
 IDS = torch.randint(3, N_VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()

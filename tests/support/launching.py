@@ -1,4 +1,4 @@
-"""Two processes, started as torchrun does."""
+"""Two processes that train together on a CPU, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def launch(tmp_path: Path, command: list[str]) -> list[str]:
-    """Run two processes as torchrun does, and return what each wrote."""
+    """Run Python with `command` twice, in `tmp_path`, and return what each wrote; AssertionError if one fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -1,0 +1,121 @@
+"""The host waits for the device nowhere in a step: each operation that would wait is intercepted on a CPU, and counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.canonical import CANONICAL, method_of
+from support.models import Padder, build, examples
+from support.waits import counting_waits
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
+
+from dynamics import DynamicsTrainer, EntroDrop, RandomTokenDropout, TokenRecorder, attach
+from dynamics.ops import placement
+from dynamics.training.driving.trainer_callback import LoopCallback
+
+
+def arguments(tmp_path, **changes):
+    fields = {
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        # transformers' own look at each loss is no business of ours.
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(**{**fields, **changes})
+
+
+def waits_of(trainer, monkeypatch):
+    """Train, and return what waited in this project between the second step's beginning and the fourth's end."""
+    found = []
+    monkeypatch.setattr(placement, "host_computes", lambda device: False)  # as on an accelerator
+    step = LoopCallback.on_step_end
+    counting = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # The first step has looked at the model's loss and brought tables to the device.
+        result = step(self, args, state, control, **kwargs)
+        if state.global_step == 1:
+            counting.append(counting_waits())
+            found.append(counting[0].__enter__())
+        if state.global_step == 3:
+            counting.pop().__exit__(None, None, None)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopCallback, "on_step_end", on_step_end)
+        trainer.train()
+    assert not counting and len(found) == 1
+    return [wait for wait in found[0] if wait.ours]
+
+
+@pytest.mark.parametrize("name", list(CANONICAL))
+def test_a_step_of_every_method_waits_for_nothing(tmp_path, monkeypatch, name):
+    trainer = DynamicsTrainer(
+        build(),
+        arguments(tmp_path),
+        Padder(),
+        train_dataset=examples(24),
+        regularizers=method_of(CANONICAL[name]),
+        recorder=TokenRecorder(tmp_path / "run", training_pass=True),
+    )
+    assert waits_of(trainer, monkeypatch) == []
+
+
+SITUATIONS = {
+    "no method": {},
+    "packed": {"collator": DataCollatorWithFlattening()},
+    "padded on the left": {"collator": Padder("left")},
+    "whole logits": {"fused": False},
+    "bfloat16": {"bf16": True},
+    "label smoothing": {"label_smoothing_factor": 0.1},
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_step_in_every_situation_waits_for_nothing(tmp_path, monkeypatch, situation):
+    changes = dict(SITUATIONS[situation])
+    fused, collator = changes.pop("fused", True), changes.pop("collator", Padder())
+    trainer = DynamicsTrainer(
+        build(), arguments(tmp_path, **changes), collator, train_dataset=examples(24), fused=fused
+    )
+    assert waits_of(trainer, monkeypatch) == []
+
+
+@pytest.mark.parametrize("target", ["input", "loss", "both"])
+def test_an_attached_step_waits_for_nothing(tmp_path, monkeypatch, target):
+    trainer = Trainer(build(), arguments(tmp_path), Padder(), train_dataset=examples(24))
+    attach(trainer, TokenRecorder(tmp_path / "run"), RandomTokenDropout(ratio=0.4, target=target))
+    assert waits_of(trainer, monkeypatch) == []
+
+
+def test_what_waits_is_seen(tmp_path, monkeypatch):
+    """The counter finds one look at the device, wherever in the step it is."""
+    method = EntroDrop(ratio=0.3, schedule="constant")
+    weight = type(method).dropped
+
+    def looking(self, batch):
+        found = weight(self, batch)
+        monkeypatch.setattr(torch, "_looked", bool(found.any()), raising=False)
+        return found
+
+    trainer = DynamicsTrainer(build(), arguments(tmp_path), Padder(), train_dataset=examples(24), regularizers=[method])
+    monkeypatch.setattr("dynamics.training.loop.methods.Methods.dropped", lambda self, batch: looking(method, batch))
+    trainer_waits = waits_of_all(trainer, monkeypatch)
+    assert len(trainer_waits) >= 2 and {wait.op.partition(".")[0] for wait in trainer_waits} >= {"_local_scalar_dense"}
+
+
+def waits_of_all(trainer, monkeypatch):
+    """As `waits_of`, whoever waited; the test's own look at the device is in no file of the project."""
+    import support.waits as waits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(waits, "_OURS", "/")
+        return waits_of(trainer, monkeypatch)

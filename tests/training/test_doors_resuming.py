@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.doors.checks import assert_exact, assert_whole, expected_masks, hooks_on
-from support.doors.setting import DOORS, TRAINERS, Training, setting_in
+from support.doors.setting import DOORS, TRAINERS, Stream, Training, setting_in
 from support.doors.table import cells
 from support.doors.through import Stops, arguments, bare, make_trainer, recipe_run, train
 from support.models import Padder
@@ -76,6 +76,24 @@ def test_a_resumed_training_is_as_if_never_interrupted(situation, door, setting,
     assert_exact(resumed)
     step = 3 if door == "recipe" else save_at
     assert [entry["step"] for entry in resumed.run.manifest["resumed"]] == [step]
+
+
+@pytest.mark.parametrize("save_at", [2, 3, 4, 6])
+@pytest.mark.parametrize("door", TRAINERS)
+def test_a_stream_goes_on_where_the_trainer_can(door, save_at, setting, tmp_path):
+    training = Training(steps=9, rows=Stream, save_at=save_at)
+    whole = train(door, setting, tmp_path / "whole", training)
+    with pytest.raises(KeyboardInterrupt):
+        train(door, setting, tmp_path / "broken", replace(training, stop_at=8))
+    if save_at == 4:
+        # The Trainer skips batches of a first pass alone.
+        with pytest.raises(InputError, match="lies within pass 2 of a data set without a length"):
+            train(door, setting, tmp_path / "broken", replace(training, resume=True))
+        return
+    resumed = train(door, setting, tmp_path / "broken", replace(training, resume=True))
+    assert whole.run.epochs == [0, 1, 2, 3]
+    assert_the_same(whole, resumed)
+    assert_exact(resumed)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -171,3 +171,17 @@ class Trained:
 def pretrained(folder: Path) -> torch.nn.Module:
     """What save_pretrained wrote, in float64."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Rows, once or for ever."""
+
+    def __init__(self, rows: list[dict[str, Any]], *, endless: bool = False) -> None:
+        self._rows = rows
+        self._endless = endless
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield from self._rows
+            if not self._endless:
+                return

@@ -49,7 +49,8 @@ class LoopCallback(TrainerCallback):
         self._patches = ExitStack()
         self._learning_rate = 0.0
         self._n_batches: int | None = None
-        self._steps_before_pass = 0
+        self._steps_before_epoch = 0
+        self._cut = False
         #: Whether the model answers a `HeadRequest` now.
         self.fused = False
         #: The checkpoint that the training about to begin resumes from.
@@ -61,6 +62,23 @@ class LoopCallback(TrainerCallback):
     def bind(self, trainer: Trainer) -> None:
         """Say whose callback this is."""
         self._trainer = trainer
+
+    def require_resumable(self, resumed: LoopState) -> None:
+        """Raise InputError where the Trainer could not go on: within a pass of a stream that is not the first.
+
+        `predicted` is known, and nothing is written yet.
+        """
+        facts = resumed.facts
+        # A checkpoint at the last step of a pass is written before the Trainer knows that the pass is over.
+        self._cut = bool(facts["under_way"]) and (
+            self._n_batches is not None or self.predicted is None or resumed.share_visited(self.predicted) < 1.0
+        )
+        if self._n_batches is None and self._cut and facts["epoch"] > 1:
+            raise InputError(
+                f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']} of a data set without a "
+                "length, and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of "
+                "a pass, or give the data set a length"
+            )
 
     def detach(self) -> None:
         """Take every hook and patch off the model."""
@@ -98,7 +116,8 @@ class LoopCallback(TrainerCallback):
             return
         self.loop.load_state(resumed.facts, resumed.parts)
         if self._n_batches is None:
-            self.loop.resume(model, done=resumed.recorded, cut=bool(resumed.facts["under_way"]))
+            done = resumed.recorded if self._cut else int(resumed.facts["epoch"])
+            self.loop.resume(model, done=done, cut=self._cut)
         else:
             done, within = divmod(state.global_step, self._steps_per_pass(self._n_batches))
             self.loop.resume(model, done=done, cut=within > 0)
@@ -108,7 +127,7 @@ class LoopCallback(TrainerCallback):
     ) -> None:
         """Begin a pass, or go on with one that the checkpoint cut."""
         self.loop.begin_pass()
-        self._steps_before_pass = state.global_step
+        self._steps_before_epoch = state.global_step
         if self.order is not None:
             # Set here, since what several processes wrap around a sampler does not hand the epoch on.
             self.order.set_epoch(self.loop.epoch - 1)
@@ -128,7 +147,7 @@ class LoopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Hand on the pass: whole, or cut where training stops within it."""
-        if self._n_batches is None and state.global_step == self._steps_before_pass:
+        if self._n_batches is None and state.global_step == self._steps_before_epoch:
             self.loop.forget_pass()
             return
         passes = self._passes(state)
@@ -165,7 +184,7 @@ class LoopCallback(TrainerCallback):
         if self.predicted is None or not self.loop.under_way:
             return float(self.loop.epoch)
         expected = -(-len(self.predicted) // examples_per_step(self._trainer))
-        within = (state.global_step - self._steps_before_pass) / expected
+        within = (state.global_step - self.loop.began) / expected
         return self.loop.epoch - 1 + min(1.0, within)
 
     def _resumed(self, state: TrainerState) -> LoopState | None:
@@ -175,14 +194,7 @@ class LoopCallback(TrainerCallback):
         if folder is None:
             folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
         stateful = any(method.state() for method in self.loop.methods.all)
-        found = read_loop_state(folder, step=state.global_step, epoch=float(state.epoch or 0.0), stateful=stateful)
-        if self._n_batches is None and found.facts["under_way"] and found.facts["epoch"] > 1:
-            raise InputError(
-                f"{folder} lies within pass {found.facts['epoch']} of a data set without a length, and the Trainer can "
-                "go on within the first pass alone; resume from a checkpoint at the end of a pass, or give the data "
-                "set a length"
-            )
-        return found
+        return read_loop_state(folder, step=state.global_step, epoch=float(state.epoch or 0.0), stateful=stateful)
 
 
 def _length(loader: Any) -> int | None:

@@ -78,6 +78,8 @@ def _start(
         for split, dataset in evaluation_sets(trainer).items():
             splits[split] = read_dataset(trainer, dataset, split=split).packed
     callback.predicted = train.packed.predicted
+    if resumed is not None:
+        callback.require_resumable(resumed)
     loop.metrics = StepMetrics(None if recorder is None else recorder.metrics_path, losses=losses)
     loop.open(
         BatchReader(train.keys, train.packed.token_id.shape[1], pad_token_id=pad_token_id(trainer)),

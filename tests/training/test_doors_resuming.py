@@ -36,6 +36,11 @@ def steps(run):
     return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in run.metrics()]
 
 
+def files(folder):
+    """Every byte of a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def assert_the_same(one, other):
     """Two runs hold the same, bit for bit."""
     assert one.run.epochs == other.run.epochs and one.run.splits == other.run.splits
@@ -87,8 +92,10 @@ def test_a_stream_goes_on_where_the_trainer_can(door, save_at, setting, tmp_path
         train(door, setting, tmp_path / "broken", replace(training, stop_at=8))
     if save_at == 4:
         # The Trainer skips batches of a first pass alone.
+        before = files(tmp_path / "broken" / "run")
         with pytest.raises(InputError, match="lies within pass 2 of a data set without a length"):
             train(door, setting, tmp_path / "broken", replace(training, resume=True))
+        assert files(tmp_path / "broken" / "run") == before
         return
     resumed = train(door, setting, tmp_path / "broken", replace(training, resume=True))
     assert whole.run.epochs == [0, 1, 2, 3]
@@ -199,8 +206,8 @@ def test_changes_that_change_the_training_are_refused(door, what, setting, tmp_p
     training = Training(save_at=3)
     with pytest.raises(KeyboardInterrupt):
         train(door, setting, tmp_path, replace(training, stop_at=5))
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    before = files(tmp_path / "run")
     with pytest.raises(InputError, match=line) as caught:
         train(door, setting, tmp_path, replace(training, **change, resume=True))
     assert "\n" not in str(caught.value)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert files(tmp_path / "run") == before

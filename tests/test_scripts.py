@@ -307,33 +307,62 @@ def test_run_clm_streams(workplace: Workplace) -> None:
     assert_records_are_of(run, folder / "out", 2)
 
 
-def test_run_clm_resumes_where_it_was_interrupted(workplace: Workplace) -> None:
-    arguments = clm(workplace, "--save_steps", 3)
+def assert_resumes(place: Workplace, name: str, arguments: list[Any], step: int) -> Run:
+    """Run a script with EntroDrop; again from its checkpoint of a step, the only one left; return the second run.
+
+    Weights, records and metrics are the same.
+    """
     source = instrumented("run_clm.py", RECORDER, ENTRODROP)
-    whole, _ = workplace.run(source, "clm-whole", *arguments)
-    # What is there when a process is killed after its fifth step, of at least eight.
-    cut = workplace.folder / "clm-cut"
+    whole, cut = place.folder / f"{name}-whole", place.folder / f"{name}-{step}"
+    if not whole.exists():
+        place.run(source, whole.name, *arguments)
+    # What is there when a process is killed before it can save again, but for what it has recorded since.
     shutil.copytree(whole, cut)
-    steps = open_run(whole / "run").manifest["total_steps"]
-    assert steps >= 8 and steps % 2 == 0
     for path in (cut / "out").iterdir():
-        if path.name != "checkpoint-3":
+        if path.name != f"checkpoint-{step}":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _, said = workplace.run(source, "clm-cut", *arguments)
+    _, said = place.run(source, cut.name, *arguments)
     assert "A checkpoint was found" in said
     assert_equal_weights(whole / "out", cut / "out")
     one, other = open_run(whole / "run"), open_run(cut / "run")
-    assert other.complete and check_run(other.path).ok and one.epochs == other.epochs == [0, 1, 2]
-    assert other.manifest["resumed"][0]["step"] == 3
-    for split in one.splits:
-        mine, theirs = one.records(split), other.records(split)
-        for epoch in one.epochs:
-            for name in ("loss", "entropy", "correct") + (("dropped",) if split == "train" and epoch else ()):
-                assert np.array_equal(
-                    getattr(mine, name)(epoch), getattr(theirs, name)(epoch), equal_nan=name in ("loss", "entropy")
-                )
-    kept = ("step", "epoch", "learning_rate", "dropped_share", "ratio")
-    assert [[row[k] for k in kept] for row in one.metrics()] == [[row[k] for k in kept] for row in other.metrics()]
+    assert other.complete and check_run(other.path).ok and one.epochs == other.epochs
+    assert [entry["step"] for entry in other.manifest["resumed"]] == [step]
+    for epoch in one.epochs:
+        assert (one.passes(epoch), one.step(epoch)) == (other.passes(epoch), other.step(epoch))
+        for split in one.splits:
+            mine, theirs = one.records(split), other.records(split)
+            assert np.array_equal(mine.loss(epoch), theirs.loss(epoch), equal_nan=True)
+            assert np.array_equal(mine.entropy(epoch), theirs.entropy(epoch), equal_nan=True)
+            assert np.array_equal(mine.correct(epoch), theirs.correct(epoch))
+            if split == "train" and epoch:
+                assert np.array_equal(mine.dropped(epoch), theirs.dropped(epoch)) and mine.dropped(epoch).any()
+    told = ("step", "epoch", "learning_rate", "dropped_share", "ratio")
+    rows = [[[row[key] for key in told] for row in run.metrics()] for run in (one, other)]
+    assert rows[0] == rows[1]
+    return other
+
+
+def test_run_clm_resumes_where_it_was_interrupted(workplace: Workplace) -> None:
+    run = assert_resumes(workplace, "clm", clm(workplace, "--save_steps", 3), 3)
+    assert run.epochs == [0, 1, 2] and run.step(1) == 8
+
+
+@pytest.mark.parametrize("step", [2, 3, 6])
+def test_run_clm_resumes_within_a_stream(workplace: Workplace, step: int) -> None:
+    """Within the first pass, which is of three steps; and at the end of the first and the second one."""
+    stream = ["--streaming", "--max_train_samples", 40, "--max_steps", 9, "--do_eval", "false", "--save_steps", 1]
+    run = assert_resumes(workplace, "clm-stream", clm(workplace, *stream), step)
+    assert [run.step(epoch) for epoch in run.epochs] == [0, 3, 6, 9]
+
+
+def test_run_clm_does_not_resume_within_the_second_pass_of_a_stream(workplace: Workplace) -> None:
+    stream = ["--streaming", "--max_train_samples", 40, "--max_steps", 9, "--do_eval", "false", "--save_steps", 1]
+    with pytest.raises(
+        AssertionError, match="the checkpoint of step 5 lies within pass 2 of a data set without a length"
+    ):
+        assert_resumes(workplace, "clm-stream", clm(workplace, *stream), 5)
+    # Nothing was taken from the run.
+    assert open_run(workplace.folder / "clm-stream-5" / "run").epochs == [0, 1, 2, 3]
 
 
 # TRL's sft. ---------------------------------------------------------------------------------------------------------

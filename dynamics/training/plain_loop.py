@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.batches.batch_reader import BatchReader
-from dynamics.training.batches.dataset_sequences import DatasetSequences, ending, gather_sequences
 from dynamics.training.driving.batch_loss import current_values
-from dynamics.training.environment.generators import isolated_rng
-from dynamics.training.environment.processes import highest_of_ranks, on_rank_zero
+from dynamics.training.driving.loop_start import (
+    AsCausal,
+    Batches,
+    Logits,
+    LoopTraining,
+    gathered,
+    plan_of,
+    require_alike,
+    resumption_of,
+    settings_of,
+    state_in,
+)
 from dynamics.training.head.causal import require_causal
 from dynamics.training.head.fused_head import causal_model
 from dynamics.training.loop.hiding import require_hidden
 from dynamics.training.loop.methods import require_labels_suffice, training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop, with_values
-from dynamics.training.recording.epoch_recorder import measure_all
-from dynamics.training.recording.run_writer import RunPlan, RunWriter, plain_values, reference_of_run
+from dynamics.training.recording.run_writer import RunPlan, RunWriter
 from dynamics.training.recording.token_recorder import TokenRecorder
-from dynamics.training.resuming.loop_state import LoopState, read_loop_state, write_loop_state
-from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
-
-#: What a loop trains on: a loader, or any iterable of batches that can be gone through once.
-Batches = Iterable[Mapping[str, Any]]
-#: From a model and a batch's ``input_ids``, shape (B, T), to logits of shape (B, T, V).
-Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-
-# Sequences in a forward pass that measures, where nobody says how many.
-_BATCH_SIZE = 8
+from dynamics.training.resuming.loop_state import LoopState, write_loop_state
 
 
 class LoopRecorder:
@@ -161,57 +157,28 @@ class LoopRecorder:
         self._model = None
         if total_steps < 1:
             raise InputError(f"LoopRecorder: total_steps is {total_steps}; give the optimiser steps of the training")
-        loop, recorder, inner = self._loop, self._recorder, causal_model(model)
         require_causal(model)
-        resumed = None if resume_from is None else _state_in(Path(resume_from), loop)
+        resumed = None if resume_from is None else state_in(Path(resume_from), self._loop)
         if resumed is None:
-            recorder.claim_output()
-        data = _gathered(train, validation, tokenizer=tokenizer, pad_token_id=pad_token_id)
-        splits = {split: found.packed for split, found in data.items()}
-        _require_alike(splits)
-        called = model if logits is None else _AsCausal(model, logits)
-        config = _config(recorder, loop, inner, {**(settings or {}), "max_steps": total_steps, "seed": seed})
-        resumption = None if resumed is None else _resumption(recorder, splits, config, resumed)
-        batch_size = recorder.batch_size or _BATCH_SIZE
-        reference = (
-            reference_of_run(recorder.output, splits)
-            if resumed is not None
-            else {split: measure_all(called, one, batch_size=batch_size, dtype=dtype) for split, one in splits.items()}
+            self._recorder.claim_output()
+        training = LoopTraining(
+            model=model if logits is None else AsCausal(model, logits),
+            data=gathered(train, validation, tokenizer=tokenizer, pad_token_id=pad_token_id),
+            tokenizer=tokenizer,
+            dtype=dtype,
+            settings=settings_of(settings, total_steps=total_steps, seed=seed),
         )
-        loop.metrics = StepMetrics(recorder.metrics_path, losses=False)
-        n_positions = splits["train"].token_id.shape[1]
-        loop.open(BatchReader(data["train"].keys, n_positions, pad_token_id=pad_token_id), total_steps=total_steps)
-        loop.methods.prepare(training_data(splits["train"], reference["train"], tokenizer=tokenizer, seed=seed))
-        loop.methods.attach(inner, **({} if embedding is None else {"embedding": embedding}))
-        require_hidden(called, loop.methods, dtype=dtype)
-        plan = RunPlan(
-            output=recorder.output,
-            name=recorder.name,
-            config=config,
-            splits=splits,
-            reference=reference,
-            sequences={split: recorder.sequences(split) for split in splits},
-            regularizers=loop.methods.all,
-            value_dtype=recorder.dtype,
-            forward_dtype=dtype,
-            batch_size=batch_size,
-            seeds={"seed": seed},
-        )
-        writer = RunWriter(plan)
-        writer.begin(total_steps=total_steps, steps_per_epoch=None, resumption=resumption)
-        loop.recording = writer
-        self._model, self._dtype, self._predicted = called, dtype, splits["train"].predicted
-        if resumed is None:
-            loop.begin_training(called)
-        else:
-            self._go_on(resumed)
-        return loop.step
+        require_alike(training.splits)
+        plan = plan_of(self._recorder, self._loop, training, resumed)
+        self._open(training, plan, embedding=embedding, pad_token_id=pad_token_id)
+        self._go(training, plan, resumed)
+        return self._loop.step
 
     @contextmanager
     def batch(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Let regularisers act on the forward pass of a micro-batch.
 
-        With activation checkpointing the backward pass belongs in here too: it runs the forward pass again.
+        Where what is checkpointed holds the embedding, the backward pass belongs in here too: it embeds again.
 
         Yields
         ------
@@ -289,6 +256,34 @@ class LoopRecorder:
         """Take every hook off the model."""
         self._loop.methods.detach()
 
+    def _open(
+        self, training: LoopTraining, plan: RunPlan, *, embedding: nn.Module | None, pad_token_id: int | None
+    ) -> None:
+        """Show methods the training set, and put their hooks on; nothing is written yet."""
+        loop, found, packed = self._loop, training.data["train"], training.splits["train"]
+        loop.metrics = StepMetrics(self._recorder.metrics_path, losses=False)
+        reader = BatchReader(found.keys, packed.token_id.shape[1], pad_token_id=pad_token_id)
+        loop.open(reader, total_steps=training.total_steps)
+        seed, tokenizer = training.settings["mask_seed"], training.tokenizer
+        loop.methods.prepare(training_data(packed, plan.reference["train"], tokenizer=tokenizer, seed=seed))
+        options = {} if embedding is None else {"embedding": embedding}
+        loop.methods.attach(causal_model(training.model), **options)
+        require_hidden(training.model, loop.methods, dtype=training.dtype)
+
+    def _go(self, training: LoopTraining, plan: RunPlan, resumed: LoopState | None) -> None:
+        """Record the model as it is; or go on where a checkpoint was."""
+        loop, writer = self._loop, RunWriter(plan)
+        resumption = None if resumed is None else resumption_of(plan, resumed)
+        writer.begin(total_steps=training.total_steps, steps_per_epoch=None, resumption=resumption)
+        loop.recording = writer
+        self._model, self._dtype = training.model, training.dtype
+        self._predicted = training.splits["train"].predicted
+        if resumed is None:
+            loop.begin_training(training.model)
+        else:
+            loop.load_state(resumed.facts, resumed.parts)
+            loop.resume_by_visits(training.model, self._predicted)
+
     def _begun(self, call: str) -> nn.Module:
         """Return the model as it is called for measuring; raise InputError where `call` is out of turn."""
         if self._model is None:
@@ -298,88 +293,3 @@ class LoopRecorder:
                 f"LoopRecorder: {call}() within `with recorder.batch(...)`, where regularisers act; end the block first"
             )
         return self._model
-
-    def _go_on(self, resumed: LoopState) -> None:
-        """Bring the loop to where a checkpoint was; a pass that has seen everything is recorded now."""
-        assert self._model is not None
-        loop = self._loop
-        loop.load_state(resumed.facts, resumed.parts)
-        whole = loop.under_way and loop.share_visited(self._predicted) == 1.0
-        done = loop.epoch if whole else resumed.recorded
-        loop.resume(self._model, done=done, cut=loop.under_way and not whole)
-
-
-class _AsCausal(nn.Module):
-    """A model of one's own, called as transformers' are, for measuring alone."""
-
-    def __init__(self, model: nn.Module, logits: Logits) -> None:
-        super().__init__()
-        # The name by which wrappers hold what they wrap.
-        self.module = model
-        self._logits = logits
-
-    def forward(self, input_ids: torch.Tensor, **ignored: Any) -> SimpleNamespace:
-        return SimpleNamespace(logits=self._logits(self.module, input_ids))
-
-
-def _gathered(
-    train: Batches, validation: Batches | None, *, tokenizer: Any, pad_token_id: int | None
-) -> dict[str, DatasetSequences]:
-    """Return the sequences of each split."""
-    given = {"train": train, **({} if validation is None else {"validation": validation})}
-    with isolated_rng():
-        return {
-            split: gather_sequences(
-                ending(_in_order(batches), f"LoopRecorder: {split}"), tokenizer=tokenizer, pad_token_id=pad_token_id
-            )
-            for split, batches in given.items()
-        }
-
-
-def _in_order(batches: Batches) -> Batches:
-    """Return the batches of a loader's whole data set in its own order; of another iterable, its own."""
-    if not isinstance(batches, DataLoader):
-        return batches
-    # Of accelerate's loaders, and of custom ones, the sampler of batches knows how large they are.
-    size = getattr(batches.batch_sampler, "batch_size", None) or batches.batch_size
-    if size is None and batches.batch_sampler is not None:
-        size = _BATCH_SIZE
-    return DataLoader(batches.dataset, batch_size=size, collate_fn=batches.collate_fn)
-
-
-def _require_alike(splits: Mapping[str, PackedSplit]) -> None:
-    """Raise InputError, in all processes, unless each has the same data."""
-    mine = {split: packed.tokens_hash() for split, packed in splits.items()}
-    differs = on_rank_zero(lambda: mine) != mine
-    if highest_of_ranks(int(differs)):
-        raise InputError(
-            "LoopRecorder: train or validation holds other sequences, or another order, in one process than in "
-            "another; give every process the whole data: a DataLoader over the data set, or a list of all batches"
-        )
-
-
-def _config(recorder: TokenRecorder, loop: TrainingLoop, model: Any, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands for a recipe."""
-    return {
-        "name": recorder.name,
-        "trainer": LoopRecorder.__name__,
-        "model": {"name": getattr(getattr(model, "config", None), "name_or_path", None) or type(model).__name__},
-        "regularizers": [method.settings.model_dump(mode="json") for method in loop.methods.all],
-        "training": plain_values(training),
-    }
-
-
-def _state_in(folder: Path, loop: TrainingLoop) -> LoopState:
-    stateful = any(method.state() for method in loop.methods.all)
-    return read_loop_state(folder, step=None, epoch=0.0, stateful=stateful)
-
-
-def _resumption(
-    recorder: TokenRecorder, splits: Mapping[str, PackedSplit], config: Mapping[str, Any], resumed: LoopState
-) -> Resumption:
-    """Return where the run in the recorder's output goes on; InputError if it is another one."""
-    what = f"TokenRecorder: {recorder.output}"
-    run = require_same_run(recorder.output, splits, what=what)
-    remedy = "go on with the settings of that run, or start anew in a new directory"
-    changed = allowed_changes(run.config, config, common_only=False, what=what, remedy=remedy)
-    return Resumption(epoch=resumed.recorded, step=int(resumed.facts["step"]), changed=changed)

@@ -15,6 +15,7 @@ import torch
 from support.launching import launch
 from support.models import Padder, build, examples
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from dynamics import EntroDrop, LoopRecorder, TokenRecorder, WeightDecay, open_run
@@ -150,7 +151,10 @@ def test_recording_changes_no_weight_and_is_what_the_model_says(tmp_path):
     assert_plain(run, model_with_dropout(), DATA, epoch=0)
     rows = run.metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and {row["learning_rate"] for row in rows} == {1e-2}
-    assert run.config["training"] == {"lr": 1e-2, "max_steps": 6, "seed": 0} and run.config["trainer"] == "LoopRecorder"
+    assert (
+        run.config["training"] == {"lr": 1e-2, "total_steps": 6, "mask_seed": 0}
+        and run.config["trainer"] == "LoopRecorder"
+    )
     assert run.manifest["steps_per_epoch"] == 2
 
 
@@ -253,6 +257,18 @@ def test_a_loader_is_read_whole_and_in_order(tmp_path, kind):
     records = open_run(tmp_path / "run").records("train")
     found = [records.token_id[row, : len(e["input_ids"])].tolist() for row, e in enumerate(DATA)]
     assert found == [example["input_ids"] for example in DATA]
+
+
+def test_a_loader_without_an_end_is_refused(tmp_path, monkeypatch):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield from DATA
+
+    monkeypatch.setattr("dynamics.training.batches.dataset_sequences.MOST_EXAMPLES", 100)
+    loader = DataLoader(Endless(), batch_size=4, collate_fn=Padder())
+    with pytest.raises(InputError, match="LoopRecorder: train has no length and goes on after 100 rows"):
+        LoopRecorder(TokenRecorder(tmp_path / "run")).begin(build(), train=loader, total_steps=1)
 
 
 class Own(nn.Module):
@@ -371,6 +387,8 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
         fields = {"train": batches(), "total_steps": 4, "settings": {"lr": 0.1, "betas": (0.9, 0.95), "at": tmp_path}}
         return recorder, recorder.begin(model, **{**fields, **changes})
 
+    with pytest.raises(InputError, match=r"settings has total_steps 5, and begin\(\) was given 4; leave it out"):
+        begin(settings={"total_steps": 5, "seed": 3})
     recorder, _ = begin()
     with recorder.batch(Padder()([{"input_ids": [9, 9, 9], "labels": [9, 9, 9]}])) as left:
         model(**left)
@@ -396,8 +414,29 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
         begin(settings={"lr": 0.2, "betas": (0.9, 0.95), "at": tmp_path}, **resume)
     # Training may last longer than was planned: it is noted.
     assert begin(total_steps=6, **resume)[1] == 1
-    assert open_run(tmp_path / "run").manifest["resumed"][-1]["changed"] == {"training.max_steps": [4, 6]}
+    assert open_run(tmp_path / "run").manifest["resumed"][-1]["changed"] == {"training.total_steps": [4, 6]}
     assert open_run(tmp_path / "run").config["training"]["betas"] == [0.9, 0.95]
+
+
+def test_a_backward_pass_in_the_block_may_run_the_forward_pass_again(tmp_path):
+    def gradients(again):
+        model = Own(False)
+
+        def forward(ids):
+            return model(ids, ids)[0]
+
+        method = RandomTokenDropout(ratio=0.4, schedule="constant")
+        with LoopRecorder(TokenRecorder(tmp_path / f"run-{again}"), method) as recorder:
+            options = {"logits": lambda model, ids: model(ids, ids)[0], "embedding": model.wte}
+            recorder.begin(model, train=batches(), total_steps=4, **options)
+            with recorder.batch(batches()[0]) as batch:
+                ids = batch["input_ids"]
+                logits = checkpoint(forward, ids, use_reentrant=False) if again else forward(ids)
+                nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()).backward()
+        return [p.grad for p in model.parameters()]
+
+    for one, other in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(one, other) and one.any()
 
 
 def test_a_token_that_enters_elsewhere_too_is_refused(tmp_path):
@@ -439,6 +478,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from accelerate import Accelerator
 from support.models import build
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from dynamics import EntroDrop, InputError, LoopRecorder, TokenRecorder
 

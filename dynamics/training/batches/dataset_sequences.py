@@ -25,12 +25,21 @@ def endless_message(what: str, unit: str) -> str:
     return f"{what} has no length and goes on after {MOST_EXAMPLES:,} {unit}; give it a length, or an end"
 
 
+def has_length(something: Any) -> bool:
+    """Whether something tells its length: a loader has the method, and may raise where its data set has none."""
+    try:
+        len(something)
+    except TypeError:
+        return False
+    return True
+
+
 def ending(batches: Iterable[Mapping[str, Any]], what: str) -> Iterator[Mapping[str, Any]]:
     """Yield batches; InputError where they have no length, and more than `MOST_EXAMPLES` rows."""
     n_rows = 0
     for batch in batches:
         n_rows += len(batch.get("input_ids", ()))
-        if n_rows > MOST_EXAMPLES and not hasattr(batches, "__len__"):
+        if n_rows > MOST_EXAMPLES and not has_length(batches):
             raise InputError(endless_message(what, "rows"))
         yield batch
 

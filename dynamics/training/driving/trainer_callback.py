@@ -50,7 +50,7 @@ class LoopCallback(TrainerCallback):
         self._learning_rate = 0.0
         self._n_batches: int | None = None
         self._steps_before_epoch = 0
-        self._cut = False
+        self._goes_on = False
         #: Whether the model answers a `HeadRequest` now.
         self.fused = False
         #: The checkpoint that the training about to begin resumes from.
@@ -70,10 +70,12 @@ class LoopCallback(TrainerCallback):
         """
         facts = resumed.facts
         # A checkpoint at the last step of a pass is written before the Trainer knows that the pass is over.
-        self._cut = bool(facts["under_way"]) and (
-            self._n_batches is not None or self.predicted is None or resumed.share_visited(self.predicted) < 1.0
+        within = (
+            self._n_batches is None
+            and bool(facts["under_way"])
+            and (self.predicted is None or resumed.share_visited(self.predicted) < 1.0)
         )
-        if self._n_batches is None and self._cut and facts["epoch"] > 1:
+        if within and facts["epoch"] > 1:
             raise InputError(
                 f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']} of a data set without a "
                 "length, and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of "
@@ -116,8 +118,8 @@ class LoopCallback(TrainerCallback):
             return
         self.loop.load_state(resumed.facts, resumed.parts)
         if self._n_batches is None:
-            done = resumed.recorded if self._cut else int(resumed.facts["epoch"])
-            self.loop.resume(model, done=done, cut=self._cut)
+            assert self.predicted is not None, "the start has read the training set"
+            self.loop.resume_by_visits(model, self.predicted)
         else:
             done, within = divmod(state.global_step, self._steps_per_pass(self._n_batches))
             self.loop.resume(model, done=done, cut=within > 0)
@@ -126,6 +128,7 @@ class LoopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin a pass, or go on with one that the checkpoint cut."""
+        self._goes_on = self.loop.under_way
         self.loop.begin_pass()
         self._steps_before_epoch = state.global_step
         if self.order is not None:
@@ -147,11 +150,15 @@ class LoopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Hand on the pass: whole, or cut where training stops within it."""
-        if self._n_batches is None and state.global_step == self._steps_before_epoch:
+        empty = self._n_batches is None and state.global_step == self._steps_before_epoch
+        if empty and not self._goes_on:
             self.loop.forget_pass()
             return
         passes = self._passes(state)
-        if self._n_batches is None:
+        if empty:
+            # Of the pass that the checkpoint lies in, nothing was left: it has come to its end.
+            passes = float(self.loop.epoch)
+        elif self._n_batches is None:
             share = self.loop.share_visited(self.predicted) if self.predicted is not None else 1.0
             stopped = control.should_training_stop or control.should_epoch_stop
             passes = float(self.loop.epoch) if share == 1.0 or not stopped else self.loop.epoch - 1 + share

@@ -113,7 +113,9 @@ class TrainingLoop:
 
     def begin_training(self, model: torch.nn.Module) -> None:
         """Record the model before training."""
-        self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), TrainingPass())
+        assert self._tables is not None, "open() comes first"
+        seen = TrainingPass(dropped=self._tables.whole(mean_loss=None).dropped)
+        self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), seen)
 
     def begin_pass(self) -> None:
         """Begin a pass over the data, or go on with one that a checkpoint cut.
@@ -222,6 +224,18 @@ class TrainingLoop:
             return
         values = self.recording.recorded(done) if self.recording is not None else None
         self.methods.end_epoch(done, values)
+
+    def resume_by_visits(self, model: torch.nn.Module, predicted: np.ndarray) -> None:
+        """Go on, where nobody knows how long a pass is: one that has seen every sequence has come to its end.
+
+        Parameters
+        ----------
+        model : Module
+        predicted : ndarray of bool, shape (n_sequences, n_positions)
+            Of the training set.
+        """
+        cut = self.under_way and self.share_visited(predicted) < 1.0
+        self.resume(model, done=self.epoch - cut, cut=cut)
 
     def finish(self) -> None:
         """Say that training is done."""

@@ -98,7 +98,7 @@ def test_a_stream_goes_on_where_the_trainer_can(door, save_at, setting, tmp_path
         assert files(tmp_path / "broken" / "run") == before
         return
     resumed = train(door, setting, tmp_path / "broken", replace(training, resume=True))
-    assert whole.run.epochs == [0, 1, 2, 3]
+    assert whole.run.epochs == [0, 1, 2, 3] and whole.run.partial_epochs == {}
     assert_the_same(whole, resumed)
     assert_exact(resumed)
 

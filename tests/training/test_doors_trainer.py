@@ -9,14 +9,15 @@ import pytest
 import torch
 from support.doors.checks import assert_exact, assert_whole, expected_masks, hooks_on
 from support.doors.own_loop import batches_of, one_step, windows
-from support.doors.setting import DOORS, N_VOCAB, RATIO, TRAINERS, Trained, Training, pretrained, setting_in
+from support.doors.setting import DOORS, N_VOCAB, RATIO, TRAINERS, Stream, Trained, Training, pretrained, setting_in
 from support.doors.table import TABLE, cells
 from support.doors.through import arguments, bare, finished, make_trainer, recipe_fields, train
 from support.models import Padder, build
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dynamics import LoopRecorder, TokenRecorder, open_run
+from dynamics import LoopRecorder, TokenRecorder, attach, open_run
 from dynamics.errors import InputError
+from dynamics.records.check import check_run
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
 
 
@@ -171,6 +172,56 @@ def test_several_evaluation_sets(door, setting, tmp_path):
     spoilt = make_trainer(door, setting, tmp_path / "spoilt", training, eval_dataset={"a/b": setting.validation})
     with pytest.raises(InputError, match="the name 'a/b' becomes part of a file's name"):
         spoilt.train()
+
+
+class Enough(TrainerCallback):
+    """Ends a training, or only the epoch, after a step."""
+
+    def __init__(self, step, what="training"):
+        self._step = step
+        self._what = what
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self._step:
+            setattr(control, f"should_{self._what}_stop", True)
+
+
+@pytest.mark.parametrize("rows", [list, Stream], ids=["list", "stream"])
+@pytest.mark.parametrize("door", TRAINERS)
+def test_a_callback_ends_training_within_an_epoch(door, rows, setting, tmp_path):
+    training = Training(rows=rows, steps=9)
+    trainer = make_trainer(door, setting, tmp_path, training, callbacks=[Enough(4)])
+    trainer.train()
+    trained = finished(door, trainer, setting, tmp_path, training)
+    assert_whole(trained)
+    assert_exact(trained)
+    run = trained.run
+    share = 1 / 3 if rows is list else 4 / 9
+    assert run.partial_epochs == {2: pytest.approx(1 + share)} and run.step(2) == 4
+    assert run.manifest["total_steps"] == 4 and run.manifest["planned_steps"] == 9
+
+
+@pytest.mark.parametrize("rows", [list, Stream], ids=["list", "stream"])
+@pytest.mark.parametrize("door", TRAINERS)
+def test_epochs_that_end_early_are_not_followed_by_others(door, rows, setting, tmp_path):
+    training = Training(rows=rows, steps=9)
+    trainer = make_trainer(door, setting, tmp_path, training, callbacks=[Enough(2, "epoch")])
+    with pytest.raises(InputError, match="something ended epoch 1 early"):
+        trainer.train()
+    assert hooks_on(bare(trainer)) == []
+    run = open_run(tmp_path / "run")
+    assert run.epochs == [0, 1] and list(run.partial_epochs) == [1] and check_run(run.path).ok
+    # Nothing is recorded without a recorder, and so nothing refused.
+    alone = Trainer(
+        setting.fresh(),
+        arguments(tmp_path / "alone", training),
+        Padder(),
+        train_dataset=rows(setting.train),
+        callbacks=[Enough(2, "epoch")],
+    )
+    attach(alone, *training.methods())
+    alone.train()
+    assert alone.state.global_step > 2
 
 
 # Losses. -----------------------------------------------------------------------------------------

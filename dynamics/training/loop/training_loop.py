@@ -118,9 +118,20 @@ class TrainingLoop:
         self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), seen)
 
     def begin_pass(self) -> None:
-        """Begin a pass over the data, or go on with one that a checkpoint cut."""
+        """Begin a pass over the data, or go on with one that a checkpoint cut.
+
+        Raises
+        ------
+        InputError
+            The last one was cut, and recorded so: only the last epoch of a run can be.
+        """
         assert self._tables is not None, "open() comes first"
         if not self.under_way:
+            if self._cut and self.recording is not None:
+                raise InputError(
+                    f"something ended epoch {self.epoch} early (a callback's should_epoch_stop) and training goes on; "
+                    "epochs that are recorded are whole, but for the last: end the training there, or let epochs end"
+                )
             self.epoch += 1
             self.began = self.step
             self._tables.clear()

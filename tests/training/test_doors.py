@@ -19,7 +19,7 @@ from support.models import build, examples
 
 from dynamics.errors import InputError
 from dynamics.training.batches import dataset_sequences
-from dynamics.training.loop.fused_head import fused_head
+from dynamics.training.head.fused_head import fused_head
 
 ROOT = Path(__file__).parents[2]
 

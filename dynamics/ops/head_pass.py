@@ -11,13 +11,14 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from dynamics.errors import InputError
 from dynamics.ops import placement
 from dynamics.ops.chunking import rows_per_chunk, spans
-from dynamics.ops.products import accumulate_outer_, hidden_product, logits_product, weight_slices
+from dynamics.ops.products import Route, accumulate_outer_, hidden_product, logits_product, weight_slices
 from dynamics.ops.routes import head_route
 from dynamics.ops.row_statistics import HeadOptions, RowValues, direct_rows, identity_entropy, normalised_rows_
 
@@ -85,83 +86,144 @@ def head_pass(
     -------
     PassResult
     """
-    n_rows, n_hidden = hidden.shape
-    n_vocab = weight.shape[0]
-    device = hidden.device
-    on_cpu = placement.host_computes(device)
+    on_cpu = placement.host_computes(hidden.device)
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    hidden_type = hidden.dtype
-    if on_cpu and hidden.dtype != exact:
-        # CPUs gain little from half precision; the logits are not rounded to it there.
-        weight, bias = weight.to(exact), None if bias is None else bias.to(exact)
-    if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    logits_type = weight.dtype
-    half = logits_type != exact
-    need_hidden, need_weight, need_bias = needs
-    need_any = any(needs)
-
+    head = _settle_head(weight, bias, options, exact, identity=on_cpu and needs[0], upcast=on_cpu)
     kept = targets != ignore_index
     # On a CPU ignored rows are left out. Elsewhere the host would have to wait for their number, so they run along
     # with a weight of 0.
     index = kept.nonzero()[:, 0] if on_cpu and not bool(kept.all()) else None
-    coefficient, factor = _coefficients(token_weight, kept, exact, normalise=hidden_type != exact)
+    n_run = len(kept) if index is None else len(index)
+    coefficient, factor = _coefficients(token_weight, kept, exact, normalise=hidden.dtype != exact)
+    values = _no_values(kept, exact)
+    gradients = _room_for_gradients(hidden, weight, needs, exact, n_run)
 
-    nan = torch.full((n_rows,), torch.nan, dtype=exact, device=device)
-    values = RowValues(nan, nan.clone(), nan.clone(), torch.zeros_like(kept), nan.clone())
-    empty = torch.zeros if index is not None or not n_rows else torch.empty
-    grad_hidden = empty(n_rows, n_hidden, dtype=hidden_type, device=device) if need_hidden else None
-    grad_weight = torch.empty(n_vocab, n_hidden, dtype=exact, device=device) if need_weight else None
-    grad_bias = torch.zeros(n_vocab, dtype=exact, device=device) if need_bias else None
-
-    # Without rounding to half precision in between, scaling the rows of `hidden` is scaling the logits.
-    scale = options.logit_scale
-    row_options = options if half else dataclasses.replace(options, logit_scale=1.0)
-    if bias is not None and not half and scale != 1.0:
-        bias = bias * scale
-    identity = on_cpu and bias is None and options.softcap is None and need_hidden
-    route = head_route(n_hidden, n_vocab, logits_type, device)
-    slices = weight_slices(weight, route)
-
-    chunks = spans(n_rows if index is None else len(index), chunk_rows or rows_per_chunk(n_vocab, logits_type, device))
-    logits: torch.Tensor | None = None
-    for start, stop in chunks:
+    chunk_rows = chunk_rows or rows_per_chunk(weight.shape[0], head.weight.dtype, hidden.device)
+    for start, stop in spans(n_run, chunk_rows):
         rows: Rows = slice(start, stop) if index is None else index[start:stop]
-        h = hidden[rows].to(logits_type).contiguous()
+        h = hidden[rows].to(head.weight.dtype).contiguous()
         y = targets[rows] if on_cpu else targets[rows].where(kept[rows], 0)
-        logits = None  # frees the last chunk before the next comes
-        logits = logits_product(h if half or scale == 1.0 else h * scale, slices, bias, route)
-        normalised = normalised_rows_(logits, y, row_options, IDENTITY_BOUND) if identity else None
-        if normalised is not None:
-            found = normalised.values
-        else:
-            found, logits = _direct(logits, y, row_options, gradient=need_any)
-        back = hidden_product(logits, weight, route) if need_hidden else None
-        if normalised is not None and back is not None and options.statistics:
-            product = torch.linalg.vecdot(h, back) * scale
-            found = found._replace(entropy=identity_entropy(normalised, product))
+        found, grad_logits, back = _run_rows(head, h, y, needs)
         if callable(token_weight):
             coefficient[rows] = _called(token_weight, found, rows, kept[rows])
-        for name, value in zip(RowValues._fields, found, strict=True):
-            getattr(values, name)[rows] = value
-        if need_any:
-            c = coefficient[rows] * scale
-            if grad_hidden is not None and back is not None:
-                grad_hidden[rows] = (back * c[:, None]).to(hidden_type)
-            if grad_weight is not None:
-                accumulate_outer_(grad_weight, logits, (h * c[:, None]).to(logits_type), route, first=start == 0)
-            if grad_bias is not None:
-                grad_bias += torch.mv(logits.t(), c.to(logits_type)).to(exact)
-    if not chunks and grad_weight is not None:
-        grad_weight.zero_()
+        for destination, value in zip(values, found, strict=True):
+            destination[rows] = value
+        if any(needs):
+            c = coefficient[rows] * head.scale
+            if gradients.hidden is not None and back is not None:
+                gradients.hidden[rows] = (back * c[:, None]).to(hidden.dtype)
+            _accumulate_(gradients, head.route, grad_logits, h, c, first=start == 0)
+        del grad_logits  # frees this chunk before the next comes
 
     total = _total(coefficient, values.training_loss, kept, factor)
     if token_weight is None:
         total = total.where(kept.any(), torch.nan)  # the mean of nothing
     if not on_cpu:
         values = _blank(values, kept)
-    return PassResult(total, values, grad_hidden, grad_weight, grad_bias, factor)
+    return PassResult(total, values, *gradients, factor)
+
+
+class _Head(NamedTuple):
+    """A head as the products take it, and where its logit_scale goes."""
+
+    weight: torch.Tensor  # of the logits' type
+    bias: torch.Tensor | None
+    slices: tuple[torch.Tensor, ...]
+    route: Route
+    scale: float  # all of logit_scale
+    hidden_scale: float  # what of it the rows of `hidden` take before the product
+    row_options: HeadOptions  # with what the rows of logits take of it
+    identity: bool  # whether entropy may be read off the gradient
+
+
+class _Gradients(NamedTuple):
+    """The buffers that chunks write to; None for what needs none."""
+
+    hidden: torch.Tensor | None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+
+
+def _settle_head(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    options: HeadOptions,
+    exact: torch.dtype,
+    *,
+    identity: bool,
+    upcast: bool,
+) -> _Head:
+    """Settle types, layouts and route. CPUs gain little from half precision: `upcast` has no logits rounded to it."""
+    if upcast and weight.dtype != exact:
+        weight, bias = weight.to(exact), None if bias is None else bias.to(exact)
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    identity = identity and bias is None and options.softcap is None
+    scale = hidden_scale = options.logit_scale
+    if weight.dtype != exact:
+        hidden_scale = 1.0
+    else:
+        # Without rounding to half precision in between, scaling the rows of `hidden` is scaling the logits.
+        options = dataclasses.replace(options, logit_scale=1.0)
+        if bias is not None and scale != 1.0:
+            bias = bias * scale
+    n_vocab, n_hidden = weight.shape
+    route = head_route(n_hidden, n_vocab, weight.dtype, weight.device)
+    return _Head(weight, bias, weight_slices(weight, route), route, scale, hidden_scale, options, identity)
+
+
+def _no_values(kept: torch.Tensor, dtype: torch.dtype) -> RowValues:
+    """What is known of rows that are never run: NaN and False."""
+    nan = torch.full(kept.shape, torch.nan, dtype=dtype, device=kept.device)
+    return RowValues(nan, nan.clone(), nan.clone(), torch.zeros_like(kept), nan.clone())
+
+
+def _room_for_gradients(
+    hidden: torch.Tensor, weight: torch.Tensor, needs: tuple[bool, bool, bool], exact: torch.dtype, n_run: int
+) -> _Gradients:
+    """Buffers of zeros where `n_run` rows do not write all of them; the first chunk writes the weight's."""
+    need_hidden, need_weight, need_bias = needs
+    for_hidden = torch.empty if n_run == len(hidden) else torch.zeros
+    for_weight = torch.empty if n_run else torch.zeros
+    return _Gradients(
+        for_hidden(hidden.shape, dtype=hidden.dtype, device=hidden.device) if need_hidden else None,
+        for_weight(weight.shape, dtype=exact, device=hidden.device) if need_weight else None,
+        torch.zeros(len(weight), dtype=exact, device=hidden.device) if need_bias else None,
+    )
+
+
+def _run_rows(
+    head: _Head, h: torch.Tensor, y: torch.Tensor, needs: tuple[bool, bool, bool]
+) -> tuple[RowValues, torch.Tensor, torch.Tensor | None]:
+    """Return what is known of some rows, their loss's gradient for the logits, and that for `h` where it is needed.
+
+    The gradients are over logit_scale; the first is undefined where nothing needs one.
+    """
+    # One name throughout, lest a second tensor of the chunk's size stay alive through the products.
+    logits = logits_product(
+        h if head.hidden_scale == 1.0 else h * head.hidden_scale, head.slices, head.bias, head.route
+    )
+    normalised = normalised_rows_(logits, y, head.row_options, IDENTITY_BOUND) if head.identity else None
+    if normalised is not None:
+        found = normalised.values
+    else:
+        found, logits = _direct(logits, y, head.row_options, gradient=any(needs))
+    back = hidden_product(logits, head.weight, head.route) if needs[0] else None
+    if normalised is not None and back is not None and head.row_options.statistics:
+        product = torch.linalg.vecdot(h, back) * head.scale
+        found = found._replace(entropy=identity_entropy(normalised, product))
+    return found, logits, back
+
+
+def _accumulate_(
+    gradients: _Gradients, route: Route, grad_logits: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *, first: bool
+) -> None:
+    """Add some rows' part of the weight's and the bias's gradient; `c`, of shape (n,), multiplies each row's."""
+    if gradients.weight is not None:
+        accumulate_outer_(gradients.weight, grad_logits, (h * c[:, None]).to(grad_logits.dtype), route, first=first)
+    if gradients.bias is not None:
+        gradients.bias.add_(torch.mv(grad_logits.t(), c.to(grad_logits.dtype)).to(gradients.bias.dtype))
 
 
 def _direct(

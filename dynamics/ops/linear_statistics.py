@@ -63,13 +63,12 @@ def linear_token_statistics(
     targets : Tensor of int64, shape (N,)
         The token that each row predicts, or `ignore_index`.
     token_weight : Tensor of shape (N,), or callable, optional
-        The weight of each token's loss in the total; values of ignored rows do not count. A function is called once a
-        chunk with ``(loss, entropy, rows)`` and returns the weights of these rows, shape (n,). ``loss`` and
-        ``entropy`` have shape (n,), are detached and float32 (float64 for float64 inputs); ``rows`` says which of the
-        N rows they are, a slice or indices as int64 on the inputs' device, so that ``known[rows]`` is what is known
-        of them beforehand. It must treat rows one by one. Ignored rows may be among them (on accelerators): what it
-        returns there counts as 0, NaN too. No gradient goes through weights. Without it every token counts 1 over
-        their number.
+        The weight of each token's loss in the total; those of ignored rows count as 0, NaN too. A function is called
+        once a chunk with ``(loss, entropy, rows)`` and returns the weights of these rows, shape (n,). ``loss`` and
+        ``entropy`` are detached, of shape (n,) and the results' type; ``rows`` says which of the N rows they are, a
+        slice or indices as int64 on the inputs' device, so that ``known[rows]`` is what is known of them beforehand.
+        It must treat rows one by one; ignored ones may be among them (on accelerators). No gradient goes through
+        weights.
     bias : Tensor, shape (V,), optional
         -inf masks a column.
     softcap : float, optional
@@ -87,7 +86,7 @@ def linear_token_statistics(
     LinearTokenStatistics
         ``total_loss`` is the sum of weight times loss over the rows that are not ignored; without weights it is their
         mean, NaN where there are none (as cross_entropy has it), with gradients of 0. The arithmetic is float32
-        (float64 for float64 inputs), and so are the results. ``correct`` is whether the target is the first argmax.
+        (float64 for float64 inputs), and so are the results; ``correct`` is whether the target is the first argmax.
 
     Raises
     ------
@@ -102,8 +101,8 @@ def linear_token_statistics(
     (`head_pass.IDENTITY_BOUND`). On CUDA the logits have the inputs' type, as those of the model's own head do, and
     one Triton kernel treats the rows, or plain torch where Triton is missing; neither has been run on a GPU so far.
 
-    Gradients are computed here, not in the backward pass, for the inputs that need them; under ``no_grad`` none are
-    and nothing is saved. Results kept past the backward pass should be detached.
+    Gradients are computed here, for the inputs that need them: none under ``no_grad``, where nothing is saved. Results
+    kept past the backward pass should be detached.
 
     Examples
     --------
@@ -115,10 +114,8 @@ def linear_token_statistics(
     """
     options = _options(softcap, logit_scale, label_smoothing)
     _check_inputs(hidden, weight, bias, targets, token_weight, ignore_index, chunk_rows)
-    compute_type = _compute_type(hidden, weight, bias)
-    static = _Static(token_weight, options, ignore_index, chunk_rows, compute_type)
-    differentiable = [t for t in (hidden, weight, bias) if t is not None and t.requires_grad]
-    if torch.is_grad_enabled() and differentiable:
+    static = _Static(token_weight, options, ignore_index, chunk_rows, _compute_type(hidden, weight, bias))
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
         outputs = _LinearTokenStatistics.apply(hidden, weight, bias, targets, static)  # type: ignore[no-untyped-call]
         return LinearTokenStatistics(*outputs)
     return _named(_run(hidden, weight, bias, targets, static, needs=(False, False, False)))

@@ -22,8 +22,99 @@ _WARPS = 8
 
 
 # A program has one row, and holds BLOCK of its columns at a time. Parameters have no annotations because Triton looks
-# their names up. The vocabulary is a constant of the compiled kernel: a model has one.
-def _row_kernel(  # type: ignore[no-untyped-def]
+# their names up. The vocabulary is a constant of the compiled kernel: a model has one. What a kernel calls must be
+# compiled for it too, and is put into it.
+@triton.jit
+def _tanh_of_ratio(z, softcap):  # type: ignore[no-untyped-def]
+    """tanh(z / softcap), by the exponential."""
+    return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / softcap))
+
+
+@triton.jit
+def _scaled(u_row, column, valid, logit_scale):  # type: ignore[no-untyped-def]
+    """Columns of a row times logit_scale in float32; the padding behind the last is -inf."""
+    return tl.load(u_row + column, mask=valid, other=float("-inf")).to(tl.float32) * logit_scale
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _reduced_row(  # type: ignore[no-untyped-def]
+    u_row,
+    target,
+    logit_scale,
+    softcap,
+    N_VOCAB: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SMOOTHED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Largest logit, its first column, sums of exp(z - top) and (z - top) exp(z - top), target's logit, sum of all.
+
+    Online, after Milakov & Gimelshein, "Online normalizer calculation for softmax" (2018): the sums `mass` and `moment`
+    are relative to the largest logit so far. The last is 0 but for smoothing.
+    """
+    # The start is finite, lest a masked first block (-inf) make NaN of -inf + inf.
+    top = -3.0e38
+    best = 0
+    mass = 0.0
+    moment = 0.0
+    sum_z = 0.0
+    target_z = 0.0
+    for start in range(0, N_VOCAB, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        valid = column < N_VOCAB
+        z = _scaled(u_row, column, valid, logit_scale)
+        if CAPPED:
+            z = softcap * _tanh_of_ratio(z, softcap)
+            z = tl.where(valid, z, float("-inf"))  # padding must stay there
+        block_top = tl.max(z, axis=0)
+        block_best = tl.min(tl.where(z == block_top, column, 2147483647), axis=0)
+        best = tl.where(block_top > top, block_best, best)  # strictly: the first of equals
+        new_top = tl.maximum(top, block_top)
+        shrink = tl.exp(top - new_top)
+        distance = tl.maximum(z - new_top, -1.0e4)  # as good as -inf, but 0 times it is 0
+        e = tl.exp(distance)
+        moment = shrink * (moment + (top - new_top) * mass) + tl.sum(e * distance, axis=0)
+        mass = shrink * mass + tl.sum(e, axis=0)
+        top = new_top
+        target_z += tl.sum(tl.where(column == target, z, 0.0), axis=0)
+        if SMOOTHED:
+            sum_z += tl.sum(tl.where(valid, z, 0.0), axis=0)
+    return top, best, mass, moment, target_z, sum_z
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _leave_gradient(  # type: ignore[no-untyped-def]
+    u_row,
+    target,
+    top,
+    mass,
+    logit_scale,
+    softcap,
+    label_smoothing,
+    N_VOCAB: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SMOOTHED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Overwrite a row with its loss's gradient."""
+    for start in range(0, N_VOCAB, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        valid = column < N_VOCAB
+        z = _scaled(u_row, column, valid, logit_scale)
+        slope = 1.0
+        if CAPPED:
+            capped = _tanh_of_ratio(z, softcap)
+            slope = 1.0 - capped * capped
+            z = softcap * capped
+        grad = tl.exp(z - top) / mass - tl.where(column == target, 1.0 - label_smoothing, 0.0)
+        if SMOOTHED:
+            grad -= label_smoothing / N_VOCAB
+        grad = grad * slope
+        tl.store(u_row + column, grad.to(u_row.dtype.element_ty), mask=valid)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def row_kernel(  # type: ignore[no-untyped-def]
     u_ptr,
     target_ptr,
     training_loss_ptr,
@@ -41,42 +132,13 @@ def _row_kernel(  # type: ignore[no-untyped-def]
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Reduce one row, store its statistics, and with GRADIENT overwrite it."""
     row = tl.program_id(0).to(tl.int64)
     u_row = u_ptr + row * row_stride  # 64 bits: rows times columns exceeds 2**31
     target = tl.load(target_ptr + row).to(tl.int32)
-    columns = tl.arange(0, BLOCK)
-
-    # Online, after Milakov & Gimelshein, "Online normalizer calculation for softmax" (2018): `mass` is the sum of
-    # exp(z - top), `moment` the sum of (z - top) exp(z - top), both relative to the largest logit so far.
-    # The start is finite, lest a masked first block (-inf) make NaN of -inf + inf.
-    top = -3.0e38
-    best = 0
-    mass = 0.0
-    moment = 0.0
-    sum_z = 0.0
-    target_z = 0.0
-    for start in range(0, N_VOCAB, BLOCK):
-        column = start + columns
-        valid = column < N_VOCAB
-        z = tl.load(u_row + column, mask=valid, other=float("-inf")).to(tl.float32) * logit_scale
-        if CAPPED:
-            # tanh by the exponential; padding must stay at -inf
-            z = softcap * (1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / softcap)))
-            z = tl.where(valid, z, float("-inf"))
-        block_top = tl.max(z, axis=0)
-        block_best = tl.min(tl.where(z == block_top, column, 2147483647), axis=0)
-        best = tl.where(block_top > top, block_best, best)  # strictly: the first of equals
-        new_top = tl.maximum(top, block_top)
-        shrink = tl.exp(top - new_top)
-        distance = tl.maximum(z - new_top, -1.0e4)  # as good as -inf, but 0 times it is 0
-        e = tl.exp(distance)
-        moment = shrink * (moment + (top - new_top) * mass) + tl.sum(e * distance, axis=0)
-        mass = shrink * mass + tl.sum(e, axis=0)
-        top = new_top
-        target_z += tl.sum(tl.where(column == target, z, 0.0), axis=0)
-        if SMOOTHED:
-            sum_z += tl.sum(tl.where(valid, z, 0.0), axis=0)
-
+    top, best, mass, moment, target_z, sum_z = _reduced_row(
+        u_row, target, logit_scale, softcap, N_VOCAB, CAPPED, SMOOTHED, BLOCK
+    )
     log_mass = tl.log(mass)
     loss = log_mass + (top - target_z)
     training_loss = loss
@@ -88,25 +150,10 @@ def _row_kernel(  # type: ignore[no-untyped-def]
     tl.store(entropy_ptr + row, log_mass - moment / mass)
     tl.store(logsumexp_ptr + row, top + log_mass)
     tl.store(correct_ptr + row, (best == target) & (target_z == top))
-
     if GRADIENT:
-        for start in range(0, N_VOCAB, BLOCK):
-            column = start + columns
-            valid = column < N_VOCAB
-            z = tl.load(u_row + column, mask=valid, other=float("-inf")).to(tl.float32) * logit_scale
-            slope = 1.0
-            if CAPPED:
-                capped = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / softcap))
-                slope = 1.0 - capped * capped
-                z = softcap * capped
-            grad = tl.exp(z - top) / mass - tl.where(column == target, 1.0 - label_smoothing, 0.0)
-            if SMOOTHED:
-                grad -= label_smoothing / N_VOCAB
-            grad = grad * slope
-            tl.store(u_row + column, grad.to(u_ptr.dtype.element_ty), mask=valid)
-
-
-row_kernel = triton.jit(_row_kernel)
+        _leave_gradient(
+            u_row, target, top, mass, logit_scale, softcap, label_smoothing, N_VOCAB, CAPPED, SMOOTHED, BLOCK
+        )
 
 
 def row_statistics_(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, gradient: bool) -> RowValues:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from support.doors.checks import assert_exact, assert_whole, assert_within_bf16, expected_masks
-from support.doors.setting import N_VOCAB, Training, setting_in
-from support.doors.table import BF16, TABLE, cells
+from support.doors.setting import N_VOCAB, Stream, Training, setting_in
+from support.doors.table import BF16, TABLE, cells, rendered
 from support.doors.through import train
 from support.models import build, examples
 
@@ -27,20 +25,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     return setting_in(tmp_path_factory.mktemp("setting"))
-
-
-class Stream(torch.utils.data.IterableDataset):
-    """Rows, once or for ever."""
-
-    def __init__(self, rows: list[dict[str, Any]], *, endless: bool = False) -> None:
-        self._rows = rows
-        self._endless = endless
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while True:
-            yield from self._rows
-            if not self._endless:
-                return
 
 
 def hub_stream(rows):
@@ -164,3 +148,9 @@ def test_batches_by_length_are_recorded_in_the_order_of_the_data(door, setting, 
     one, other = (run.records("train") for run in runs)
     assert np.array_equal(one.token_id, other.token_id) and np.array_equal(one.loss(0), other.loss(0), equal_nan=True)
     assert np.array_equal(other.dropped(1), expected_masks(other.predicted, 1, seed=1))
+
+
+def test_the_page_shows_the_table():
+    page = (ROOT / "docs" / "your-own-trainer.md").read_text()
+    assert rendered() in page
+    assert all(cell.refusal in page for row in TABLE.values() for cell in row.values() if cell.refusal is not None)

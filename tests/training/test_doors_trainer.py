@@ -15,10 +15,9 @@ from support.doors.through import arguments, bare, finished, make_trainer, recip
 from support.models import Padder, build
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dynamics import TokenRecorder, open_run
+from dynamics import LoopRecorder, TokenRecorder, open_run
 from dynamics.errors import InputError
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
-from dynamics.training.plain_loop import LoopRecorder
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_evaluation_before_within_and_after_training(door, setting, tmp_path):
     trainer.train()
     after = trainer.evaluate()["eval_loss"]
     assert hooks_on(bare(trainer)) == [] and within.seen is not None
-    trained = finished(trainer, setting, tmp_path, Training(epochs=8))
+    trained = finished(door, trainer, setting, tmp_path, Training(epochs=8))
     assert_whole(trained)
     assert_exact(trained)
     run, history = trained.run, {}
@@ -166,7 +165,7 @@ def test_several_evaluation_sets(door, setting, tmp_path):
     trainer.train()
     run = open_run(tmp_path / "run")
     assert run.splits == ["train", "validation-one", "validation-two"]
-    found = finished(trainer, setting, tmp_path, training)
+    found = finished(door, trainer, setting, tmp_path, training)
     assert_whole(found)
     assert_exact(found, splits={"train": setting.train, **{f"validation-{name}": rows for name, rows in sets.items()}})
     spoilt = make_trainer(door, setting, tmp_path / "spoilt", training, eval_dataset={"a/b": setting.validation})
@@ -199,7 +198,7 @@ def test_losses_of_other_kinds(situation, door, setting, tmp_path):
     else:
         trainer = make_trainer(door, setting, tmp_path, training, compute_loss_func=double_loss)
         trainer.train()
-        trained = finished(trainer, setting, tmp_path, training)
+        trained = finished(door, trainer, setting, tmp_path, training)
     assert_whole(trained)
     assert_exact(trained)
     masks = trained.run.records("train").dropped(1)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dynamics.errors import InputError
 from dynamics.training.batches.sequence_dataset import KeyedOrder
 from dynamics.training.driving.trainer_data import examples_per_step
 from dynamics.training.environment.arguments import forward_dtype
@@ -48,8 +49,7 @@ class LoopCallback(TrainerCallback):
         self._patches = ExitStack()
         self._learning_rate = 0.0
         self._n_batches: int | None = None
-        self._steps_before_pass = 0
-        self._steps_at_begin = 0
+        self._steps_before_epoch = 0
         self._goes_on = False
         #: Whether the model answers a `HeadRequest` now.
         self.fused = False
@@ -62,6 +62,25 @@ class LoopCallback(TrainerCallback):
     def bind(self, trainer: Trainer) -> None:
         """Say whose callback this is."""
         self._trainer = trainer
+
+    def require_resumable(self, resumed: LoopState) -> None:
+        """Raise InputError where the Trainer could not go on: within a pass of a stream that is not the first.
+
+        `predicted` is known, and nothing is written yet.
+        """
+        facts = resumed.facts
+        # A checkpoint at the last step of a pass is written before the Trainer knows that the pass is over.
+        within = (
+            self._n_batches is None
+            and bool(facts["under_way"])
+            and (self.predicted is None or resumed.share_visited(self.predicted) < 1.0)
+        )
+        if within and facts["epoch"] > 1:
+            raise InputError(
+                f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']} of a data set without a "
+                "length, and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of "
+                "a pass, or give the data set a length"
+            )
 
     def detach(self) -> None:
         """Take every hook and patch off the model."""
@@ -111,9 +130,7 @@ class LoopCallback(TrainerCallback):
         """Begin a pass, or go on with one that the checkpoint cut."""
         self._goes_on = self.loop.under_way
         self.loop.begin_pass()
-        self._steps_at_begin = state.global_step
-        # Only the first pass over a stream goes on: another is refused.
-        self._steps_before_pass = 0 if self._goes_on else state.global_step
+        self._steps_before_epoch = state.global_step
         if self.order is not None:
             # Set here, since what several processes wrap around a sampler does not hand the epoch on.
             self.order.set_epoch(self.loop.epoch - 1)
@@ -133,7 +150,7 @@ class LoopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Hand on the pass: whole, or cut where training stops within it."""
-        empty = self._n_batches is None and state.global_step == self._steps_at_begin
+        empty = self._n_batches is None and state.global_step == self._steps_before_epoch
         if empty and not self._goes_on:
             self.loop.forget_pass()
             return
@@ -174,7 +191,7 @@ class LoopCallback(TrainerCallback):
         if self.predicted is None or not self.loop.under_way:
             return float(self.loop.epoch)
         expected = -(-len(self.predicted) // examples_per_step(self._trainer))
-        within = (state.global_step - self._steps_before_pass) / expected
+        within = (state.global_step - self.loop.began) / expected
         return self.loop.epoch - 1 + min(1.0, within)
 
     def _resumed(self, state: TrainerState) -> LoopState | None:

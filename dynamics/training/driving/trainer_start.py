@@ -28,7 +28,6 @@ from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.loop.methods import training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop
-from dynamics.training.loop.training_pass import PassTables
 from dynamics.training.recording.epoch_recorder import measure_all
 from dynamics.training.recording.run_writer import (
     RunPlan,
@@ -79,13 +78,13 @@ def _start(
         for split, dataset in evaluation_sets(trainer).items():
             splits[split] = read_dataset(trainer, dataset, split=split).packed
     callback.predicted = train.packed.predicted
+    if resumed is not None:
+        callback.require_resumable(resumed)
     loop.metrics = StepMetrics(None if recorder is None else recorder.metrics_path, losses=losses)
     loop.open(
         BatchReader(train.keys, train.packed.token_id.shape[1], pad_token_id=pad_token_id(trainer)),
         total_steps=trainer.state.max_steps,
     )
-    if resumed is not None and callback.steps_per_pass is None:
-        _require_found_again(resumed, train.packed)
     if recorder is None and not loop.methods.all:
         return
     writer, resumption = None, None
@@ -100,21 +99,6 @@ def _start(
         steps_per_epoch = callback.steps_per_pass or -(-len(train.keys) // examples_per_step(trainer))
         writer.begin(total_steps=trainer.state.max_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
     loop.recording = writer
-
-
-def _require_found_again(resumed: LoopState, train: PackedSplit) -> None:
-    """Raise InputError for a checkpoint within a pass over a stream whose place in it the Trainer does not find."""
-    epoch = resumed.facts["epoch"]
-    visited = PassTables(train.token_id.shape, dropped=False, values=False)
-    visited.load_state(resumed.parts)
-    # All processes must ask, whatever the first conditions are.
-    share = visited.share_visited(train.predicted)
-    if resumed.facts["under_way"] and epoch > 1 and share < 1.0:
-        raise InputError(
-            f"the checkpoint of step {resumed.facts['step']} lies within pass {epoch} of a data set without a length, "
-            "and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of a pass, or "
-            "give the data set a length"
-        )
 
 
 def _plan(

@@ -96,6 +96,8 @@ class TrainingLoop:
         self.under_way = False
         self._cut = False
         self.step = 0
+        #: The optimiser steps that were done when the pass under way began.
+        self.began = 0
         self.total_steps = 1
 
     def open(self, reader: BatchReader, *, total_steps: int) -> None:
@@ -103,7 +105,7 @@ class TrainingLoop:
         self._reader = reader
         self._tables = PassTables(reader.shape, dropped=self.methods.drop, values=self.keeps_training_pass)
         self.total_steps = total_steps
-        self.epoch, self.step, self.under_way, self._cut = 0, 0, False, False
+        self.epoch, self.step, self.began, self.under_way, self._cut = 0, 0, 0, False, False
         self._unknown, self._rows, self._checks = None, [], Landing()
         self.metrics.losses = []
 
@@ -111,13 +113,16 @@ class TrainingLoop:
 
     def begin_training(self, model: torch.nn.Module) -> None:
         """Record the model before training."""
-        self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), TrainingPass())
+        assert self._tables is not None, "open() comes first"
+        seen = TrainingPass(dropped=self._tables.whole(mean_loss=None).dropped)
+        self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), seen)
 
     def begin_pass(self) -> None:
         """Begin a pass over the data, or go on with one that a checkpoint cut."""
         assert self._tables is not None, "open() comes first"
         if not self.under_way:
             self.epoch += 1
+            self.began = self.step
             self._tables.clear()
             self.under_way, self._cut = True, False
 
@@ -289,6 +294,7 @@ class TrainingLoop:
             "epoch": self.epoch,
             "under_way": under_way,
             "step": self.step,
+            "began": self.began,
             "losses": list(self.metrics.losses),
             "methods": self.methods.state(),
         }
@@ -298,6 +304,7 @@ class TrainingLoop:
         """Take up what `state` returned, in one or more processes."""
         assert self._tables is not None, "open() comes first"
         self.epoch, self.step = facts["epoch"], facts["step"]
+        self.began = facts.get("began", self.step)
         self.under_way = facts["under_way"]
         self.metrics.losses = list(facts["losses"])
         self._tables.load_state(parts)

@@ -16,6 +16,7 @@ from dynamics.records import schema
 from dynamics.records.tensors import write_tensors
 from dynamics.training.environment.processes import rank, wait_for_all, world_size
 from dynamics.training.loop.training_loop import TrainingLoop
+from dynamics.training.loop.training_pass import PassTables
 
 #: In a checkpoint's folder: facts of the whole training, and the tables of each process.
 STATE_FILE = "dynamics.json"
@@ -43,6 +44,17 @@ class LoopState:
     def recorded(self) -> int:
         """The last epoch whose records belong to the past of the checkpoint."""
         return int(self.facts["epoch"]) - bool(self.facts["under_way"])
+
+    def share_visited(self, predicted: np.ndarray) -> float:
+        """Return the share of the sequences with predicted tokens that the pass under way had seen.
+
+        Parameters
+        ----------
+        predicted : ndarray of bool, shape (n_sequences, n_positions)
+        """
+        tables = PassTables(predicted.shape, dropped=False, values=False)
+        tables.load_state(self.parts)
+        return tables.share_visited(predicted)
 
 
 def write_loop_state(loop: TrainingLoop, folder: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from dynamics import TokenRecorder
-from dynamics.records.reader import open_run
-from dynamics.training.plain_loop import LoopRecorder
-from support.doors.setting import Example, Setting, Trained, Training
+from dynamics import LoopRecorder, TokenRecorder
+from support.doors.setting import Example, Load, Setting, Training
 from support.models import Padder
 
 
@@ -31,7 +31,12 @@ def order_of(training: Training, examples: Sequence[Example], epoch: int) -> lis
 
 def windows(training: Training, examples: Sequence[Example], epoch: int) -> list[list[dict[str, torch.Tensor]]]:
     """The optimiser steps of a pass, each of some micro-batches."""
-    batches = batches_of(order_of(training, examples, epoch), training.batch)
+    order = order_of(training, examples, epoch)
+    if dist.is_initialized():
+        # As DistributedSampler does: the same number for each, though one comes twice.
+        world = dist.get_world_size()
+        order = (order + order[: -len(order) % world])[dist.get_rank() :: world]
+    batches = batches_of(order, training.batch)
     if training.drop_last and len(batches[-1]["input_ids"]) < training.batch:
         batches = batches[:-1]
     return [batches[at : at + training.accumulation] for at in range(0, len(batches), training.accumulation)]
@@ -70,7 +75,11 @@ def one_step(
     stops: bool = False,
 ) -> None:
     """An optimiser step as one writes it; or half of one, where somebody `stops` it."""
-    n_tokens = sum((one["labels"][:, 1:] != -100).sum() for one in window)
+    n_tokens, world = torch.stack([(one["labels"][:, 1:] != -100).sum() for one in window]).sum(), 1
+    if dist.is_initialized():
+        # DDP takes the mean of the processes' gradients.
+        world = dist.get_world_size()
+        dist.all_reduce(n_tokens)
     for batch in window:
         with recorder.batch(batch) as left, torch.autocast("cpu", training.dtype, enabled=training.bf16):
             outputs = model(**left)
@@ -80,27 +89,29 @@ def one_step(
                 mean = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=training.smoothing)
             if stops:
                 raise KeyboardInterrupt
-        (mean * (left["labels"][:, 1:] != -100).sum() / n_tokens).backward()
+        (mean * world * (left["labels"][:, 1:] != -100).sum() / n_tokens).backward()
     optimizer.step()
     optimizer.zero_grad()
     recorder.step(learning_rate=optimizer.param_groups[0]["lr"])
 
 
-def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
+def train_plain(setting: Setting, folder: Path, training: Training) -> torch.nn.Module:
+    """Train, save the weights after each epoch as ``weights-EPOCH.pt``, and return the model."""
     inner = (training.wrap or (lambda model: model))(setting.fresh())
-    model = torch.compile(inner, backend="aot_eager") if training.compiled else inner
+    model: Any = torch.compile(inner, backend="aot_eager") if training.compiled else inner
+    if dist.is_initialized():
+        model = DistributedDataParallel(model)
     rows = (training.rows or list)(setting.train)
     given = (Padder()([row]) for row in rows) if training.endless else batches_of(list(rows), 4)
     examples = setting.train
     steps = list(steps_of(training, examples))
     kind = torch.optim.SGD if training.sgd else torch.optim.AdamW
-    optimizer = kind([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    weights, checkpoint = {}, folder / "checkpoint"
+    optimizer = kind([p for p in model.parameters() if p.requires_grad], lr=training.rate)
+    checkpoint = folder / "checkpoint"
 
     def keep(epoch: int) -> None:
-        # As the model was when the epoch was recorded.
-        weights[epoch] = folder / f"weights-{epoch}.pt"
-        torch.save(inner.state_dict(), weights[epoch])
+        if not (dist.is_initialized() and dist.get_rank()):
+            torch.save(inner.state_dict(), folder / f"weights-{epoch}.pt")
 
     with LoopRecorder(TokenRecorder(folder / "run", dtype="float32", batch_size=4), *training.methods()) as recorder:
         if training.resume:
@@ -112,6 +123,7 @@ def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
             total_steps=len(steps),
             seed=training.seed,
             dtype=training.dtype,
+            settings={"learning_rate": training.rate, "batch_size": training.batch},
             resume_from=checkpoint if training.resume else None,
         )
         if not done:
@@ -126,18 +138,15 @@ def train_plain(setting: Setting, folder: Path, training: Training) -> Trained:
                 save(checkpoint / "state.pt", inner, optimizer)
         keep(steps[-1][0])
         recorder.finish()
+    return inner
+
+
+def loader(setting: Setting, training: Training) -> Load:
+    """Bring weights that a loop saved."""
 
     def load(file: Path) -> torch.nn.Module:
         found = (training.wrap or (lambda model: model))(setting.fresh())
         found.load_state_dict(torch.load(file, weights_only=True))
         return found.double().eval()
 
-    return Trained(
-        run=open_run(folder / "run"),
-        model=inner,
-        weights=weights,
-        load=load,
-        train=setting.train,
-        validation=setting.validation,
-        training=training,
-    )
+    return load

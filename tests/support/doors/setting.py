@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ class Training:
         Passes over the data; or, if `steps` is given, optimiser steps.
     batch, accumulation : int
     bf16, drop_last, grouped, compiled, endless : bool
+    rate : float
+        Of learning.
     sgd : bool
         Plain gradient descent without clipping, in place of AdamW.
     smoothing : float
@@ -133,6 +135,7 @@ class Training:
     grouped: bool = False
     compiled: bool = False
     endless: bool = False
+    rate: float = 1e-2
     sgd: bool = False
     smoothing: float = 0.0
     rows: Callable[[list[Example]], Any] | None = None
@@ -163,9 +166,22 @@ class Trained:
     train: list[Example]
     validation: list[Example]
     training: Training
-    trainer: Any = None
 
 
 def pretrained(folder: Path) -> torch.nn.Module:
     """What save_pretrained wrote, in float64."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Rows, once or for ever."""
+
+    def __init__(self, rows: list[dict[str, Any]], *, endless: bool = False) -> None:
+        self._rows = rows
+        self._endless = endless
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield from self._rows
+            if not self._endless:
+                return

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dynamics import DynamicsTrainer, TokenRecorder, attach
 from dynamics.records.reader import open_run
 from dynamics.training import recipe_run
-from support.doors.own_loop import train_plain
+from support.doors.own_loop import loader, train_plain
 from support.doors.setting import Setting, Trained, Training, pretrained
 from support.models import Padder
 from support.tiny import quiet
@@ -20,8 +20,61 @@ from support.tiny import quiet
 
 def train(door: str, setting: Setting, folder: Path, training: Training) -> Trained:
     """Train through a door, with a recorder in ``folder/run``, and keep the weights after each epoch."""
-    through = {"recipe": _recipe, "plain loop": train_plain}.get(door)
-    return through(setting, folder, training) if through else _trainer(door, setting, folder, training)
+    if door == "recipe":
+        model = bare(_recipe(setting, folder, training))
+    elif door == "plain loop":
+        model = train_plain(setting, folder, training)
+    else:
+        trainer = make_trainer(door, setting, folder, training)
+        checkpoint = folder / "out" / f"checkpoint-{training.save_at}"
+        trainer.train(resume_from_checkpoint=str(checkpoint) if training.resume else None)
+        model = finish(trainer, folder)
+    return left_in(door, setting, folder, training, model)
+
+
+def left_in(
+    door: str, setting: Setting, folder: Path, training: Training, model: torch.nn.Module | None = None
+) -> Trained:
+    """What a training left in its folder."""
+    run, load = open_run(folder / "run"), training.load or pretrained
+    if door == "recipe":
+        # Its checkpoints go when it is done.
+        weights = {run.epochs[-1]: run.path / "model"}
+    elif door == "plain loop":
+        weights = {int(file.stem.split("-")[1]): file for file in folder.glob("weights-*.pt")}
+        load = loader(setting, training)
+    else:
+        steps = {run.step(epoch): epoch for epoch in run.epochs}
+        saved = {int(path.name.split("-")[1]): path for path in (folder / "out").glob("checkpoint-*")}
+        weights = {steps[step]: path for step, path in saved.items() if step in steps}
+        if run.epochs[-1] not in weights:
+            weights[run.epochs[-1]] = folder / "last"
+    if training.wrap is None and door != "plain loop":
+        weights[0] = setting.model
+    return Trained(
+        run=run,
+        model=model,
+        weights=weights,
+        load=load,
+        train=setting.train,
+        validation=setting.validation,
+        training=training,
+    )
+
+
+class Stops(TrainerCallback):
+    """Somebody interrupts a training within a step, when its gradients are there."""
+
+    def __init__(self, step: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self._step = step
+        self._error = error
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step - 1:
+            raise self._error
+
+
+# A recipe. ---------------------------------------------------------------------------------------
 
 
 def recipe_fields(training: Training) -> dict[str, Any]:
@@ -31,7 +84,7 @@ def recipe_fields(training: Training) -> dict[str, Any]:
         "max_steps": training.steps,
         "per_device_train_batch_size": training.batch,
         "gradient_accumulation_steps": training.accumulation,
-        "learning_rate": 1e-2,
+        "learning_rate": training.rate,
         "use_cpu": True,
         "bf16": training.bf16 or None,
         "dataloader_drop_last": training.drop_last or None,
@@ -46,26 +99,23 @@ def recipe_fields(training: Training) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _recipe(setting: Setting, folder: Path, training: Training) -> Trained:
+def _recipe(setting: Setting, folder: Path, training: Training) -> Any:
     methods = [method.settings.model_dump(mode="json") for method in training.methods()]
     recording = {"dtype": "float32", "training_pass": training.training_pass}
     recipe = setting.recipe(recipe_fields(training), methods, seed=training.seed, recording=recording)
+    made: list[Any] = []
+    own = recipe_run.trainer_of
+
+    def trainer_of(*parts: Any) -> Any:
+        made.append(own(*parts))
+        if training.stop_at is not None:
+            made[-1].add_callback(Stops(training.stop_at))
+        return made[-1]
+
     with pytest.MonkeyPatch.context() as patch:
-        made: list[Any] = []
-        own = recipe_run.trainer_of
-        patch.setattr(recipe_run, "trainer_of", lambda *parts: made.append(own(*parts)) or made[-1])
+        patch.setattr(recipe_run, "trainer_of", trainer_of)
         recipe_run.train(recipe, folder / "run", resume=training.resume, reporter=quiet())
-    run = open_run(folder / "run")
-    return Trained(
-        run=run,
-        model=bare(made[0]),
-        # Its checkpoints go when it is done.
-        weights={0: setting.model, run.epochs[-1]: run.path / "model"},
-        load=pretrained,
-        train=setting.train,
-        validation=setting.validation,
-        training=training,
-    )
+    return made[0]
 
 
 def bare(trainer: Any) -> torch.nn.Module:
@@ -85,7 +135,7 @@ def arguments(folder: Path, training: Training) -> TrainingArguments:
         "per_device_train_batch_size": training.batch,
         "per_device_eval_batch_size": 4,
         "gradient_accumulation_steps": training.accumulation,
-        "learning_rate": 1e-2,
+        "learning_rate": training.rate,
         "seed": training.seed,
         "bf16": training.bf16,
         "dataloader_drop_last": training.drop_last,
@@ -93,12 +143,14 @@ def arguments(folder: Path, training: Training) -> TrainingArguments:
         "label_smoothing_factor": training.smoothing,
         "report_to": "none",
         "save_strategy": "epoch",
-        "save_only_model": True,
+        "save_only_model": training.save_at is None,
         "logging_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
         "dataloader_pin_memory": False,
     }
+    if training.save_at is not None:
+        fields |= {"save_strategy": "steps", "save_steps": 1}
     if training.steps is not None:
         fields["max_steps"] = training.steps
     if training.grouped:
@@ -110,9 +162,7 @@ def arguments(folder: Path, training: Training) -> TrainingArguments:
     return TrainingArguments(**{**fields, **training.arguments})
 
 
-def make_trainer(
-    door: str, setting: Setting, folder: Path, training: Training, *, kind: type = Trainer, **more: Any
-) -> Any:
+def make_trainer(door: str, setting: Setting, folder: Path, training: Training, **more: Any) -> Any:
     """A trainer behind one of the two doors, recording into ``folder/run``."""
     recorder = TokenRecorder(folder / "run", dtype="float32", training_pass=training.training_pass)
     common = {
@@ -124,37 +174,21 @@ def make_trainer(
         **more,
     }
     if door == "DynamicsTrainer":
-        return DynamicsTrainer(**common, regularizers=training.methods(), recorder=recorder)
-    trainer = kind(**common)
-    attach(trainer, recorder, *training.methods())
+        trainer = DynamicsTrainer(**common, regularizers=training.methods(), recorder=recorder)
+    else:
+        trainer = Trainer(**common)
+        attach(trainer, recorder, *training.methods())
+    if training.stop_at is not None:
+        trainer.add_callback(Stops(training.stop_at))
     return trainer
 
 
-def _trainer(door: str, setting: Setting, folder: Path, training: Training) -> Trained:
-    trainer = make_trainer(door, setting, folder, training)
-    trainer.train()
-    return finished(trainer, setting, folder, training)
+def finish(trainer: Any, folder: Path) -> torch.nn.Module:
+    """Save the last weights, where the last step is no end of an epoch; return the model."""
+    trainer.save_model(str(folder / "last"))
+    return bare(trainer)
 
 
-def finished(trainer: Any, setting: Setting, folder: Path, training: Training) -> Trained:
-    """What a trainer that saved each epoch left."""
-    run = open_run(folder / "run")
-    steps = {run.step(epoch): epoch for epoch in run.epochs}
-    saved = {int(path.name.split("-")[1]): path for path in (folder / "out").glob("checkpoint-*")}
-    weights = {steps[step]: path for step, path in saved.items() if step in steps}
-    if training.wrap is None:
-        weights[0] = setting.model
-    # Where the last step is no end of an epoch, and no best model was put in its place.
-    if run.epochs[-1] not in weights:
-        trainer.save_model(str(folder / "last"))
-        weights[run.epochs[-1]] = folder / "last"
-    return Trained(
-        run=run,
-        model=bare(trainer),
-        weights=weights,
-        load=training.load or pretrained,
-        train=setting.train,
-        validation=setting.validation,
-        training=training,
-        trainer=trainer,
-    )
+def finished(door: str, trainer: Any, setting: Setting, folder: Path, training: Training) -> Trained:
+    """What a trainer of one's own that saved each epoch left."""
+    return left_in(door, setting, folder, training, finish(trainer, folder))

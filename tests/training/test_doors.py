@@ -87,6 +87,7 @@ def prepared(situation, door, setting, folder):
         # Tracing takes long: one layer, and one shape of batches.
         build("llama", vocab_size=N_VOCAB, num_hidden_layers=1).save_pretrained(folder / "one-layer")
         setting = replace(setting, model=folder / "one-layer", train=setting.train[: None if door == "recipe" else 8])
+        training = replace(training, batch=9) if door == "recipe" else training
         torch._dynamo.reset()
     return setting, training
 

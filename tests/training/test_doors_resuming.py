@@ -193,21 +193,20 @@ def test_more_epochs(door, setting, tmp_path):
     assert_exact(longer)
 
 
-CHANGED = {
-    "learning rate": ({"rate": 2e-2}, r"training\.learning_rate \(0\.01 then, 0\.02 now\)"),
-    "batch size": ({"batch": 2}, r"training\.(per_device_train_)?batch_size \(4 then, 2 now\)"),
-}
+CHANGED = [
+    ({"rate": 2e-2}, r"training\.learning_rate \(0\.01 then, 0\.02 now\)"),
+    ({"batch": 2}, r"training\.(per_device_train_)?batch_size \(4 then, 2 now\)"),
+]
 
 
-@pytest.mark.parametrize("what", CHANGED)
 @pytest.mark.parametrize("door", DOORS)
-def test_changes_that_change_the_training_are_refused(door, what, setting, tmp_path):
-    change, line = CHANGED[what]
+def test_changes_that_change_the_training_are_refused(door, setting, tmp_path):
     training = Training(save_at=3)
     with pytest.raises(KeyboardInterrupt):
         train(door, setting, tmp_path, replace(training, stop_at=5))
     before = files(tmp_path / "run")
-    with pytest.raises(InputError, match=line) as caught:
-        train(door, setting, tmp_path, replace(training, **change, resume=True))
-    assert "\n" not in str(caught.value)
-    assert files(tmp_path / "run") == before
+    for change, line in CHANGED:
+        with pytest.raises(InputError, match=line) as caught:
+            train(door, setting, tmp_path, replace(training, **change, resume=True))
+        assert "\n" not in str(caught.value)
+        assert files(tmp_path / "run") == before

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from dynamics import LoopRecorder, TokenRecorder
 from support.doors.setting import Example, Load, Setting, Training
@@ -102,7 +103,7 @@ def train_plain(setting: Setting, folder: Path, training: Training) -> torch.nn.
     if dist.is_initialized():
         model = DistributedDataParallel(model)
     rows = (training.rows or list)(setting.train)
-    given = (Padder()([row]) for row in rows) if training.endless else batches_of(list(rows), 4)
+    given: Any = DataLoader(rows, collate_fn=Padder()) if training.endless else batches_of(list(rows), 4)
     examples = setting.train
     steps = list(steps_of(training, examples))
     kind = torch.optim.SGD if training.sgd else torch.optim.AdamW

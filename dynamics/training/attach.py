@@ -90,6 +90,7 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
         with loop.armed(batch):
             weight = loop.methods.token_weight(batch)
             if weight is not None:
+                _require_whole_divisor(trainer)
                 # The trainer divides by the tokens that it counted beforehand: all predicted ones.
                 labels = inputs["labels"].masked_fill(weight == 0, IGNORE_INDEX)
                 inputs = type(inputs)({**inputs, "labels": labels})
@@ -98,6 +99,15 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
         return found
 
     trainer.compute_loss = compute_loss
+
+
+def _require_whole_divisor(trainer: Any) -> None:
+    """Raise InputError where the loss is a mean over the labels that are left, whatever was left out."""
+    if trainer.compute_loss_func is None and not trainer.model_accepts_loss_kwargs:
+        raise InputError(
+            f"attach: {type(trainer.model).__name__} takes the mean of its loss itself, over the tokens that are left, "
+            "so that leaving some out makes the others count for more; use DynamicsTrainer, or target: input"
+        )
 
 
 def _wrap_train(trainer: Any, callback: LoopCallback) -> None:

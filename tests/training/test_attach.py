@@ -353,3 +353,23 @@ def test_a_field_set_twice_is_refused(tmp_path):
         build(), arguments(tmp_path), Padder(), train_dataset=examples(), regularizers=[WeightDecay(value=0.1)]
     )
     assert trainer.args.weight_decay == 0.1
+
+
+class OwnMean(type(build())):
+    """A model whose forward takes no num_items_in_batch: its loss is the mean over the labels that it gets."""
+
+    accepts_loss_kwargs = False
+
+
+def test_a_mean_over_what_is_left_is_not_taken_for_one_over_all(tmp_path):
+    model = build()
+    model.__class__ = OwnMean
+    for target, refused in (("input", False), ("loss", True), ("both", True)):
+        trainer = Trainer(model, arguments(tmp_path), Padder(), train_dataset=examples())
+        attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant", target=target))
+        if refused:
+            with pytest.raises(InputError, match="OwnMean takes the mean of its loss itself.* use DynamicsTrainer"):
+                trainer.train()
+            assert not any(module._forward_pre_hooks for module in model.modules())
+        else:
+            trainer.train()

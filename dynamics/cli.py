@@ -372,27 +372,27 @@ def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **opti
 
 def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.estimands.summary import arm_summary
+    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes
 
-    header = (
-        "arm", "best", "epoch", "final", "95 % interval", "rebound", "cross-fitted", "dropped"
-    )  # fmt: skip
+    header = ("arm", "best", "epoch", "final", "95 % interval", "rebound", "cross-fitted", "dropped")
+    summaries = [arm for one in opened for arm in arm_summary(one)]
     rows = [
         (
             arm.arm,
             f"{arm.best:.4f}",
-            str(arm.best_epoch),
+            f"{arm.best_at:g}",
             f"{arm.final:.4f}",
             f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
             f"{arm.rebound:.4f}",
             f"{arm.rebound_cross_fitted:.4f}",
             f"{arm.dropped_share:.4f}",
         )
-        for one in opened
-        for arm in arm_summary(one)
+        for arm in summaries
     ]
     reporter.line("validation loss, nats per token")
     reporter.table(header, rows)
+    if note := note_on_passes(summaries):
+        reporter.line(note)
 
 
 def _numbers(epochs: Sequence[int]) -> str:

@@ -268,9 +268,12 @@ def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int]
     few = [split.split for split in splits if len({passage.document for passage in split.passages}) < FEW_DOCUMENTS]
     if few:
         notes.append(f"Fewer than {FEW_DOCUMENTS} {' and '.join(few)} documents: the curves' intervals are too narrow.")
-    alone = sorted(set(runs[0].epochs).union(runs[-1].epochs) - set(common_epochs(runs)))
+    alone = sorted(set(runs[0].epochs).symmetric_difference(runs[-1].epochs))
     if alone:
         notes.append(f"Epochs that only one run has are left out: {', '.join(map(str, alone))}.")
+    for epoch in sorted(set(runs[0].epochs).intersection(runs[-1].epochs).difference(common_epochs(runs))):
+        in_a, in_b = (f"{run.passes(epoch):g}" for run in runs)
+        notes.append(f"Epoch {epoch} is left out: it stands for {in_a} passes over the data in A and for {in_b} in B.")
     if n_all_epochs > len(epochs):
         notes.append(f"Of {n_all_epochs} epochs {len(epochs)}, evenly spaced, are in this page.")
     for epoch, passes in runs[0].partial_epochs.items():

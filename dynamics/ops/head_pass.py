@@ -99,10 +99,12 @@ def head_pass(
     gradients = _room_for_gradients(hidden, weight, needs, exact, n_run)
 
     chunk_rows = chunk_rows or rows_per_chunk(weight.shape[0], head.weight.dtype, hidden.device)
+    grad_logits: torch.Tensor | None = None
     for start, stop in spans(n_run, chunk_rows):
         rows: Rows = slice(start, stop) if index is None else index[start:stop]
         h = hidden[rows].to(head.weight.dtype).contiguous()
         y = targets[rows] if on_cpu else targets[rows].where(kept[rows], 0)
+        grad_logits = None  # frees the last chunk before the next comes
         found, grad_logits, back = _run_rows(head, h, y, needs)
         if callable(token_weight):
             coefficient[rows] = _called(token_weight, found, rows, kept[rows])
@@ -113,7 +115,6 @@ def head_pass(
             if gradients.hidden is not None and back is not None:
                 gradients.hidden[rows] = (back * c[:, None]).to(hidden.dtype)
             _accumulate_(gradients, head.route, grad_logits, h, c, first=start == 0)
-        del grad_logits  # frees this chunk before the next comes
 
     total = _total(coefficient, values.training_loss, kept, factor)
     if token_weight is None:

@@ -67,8 +67,7 @@ def linear_token_statistics(
         once a chunk with ``(loss, entropy, rows)`` and returns the weights of these rows, shape (n,). ``loss`` and
         ``entropy`` are detached, of shape (n,) and the results' type; ``rows`` says which of the N rows they are, a
         slice or indices as int64 on the inputs' device, so that ``known[rows]`` is what is known of them beforehand.
-        It must treat rows one by one; ignored ones may be among them (on accelerators). No gradient goes through
-        weights.
+        It must treat rows one by one; ignored ones may be among them (on accelerators). Weights get no gradient.
     bias : Tensor, shape (V,), optional
         -inf masks a column.
     softcap : float, optional
@@ -115,10 +114,7 @@ def linear_token_statistics(
     options = _options(softcap, logit_scale, label_smoothing)
     _check_inputs(hidden, weight, bias, targets, token_weight, ignore_index, chunk_rows)
     static = _Static(token_weight, options, ignore_index, chunk_rows, _compute_type(hidden, weight, bias))
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
-        outputs = _LinearTokenStatistics.apply(hidden, weight, bias, targets, static)  # type: ignore[no-untyped-call]
-        return LinearTokenStatistics(*outputs)
-    return _named(_run(hidden, weight, bias, targets, static, needs=(False, False, False)))
+    return _evaluated(hidden, weight, bias, targets, static)
 
 
 class _Static(NamedTuple):
@@ -129,6 +125,16 @@ class _Static(NamedTuple):
     ignore_index: int
     chunk_rows: int | None
     compute_type: torch.dtype
+
+
+def _evaluated(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, static: _Static
+) -> LinearTokenStatistics:
+    """With autograd where it is on and something needs a gradient."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
+        outputs = _LinearTokenStatistics.apply(hidden, weight, bias, targets, static)  # type: ignore[no-untyped-call]
+        return LinearTokenStatistics(*outputs)
+    return _named(_run(hidden, weight, bias, targets, static, needs=(False, False, False)))
 
 
 def _run(

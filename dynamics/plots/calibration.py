@@ -14,7 +14,7 @@ from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
-from dynamics.plots.labels import legend_above
+from dynamics.plots.labels import epoch_columns, legend_above, moments, named_after
 from dynamics.plots.panels import given, in_panel, in_panels
 from dynamics.plots.style import INK, arm_styles
 
@@ -117,6 +117,7 @@ def as_overconfidences(
 def calibration_rows(rows: Sequence[Calibration], epoch: int | None = None) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm and bin of the drawn epoch."""
     table = []
+    at = epoch_columns(rows)
     for row in rows:
         e = _at(row, epoch)
         for k in range(row.entropy.shape[1]):
@@ -125,7 +126,7 @@ def calibration_rows(rows: Sequence[Calibration], epoch: int | None = None) -> l
                     "arm": row.arm,
                     "seeds": row.n_seeds,
                     "split": row.split,
-                    "epoch": int(row.epochs[e]),
+                    **at(row, e),
                     "bin": k + 1,
                     "share": row.share[e, k],
                     "entropy": row.entropy[e, k],
@@ -143,20 +144,21 @@ def calibration_rows(rows: Sequence[Calibration], epoch: int | None = None) -> l
 
 def overconfidence_rows(rows: Sequence[Overconfidence]) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm, bucket and epoch."""
+    at = epoch_columns(rows)
     return [
         {
             "arm": row.arm,
             "seeds": row.n_seeds,
             "split": row.split,
             "bucket": label,
-            "epoch": int(epoch),
+            **at(row, e),
             "overconfidence": row.value.estimate[e, k],
             "low": row.value.low[e, k],
             "high": row.value.high[e, k],
         }
         for row in rows
         for k, label in enumerate(row.labels)
-        for e, epoch in enumerate(row.epochs)
+        for e in range(len(row.epochs))
     ]
 
 
@@ -173,8 +175,10 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
     styles = arm_styles([row.arm for row in rows])
     handles = []
     ends: list[float] = []
-    for row in rows:
-        e, style = _at(row, epoch), styles[row.arm]
+    at = [_at(row, epoch) for row in rows]
+    passes = [float(row.at[e]) for row, e in zip(rows, at, strict=True)]
+    for row, e, name in zip(rows, at, named_after([row.arm for row in rows], passes), strict=True):
+        style = styles[row.arm]
         entropy, loss = row.entropy[e], row.loss.estimate[e]
         low, high = row.loss.low[e], row.loss.high[e]
         there = np.isfinite(entropy) & np.isfinite(loss)
@@ -201,7 +205,7 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
                 linewidth=1.0,
                 marker=style.marker,
                 markersize=3.4,
-                label=f"{row.arm}: {row.error.estimate[e]:.2f}",
+                label=f"{name}: {row.error.estimate[e]:.2f}",
             )
         )
         ends += [float(value) for value in np.concatenate([entropy, loss, low, high]) if np.isfinite(value)]
@@ -209,10 +213,9 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
     line = ax.plot([0, top], [0, top], color=INK, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1, label="calibrated")
     ax.set_xlim(0, top)
     ax.set_ylim(0, top)
-    drawn = sorted({int(row.epochs[_at(row, epoch)]) for row in rows})
     ax.set_xlabel("Mean predicted entropy (nats)")
     ax.set_ylabel(f"Mean {'validation' if rows[0].split == 'validation' else 'training'} loss (nats)")
-    legend_above(ax, [*handles, *line], title=f"after epoch {', '.join(map(str, drawn))}; {_NUMBER}")
+    legend_above(ax, [*handles, *line], title=f"after epoch {moments(passes)}; {_NUMBER}")
     return ax
 
 

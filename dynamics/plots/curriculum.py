@@ -17,7 +17,7 @@ from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, dropped
 from dynamics.analysis.sums.arms import Arm, Source, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.plots.labels import epoch_axis, legend_above, wrap_name
+from dynamics.plots.labels import epoch_axis, legend_above, named_after, wrap_name
 from dynamics.plots.panels import given, in_panel
 from dynamics.plots.style import INK, NOTE_SIZE, ArmStyle, Style, arm_styles
 from dynamics.records.reader import Run, Study
@@ -43,7 +43,8 @@ class ArmCurriculum:
     epochs, ratio : ndarray, shape (point,)
         The share of predicted tokens that the recipe asks for, over training in epochs.
     measured_epochs, measured : ndarray, shape (epoch,)
-        Middle of each epoch, and the share that was dropped in it, the mean over seeds.
+        Middle of each epoch (of a cut one, of what there is of it), and the share that was dropped in it, the mean
+        over seeds.
     """
 
     arm: str
@@ -101,7 +102,7 @@ def plot_outcomes(
     if quantity not in _TITLES:
         raise InputError(f"unknown quantity {quantity!r}; use final or rebound")
     summaries = as_summaries(data, n_resamples=n_resamples)
-    height = 0.95 + _rows_height([arm.arm for arm in summaries])
+    height = 0.95 + _rows_height(outcome_names(summaries))
     return in_panel(lambda found: _draw_outcomes(summaries, found, quantity), ax, height=height)
 
 
@@ -129,8 +130,13 @@ def as_summaries(
     return items if ready else arm_summary(items, n_resamples=n_resamples)
 
 
+def outcome_names(summaries: Sequence[ArmSummary]) -> list[str]:
+    """Return the names of the outcomes' rows: those of the arms, with their passes where they ended after different."""
+    return named_after([arm.arm for arm in summaries], [arm.final_at for arm in summaries])
+
+
 def curriculum_axes(style: Style, names: Sequence[str], n_schedules: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a new figure and its panels: strength above, final loss and rebound of the named arms below."""
+    """Return a new figure and its panels: strength above, final loss and rebound of the named rows below."""
     # The legend has two columns: a line for each schedule, and the markers.
     upper = 1.7 + 0.15 * (1 + n_schedules // 2)
     lower = 0.8 + _rows_height(names)
@@ -161,6 +167,7 @@ def draw_curriculum(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
 
 def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary]) -> list[dict[str, Any]]:
     """Return the drawn numbers; `quantity` tells what a row is."""
+    any_cut = any(arm.final_at != arm.final_epoch for arm in summaries)
 
     def row(
         arm: str,
@@ -170,11 +177,14 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
         low: Any = "",
         high: Any = "",
         seed: Any = "",
+        passes: float | None = None,
     ) -> dict[str, Any]:
         return {
             "arm": arm,
             "quantity": quantity,
             "epoch": epoch,
+            # What lies within epochs is at its passes already.
+            **({"passes": epoch if passes is None else passes} if any_cut else {}),
             "value": value,
             "low": low,
             "high": high,
@@ -187,10 +197,11 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
         measured = zip(each.measured_epochs, each.measured, strict=True)
         rows += [row(each.arm, "dropped_share", x, y) for x, y in measured]
     for arm in summaries:
-        rows.append(row(arm.arm, "final_loss", arm.final_epoch, *_outcome(arm, "final")))
-        rows.append(row(arm.arm, "rebound", arm.final_epoch, *_outcome(arm, "rebound")))
+        at = arm.final_at
+        rows.append(row(arm.arm, "final_loss", arm.final_epoch, *_outcome(arm, "final"), passes=at))
+        rows.append(row(arm.arm, "rebound", arm.final_epoch, *_outcome(arm, "rebound"), passes=at))
         by_seed = enumerate(arm.final_by_seed)
-        rows += [row(arm.arm, "final_loss_of_seed", arm.final_epoch, value, seed=i) for i, value in by_seed]
+        rows += [row(arm.arm, "final_loss_of_seed", arm.final_epoch, value, seed=i, passes=at) for i, value in by_seed]
     return rows
 
 
@@ -327,7 +338,7 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
             )
     if quantity == "rebound":
         ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
-    ax.set_yticks(range(len(summaries)), [_row_name(arm.arm) for arm in summaries])
+    ax.set_yticks(range(len(summaries)), [_row_name(name) for name in outcome_names(summaries)])
     ax.set_ylim(len(summaries) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.set_title(_TITLES[quantity])

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from dynamics.analysis.estimands.summary import ArmCurve, arm_curves
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.sums.curves import best_epoch, rebound
-from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, legend_above
+from dynamics.plots.labels import EndLabel, epoch_axis, epoch_columns, focus, label_line_ends, legend_above
 from dynamics.plots.panels import given, in_panel
 from dynamics.plots.style import FAINT, MINUS, NOTE_SIZE, arm_styles
 
@@ -62,18 +62,19 @@ def as_curves(data: Curves, *, n_resamples: int = 1000) -> list[ArmCurve]:
 def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm and epoch."""
     rows = []
+    at = epoch_columns(curves)
     for curve in curves:
         best = best_epoch(curve.loss, curve.epochs)
-        for epoch, loss, low, high in zip(curve.epochs, curve.loss, curve.low, curve.high, strict=True):
+        for e, (loss, low, high) in enumerate(zip(curve.loss, curve.low, curve.high, strict=True)):
             rows.append(
                 {
                     "arm": curve.arm,
                     "seeds": curve.n_seeds,
-                    "epoch": int(epoch),
+                    **at(curve, e),
                     "validation_loss": loss,
                     "low": low,
                     "high": high,
-                    "best": int(epoch == best),
+                    "best": int(curve.epochs[e] == best),
                     "rebound_cross_fitted": curve.rebound_cross_fitted,
                     "above_best": loss - np.nanmin(curve.loss) if best >= 0 else np.nan,
                 }

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from dynamics.analysis.estimands.entropy_distributions import EntropyDistribution, entropy_distributions
 from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
-from dynamics.plots.labels import wrap_name
+from dynamics.plots.labels import epoch_columns, moments, named_after, wrap_name
 from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.style import FAINT, INK, NOTE_SIZE
 
@@ -73,6 +73,7 @@ def as_distributions(data: Distributions, *, split: str = "train", n_bins: int =
 def distribution_rows(rows: Sequence[EntropyDistribution], epoch: int | None = None) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm and bin; `dropped_share` is of the bin's tokens."""
     table = []
+    at = epoch_columns(rows)
     for row in rows:
         e = _at(row, epoch)
         share = _dropped(row, int(row.epochs[e]))
@@ -82,7 +83,7 @@ def distribution_rows(rows: Sequence[EntropyDistribution], epoch: int | None = N
                     "arm": row.arm,
                     "seeds": row.n_seeds,
                     "split": row.split,
-                    "epoch": int(row.epochs[e]),
+                    **at(row, e),
                     "entropy_from": row.edges[x],
                     "entropy_to": row.edges[x + 1],
                     "reference_density": row.reference[x],
@@ -116,7 +117,9 @@ def _draw(rows: Sequence[EntropyDistribution], axes: Sequence[Axes], epoch: int 
     # One height for all, and room above it for the pool's bracket.
     top = 1.25 * max(float(max(row.reference.max(), row.density[e].max())) for row, e in zip(rows, at, strict=True))
     any_dropped = False
-    for ax, row, e in zip(axes, rows, at, strict=True):
+    passes = [float(row.at[e]) for row, e in zip(rows, at, strict=True)]
+    names = named_after([row.arm for row in rows], passes)
+    for ax, row, e, name in zip(axes, rows, at, names, strict=True):
         ax.stairs(row.reference, row.edges, fill=True, color=_REFERENCE, zorder=1)
         share = _dropped(row, int(row.epochs[e]))
         if share is not None and np.nansum(share) > 0:
@@ -148,13 +151,12 @@ def _draw(rows: Sequence[EntropyDistribution], axes: Sequence[Axes], epoch: int 
             ax.text(0.5, 0.96, text, transform=ax.transAxes, ha="center", va="top", fontsize=NOTE_SIZE, color=FAINT)
         ax.set_xlim(row.edges[0], row.edges[-1])
         ax.set_ylim(0.0, top)
-        ax.set_title(wrap_name(row.arm, 20))
+        ax.set_title(wrap_name(name, 20))
         if is_first(ax, axes):
             ax.set_ylabel("Share of tokens per nat")
         if is_last(ax, axes):
             ax.set_xlabel("Entropy (nats)")
-    drawn = sorted({int(row.epochs[e]) for row, e in zip(rows, at, strict=True)})
-    _legend(axes, ", ".join(map(str, drawn)), any_dropped)
+    _legend(axes, moments(passes), any_dropped)
     return list(axes)
 
 

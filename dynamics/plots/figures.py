@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynamics.analysis.sums.arms import Arm, collect_arms
+from dynamics.analysis.sums.arms import Arm, collect_arms, shared_epochs
 from dynamics.errors import InputError, nearest
 from dynamics.plots.calibration import (
     as_calibrations,
@@ -30,6 +30,7 @@ from dynamics.plots.curriculum import (
     curriculum_axes,
     curriculum_rows,
     draw_curriculum,
+    outcome_names,
     schedules,
 )
 from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
@@ -113,7 +114,7 @@ def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 def _curriculum(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curricula, summaries = as_curricula(arms), as_summaries(arms)
-    figure, axes = curriculum_axes(style, [each.arm for each in summaries], len(schedules(curricula)))
+    figure, axes = curriculum_axes(style, outcome_names(summaries), len(schedules(curricula)))
     draw_curriculum(curricula, summaries, axes)
     return figure, curriculum_rows(curricula, summaries)
 
@@ -184,8 +185,15 @@ def _no_train(arms: list[Arm]) -> str | None:
 
 
 def _one_epoch(arms: list[Arm]) -> str | None:
-    """Tell what is missing to what follows tokens or shows a surface over epochs."""
+    """Tell what is missing to what shows a surface over epochs."""
     return next((f"arm {arm.name!r} has one epoch alone" for arm in arms if len(arm.epochs) < 2), _no_train(arms))
+
+
+def _not_followed(arms: list[Arm]) -> str | None:
+    """Tell what is missing to what follows tokens over the epochs that all arms have."""
+    if len(shared_epochs(arms)) < 2:
+        return _one_epoch(arms) or "the arms have fewer than two epochs in common, after the same passes over the data"
+    return _no_train(arms)
 
 
 FIGURES: dict[str, FigureBuilder] = {
@@ -198,8 +206,8 @@ FIGURES: dict[str, FigureBuilder] = {
     "loss_landscape": FigureBuilder(_loss_landscape, _one_epoch),
     "calibration": FigureBuilder(_calibration),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),
-    "trajectory_classes": FigureBuilder(_trajectory_classes, _one_epoch),
-    "cartography": FigureBuilder(_cartography, _one_epoch),
+    "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed),
+    "cartography": FigureBuilder(_cartography, _not_followed),
     "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train),
 }
 

@@ -11,6 +11,7 @@ from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
+from dynamics.plots.labels import epoch_columns
 from dynamics.plots.panels import given, in_panels
 
 Gaps = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
@@ -62,19 +63,20 @@ def as_gaps(data: Gaps, *, buckets: Bucketing | int = 1, n_resamples: int = 1000
 
 def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm, bucket and epoch."""
+    at = epoch_columns(dynamics)
     return [
         {
             "arm": arm.arm,
             "seeds": arm.n_seeds,
             "bucket": label,
-            "epoch": int(epoch),
+            **at(arm, e),
             "gap": arm.gap.estimate[e, k],
             "low": arm.gap.low[e, k],
             "high": arm.gap.high[e, k],
         }
         for arm in dynamics
         for k, label in enumerate(arm.labels)
-        for e, epoch in enumerate(arm.epochs)
+        for e in range(len(arm.epochs))
     ]
 
 

@@ -16,7 +16,7 @@ from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.plots.labels import wrap_name
+from dynamics.plots.labels import epoch_columns, wrap_name
 from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.style import INK
 
@@ -157,9 +157,10 @@ def as_landscape(data: Maps, *, split: str = "validation", n_buckets: int = 30) 
 def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm, epoch and bucket; `mean_signal` is the x axis of a landscape."""
     rows = []
+    at = epoch_columns(maps)
     for each in maps:
         best, above = _best(each), _above_best(each)
-        for e, epoch in enumerate(each.epochs):
+        for e in range(len(each.epochs)):
             for k, label in enumerate(each.labels):
                 rows.append(
                     {
@@ -170,7 +171,7 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
                         "by": each.by,
                         "mean_signal": each.centres[k],
                         "tokens": each.n_tokens[k],
-                        "epoch": int(epoch),
+                        **at(each, e),
                         each.value: each.values.estimate[e, k],
                         "low": each.values.low[e, k],
                         "high": each.values.high[e, k],
@@ -188,7 +189,7 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], above_best: bool
     for ax, each, values in zip(axes, maps, shown, strict=True):
         n = len(each.labels)
         mesh = ax.pcolormesh(
-            _borders(each.epochs),
+            _borders(each.at),
             np.arange(n + 1) - 0.5,
             values.T,
             cmap=_COLORS,
@@ -201,7 +202,7 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], above_best: bool
         best = _best(each)
         known = best >= 0
         ax.plot(
-            each.epochs[best[known]],
+            each.at[best[known]],
             np.flatnonzero(known),
             linestyle="none",
             **_CIRCLE,
@@ -230,7 +231,7 @@ def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Ax
     surface: Any = None
     for ax, each in zip(axes, maps, strict=True):
         there = np.isfinite(each.centres)
-        place = each.centres[there], each.epochs, each.values.estimate[:, there]
+        place = each.centres[there], each.at, each.values.estimate[:, there]
         surface = ax.contourf(*place, levels=levels, cmap=_COLORS, extend=extend)
         ax.contour(*place, levels=levels, colors="white", linewidths=0.35)
         ax.set_title(wrap_name(each.arm, 20))
@@ -246,7 +247,7 @@ def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Ax
 
 def _epochs(ax: Axes, each: BucketMap) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 4, 5, 6, 8, 10], min_n_ticks=1))
-    edges = _borders(each.epochs)
+    edges = _borders(each.at)
     ax.set_xlim(edges[0], edges[-1])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.plots.style import FAINT, NOTE_SIZE
 
 
@@ -126,6 +127,32 @@ def epoch_axis(ax: Axes, last: float, *, label: bool = True) -> None:
         ax.set_xlim(-0.5, 0.5)
     if label:
         ax.set_xlabel("Training (epochs)")
+
+
+def epoch_columns(drawn: Sequence[OverEpochs]) -> Callable[[OverEpochs, int], dict[str, Any]]:
+    """Return the function from (what is drawn, index of an epoch) to the columns of a CSV that place a row in training.
+
+    They are ``epoch`` and, where any epoch of `drawn` was cut, ``passes``.
+    """
+    any_cut = any(each.cut for each in drawn)
+
+    def columns(each: OverEpochs, e: int) -> dict[str, Any]:
+        epoch = {"epoch": int(each.epochs[e])}
+        return {**epoch, "passes": float(each.at[e])} if any_cut else epoch
+
+    return columns
+
+
+def named_after(names: Sequence[str], passes: Sequence[float]) -> list[str]:
+    """Return names of arms that are shown at a moment each, with it where it differs: "short (2.4 epochs)"."""
+    if len(set(passes)) < 2:
+        return list(names)
+    return [f"{name} ({at:g} epochs)" for name, at in zip(names, passes, strict=True)]
+
+
+def moments(passes: Sequence[float]) -> str:
+    """Return the epochs that are shown, each once, in words: a cut one by its passes over the data."""
+    return ", ".join(f"{at:g}" for at in sorted(set(passes)))
 
 
 def wrap_name(name: str, width: int) -> str:

@@ -13,13 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from dynamics.analysis.comparisons.arm_comparisons import compare_arms
 from dynamics.analysis.comparisons.significance import holm
-from dynamics.analysis.estimands.summary import ArmSummary, arm_summary
+from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, note_on_passes
 from dynamics.analysis.intervals.bootstrap import FEW_DOCUMENTS
-from dynamics.analysis.sums.arms import Arm, Source, collect_arms
+from dynamics.analysis.sums.arms import Arm, Source, collect_arms, shared_epochs
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
 from dynamics.analysis.tokens.buckets import Bucketing, entropy_buckets
 from dynamics.errors import InputError, nearest
@@ -28,7 +26,7 @@ from dynamics.plots.style import MINUS, arm_role
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Final loss of an arm minus that of the baseline, in nats per token, after `epoch`.
+    """Loss of an arm minus that of the baseline, in nats per token, after `epoch`, the last that both have.
 
     Attributes
     ----------
@@ -93,6 +91,9 @@ class ArmTable:
                 f"{'s' if len(self.differences) != 1 else ''}; * where p < {1 - self.level:.2g}. "
                 f"P(lower): share of resamples with a lower loss than {self.baseline}."
             )
+        passes = note_on_passes(self.rows)
+        if passes is not None:
+            notes.append(passes)
         finals = {row.arm: row.final_epoch for row in self.rows}
         early = {
             arm: each.epoch
@@ -155,6 +156,7 @@ def arm_table(
 def table_rows(table: ArmTable) -> list[dict[str, Any]]:
     """Return the numbers of the table as they are, one row an arm; what does not exist is NaN or empty."""
     rows = []
+    any_cut = any(row.best_at != row.best_epoch or row.final_at != row.final_epoch for row in table.rows)
     for row in table.rows:
         difference = table.differences.get(row.arm)
         rows.append(
@@ -164,8 +166,10 @@ def table_rows(table: ArmTable) -> list[dict[str, Any]]:
                 "documents": row.n_documents,
                 "best": row.best,
                 "best_epoch": row.best_epoch if row.best_epoch >= 0 else "",
+                **({"best_passes": row.best_at if row.best_epoch >= 0 else ""} if any_cut else {}),
                 "final": row.final,
                 "final_epoch": row.final_epoch,
+                **({"final_passes": row.final_at} if any_cut else {}),
                 "final_low": row.final_low,
                 "final_high": row.final_high,
                 "rebound_cross_fitted": row.rebound_cross_fitted,
@@ -228,13 +232,16 @@ def _default_baseline(names: Sequence[str]) -> str:
 
 
 def _differences(arms: Sequence[Arm], baseline: Arm, **how: Any) -> dict[str, Difference]:
-    """Compare arms with the baseline after the last epoch that both have; those without such an epoch are left out."""
+    """Compare arms with the baseline after the last epoch that both have; those without such an epoch are left out.
+
+    One that was cut is had by both only if it was cut after the same passes over the data.
+    """
     every = entropy_buckets(baseline.runs[0].records("validation"), 1)
     found = {}
     for arm in arms:
-        common = np.intersect1d(arm.sums("validation").epochs, baseline.sums("validation").epochs)
+        common = shared_epochs([arm, baseline])
         if arm is not baseline and len(common):
-            epoch = int(common[-1])
+            epoch = common[-1]
             pair = _AtEpoch(arm, epoch), _AtEpoch(baseline, epoch)
             found[arm.name] = epoch, compare_arms(pair, baseline=baseline.name, buckets=every, **how)[0]
     # Over all pairs at once, which `compare_arms` takes only where every arm has the same epochs.
@@ -258,7 +265,7 @@ class _AtEpoch(Arm):
 
 def _at_epoch(sums: DocumentSums, epoch: int) -> DocumentSums:
     here = sums.epochs == epoch
-    return replace(sums, sums=sums.sums[here], epochs=sums.epochs[here])
+    return replace(sums, sums=sums.sums[here], epochs=sums.epochs[here], passes=sums.at[here])
 
 
 # ---------------------------------------------------------------------------------------- text
@@ -283,7 +290,7 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
             row.arm,
             str(row.n_seeds),
             _number(row.best),
-            str(row.best_epoch) if row.best_epoch >= 0 else _NOTHING,
+            f"{row.best_at:g}" if row.best_epoch >= 0 else _NOTHING,
             _number(row.final),
             _interval(row.final_low, row.final_high),
             _number(row.rebound_cross_fitted),

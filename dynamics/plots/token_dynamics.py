@@ -14,7 +14,7 @@ from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
 from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Buckets
-from dynamics.plots.labels import epoch_axis, focus, wrap_name
+from dynamics.plots.labels import epoch_axis, epoch_columns, focus, wrap_name
 from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
 from dynamics.plots.style import INK, Style, bucket_colors
 
@@ -77,17 +77,18 @@ def token_dynamics_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
 def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
     """Return the drawn numbers, one row an arm, split, bucket and epoch."""
     rows = []
+    at = epoch_columns(dynamics)
     for arm in dynamics:
         for split, interval in (("train", arm.train), ("validation", arm.validation)):
             for k, label in enumerate(arm.labels):
-                for e, epoch in enumerate(arm.epochs):
+                for e in range(len(arm.epochs)):
                     rows.append(
                         {
                             "arm": arm.arm,
                             "seeds": arm.n_seeds,
                             "split": split,
                             "bucket": label,
-                            "epoch": int(epoch),
+                            **at(arm, e),
                             "loss": interval.estimate[e, k],
                             "low": interval.low[e, k],
                             "high": interval.high[e, k],

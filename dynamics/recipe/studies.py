@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from dynamics.recipe.settings import Name, Recipe, Seed, Training
-from dynamics.recipe.training_keys import merged
+from dynamics.recipe.training_keys import deep_merged
 from dynamics.regularizers.registry import RegularizerSettings
 from dynamics.validation import Settings, shown, validated
 
@@ -70,7 +70,7 @@ class StudyRecipe(Recipe):
         for arm, change in self.arms.items():
             fields = {
                 **shared,
-                "training": merged(self.training, change.training),
+                "training": deep_merged(self.training, change.training),
                 "name": f"{self.name}.{arm}"[:200],
             }
             if change.regularizers is not None:

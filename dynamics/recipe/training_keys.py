@@ -104,13 +104,13 @@ def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, A
     return None
 
 
-def merged(fields: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merged(fields: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """Return `fields` with `change` on top: mappings are merged, all else is replaced."""
     result = dict(fields)
     for key, value in change.items():
         below = result.get(key)
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+        result[key] = deep_merged(below, value) if both else value  # type: ignore[arg-type]
     return result
 
 

@@ -12,13 +12,12 @@ from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.driving.batch_loss import current_values
-from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.driving.trainer_callback import LoopCallback, checkpoint_folder
 from dynamics.training.driving.trainer_start import loop_of
 from dynamics.training.environment.arguments import forward_dtype
 from dynamics.training.loop.methods import require_labels_suffice
 from dynamics.training.loop.training_loop import with_values
 from dynamics.training.recording.token_recorder import TokenRecorder
-from dynamics.training.trainer import checkpoint_folder
 
 _ATTACHED = "_dynamics_callback"
 

@@ -16,14 +16,12 @@ import copy
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from dynamics.errors import InputError
 from dynamics.ops.token_statistics import IGNORE_INDEX
@@ -31,7 +29,7 @@ from dynamics.regularizers.base import Batch, Regularizer
 from dynamics.training.batches.filling import FilledDataset, FilledOrder, FillingCollator
 from dynamics.training.batches.sequence_dataset import KeyedOrder
 from dynamics.training.driving.batch_loss import batch_loss, current_values, loss_by_function, require_plain_loss
-from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.driving.trainer_callback import LoopCallback, checkpoint_folder
 from dynamics.training.driving.trainer_start import loop_of
 from dynamics.training.environment.arguments import forward_dtype
 from dynamics.training.environment.processes import sum_over_ranks, world_size
@@ -266,14 +264,6 @@ class DynamicsTrainer(Trainer):
         pickled = os.path.join(output_dir or self.args.output_dir or "", TRAINING_ARGS_NAME)
         if os.path.exists(pickled):
             os.remove(pickled)
-
-
-def checkpoint_folder(trainer: Trainer, resume_from_checkpoint: str | bool | None) -> Path | None:
-    """Return the folder that `Trainer.train` will resume from, if it will."""
-    folder: Any = resume_from_checkpoint
-    if folder is True:
-        folder = cast(Any, get_last_checkpoint)(trainer.args.output_dir)
-    return Path(str(folder)) if folder else None
 
 
 def _require_no_own_loss(regularizers: Sequence[Regularizer]) -> None:

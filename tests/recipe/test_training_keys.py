@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dynamics.recipe.training_keys import checked_training, conflict, merged
+from dynamics.recipe.training_keys import checked_training, conflict, deep_merged
 
 METHODS = [
     "random_token_dropout",
@@ -136,5 +136,5 @@ def test_mappings_are_merged_and_all_else_is_replaced() -> None:
     fields = {"a": {"b": {"c": 1, "d": 2}, "e": [1, 2]}, "f": {"g": 1}, "h": 3}
     change = {"a": {"b": {"c": 5}, "e": [3]}, "f": 7, "h": {"i": 8}, "j": None}
     expected = {"a": {"b": {"c": 5, "d": 2}, "e": [3]}, "f": 7, "h": {"i": 8}, "j": None}
-    assert merged(fields, change) == expected
+    assert deep_merged(fields, change) == expected
     assert fields == {"a": {"b": {"c": 1, "d": 2}, "e": [1, 2]}, "f": {"g": 1}, "h": 3}

@@ -121,8 +121,8 @@ def compare_arms(
     Raises
     ------
     InputError
-        For fewer than two arms, an unknown arm or quantity, arms with other epochs, or a single seed where seeds are
-        to be resampled.
+        For fewer than two arms, an unknown arm or quantity, a single seed where seeds are to be resampled, or arms with
+        other epochs or an epoch that was cut after other passes: `at_common_epochs` leaves those out.
 
     Warns
     -----

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.document_sums import Value
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing, Buckets
 from dynamics.analysis.tokens.signals import signal_values
 from dynamics.analysis.tokens.token_records import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class BucketMap:
+class BucketMap(OverEpochs):
     """One value of an arm by epoch and bucket.
 
     Attributes
@@ -39,6 +40,8 @@ class BucketMap:
         Tokens of the bucket, the mean over epochs and seeds where they move.
     values : Interval of arrays of shape (E, K)
         Nats per token, or shares for ``correct``.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -52,6 +55,7 @@ class BucketMap:
     edges: Floats
     n_tokens: Floats
     values: Interval
+    passes: Floats | None = None
 
 
 def bucket_map(
@@ -101,6 +105,7 @@ def bucket_map(
                 edges=edges,
                 n_tokens=counts if counts.ndim == 1 else counts.mean(axis=0),
                 values=bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed),
+                passes=sums.passes,
             )
         )
     return maps
@@ -117,7 +122,7 @@ def loss_landscape(
 ) -> list[BucketMap]:
     """Return the loss over (reference entropy, epoch): `bucket_map` with so many buckets that it is a surface.
 
-    `BucketMap.centres` is the first axis, `BucketMap.epochs` the second, ``values.estimate`` (E, K) the height.
+    `BucketMap.centres` is the first axis, `BucketMap.at` the second, ``values.estimate`` (E, K) the height.
     """
     return bucket_map(
         data, split=split, buckets=n_buckets, n_resamples=n_resamples, level=level, seed=seed, value="loss"

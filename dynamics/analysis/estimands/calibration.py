@@ -44,14 +44,15 @@ from dynamics.analysis.intervals.bootstrap import (
     warn_few,
 )
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
-from dynamics.analysis.sums.curves import epochs_at, mean_curve
+from dynamics.analysis.sums.curves import mean_curve
 from dynamics.analysis.sums.document_sums import DocumentSums
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing, moving_buckets
 from dynamics.analysis.tokens.token_records import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Overconfidence:
+class Overconfidence(OverEpochs):
     """Mean loss minus mean entropy of an arm, by bucket and epoch.
 
     Attributes
@@ -73,14 +74,9 @@ class Overconfidence:
     value: Interval
     passes: Floats | None = None
 
-    @property
-    def at(self) -> Floats:
-        """Where the epochs lie on an axis: their passes over the data."""
-        return epochs_at(self.epochs, self.passes)
-
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(OverEpochs):
     """Reliability of an arm in bins of predicted entropy, by epoch.
 
     Attributes
@@ -100,6 +96,8 @@ class Calibration:
         ECE_H, nats.
     argmax_error_floor : Interval of arrays of shape (E,)
         Lower bound of the usual expected calibration error with these bins, a probability.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -114,6 +112,7 @@ class Calibration:
     share: Floats
     error: Interval
     argmax_error_floor: Interval
+    passes: Floats | None = None
 
 
 def overconfidence(
@@ -249,4 +248,5 @@ def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, lev
         argmax_error_floor=interval(
             argmax_error_floor(certainties, accuracies, shares), argmax_error_floor(mean_certainty, accuracy, share)
         ),
+        passes=loss.passes,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.sums.arms import Source, collect_arms
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.token_records import Floats, TokenRecords
 from dynamics.errors import InputError
 from dynamics.records.reader import Run
@@ -24,7 +25,7 @@ _BY_REFERENCE_ENTROPY = {"signal": "entropy", "source": "reference", "ranks": "d
 
 
 @dataclass(frozen=True, slots=True)
-class EntropyDistribution:
+class EntropyDistribution(OverEpochs):
     """How the entropy of an arm's tokens is distributed.
 
     Attributes
@@ -47,6 +48,8 @@ class EntropyDistribution:
         The pool in the reference entropy of the training tokens, nats: from the lowest value up to an edge for
         EntroDrop, from an edge to the highest value for its inverse. NaN without a pool, and where the recipe ranks
         tokens by another signal or within groups: the pool is no interval here then.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -61,6 +64,7 @@ class EntropyDistribution:
     pool: float
     pool_low: float
     pool_high: float
+    passes: Floats | None = None
 
 
 def entropy_distributions(
@@ -117,6 +121,7 @@ def entropy_distributions(
                 pool=pool,
                 pool_low=pool_low,
                 pool_high=pool_high,
+                passes=np.asarray([arm.runs[0].passes(epoch) for epoch in epochs], dtype=np.float64),
             )
         )
     return rows

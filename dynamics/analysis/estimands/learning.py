@@ -33,12 +33,13 @@ from dynamics.analysis.intervals.bootstrap import (
 )
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import epochs_to_reach, mean_curve
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class LearningCurves:
+class LearningCurves(OverEpochs):
     """Shares learned and memorised of one arm.
 
     Attributes
@@ -50,6 +51,8 @@ class LearningCurves:
         Share learned of each split.
     memorised : Interval of arrays of shape (E, K)
         Their difference; documents of the two splits are resampled apart.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
 
     arm: str
@@ -59,6 +62,7 @@ class LearningCurves:
     train: Interval
     validation: Interval
     memorised: Interval
+    passes: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ def learning_curves(
                 train=bootstrap_curve(train, **options),
                 validation=bootstrap_curve(validation, **options),
                 memorised=bootstrap_difference(train, validation, paired=False, **options),
+                passes=train.passes,
             )
         )
     return rows

@@ -7,7 +7,8 @@ fixed. Differences between seeds are shown apart, as the values of each seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve, bootstrap_difference, bootstrap_statistic
 from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound, cross_fitted_rebound_interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
-from dynamics.analysis.sums.curves import best_epoch, epochs_at, mean_curve, rebound
+from dynamics.analysis.sums.curves import best_epoch, mean_curve, rebound
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError, nearest
@@ -26,7 +28,7 @@ from dynamics.records.reader import Run
 
 
 @dataclass(frozen=True, slots=True)
-class ArmCurve:
+class ArmCurve(OverEpochs):
     """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
 
     `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known. `passes` are those over the data
@@ -41,11 +43,6 @@ class ArmCurve:
     high: Floats
     rebound_cross_fitted: float = math.nan
     passes: Floats | None = None
-
-    @property
-    def at(self) -> Floats:
-        """Where the epochs lie on an axis: their passes over the data."""
-        return epochs_at(self.epochs, self.passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,8 @@ class ArmSummary:
         The share that the recipe asks for, the mean over training: what arms are matched on.
     final_by_seed, rebound_by_seed : tuple of float
         The same of each seed's own curve, in the order of the seeds.
+    best_passes, final_passes : float or None
+        Passes over the data at those epochs; None: their numbers.
     """
 
     arm: str
@@ -97,10 +96,22 @@ class ArmSummary:
     rebound_by_seed: tuple[float, ...]
     rebound_cross_fitted_low: float = math.nan
     rebound_cross_fitted_high: float = math.nan
+    best_passes: float | None = None
+    final_passes: float | None = None
+
+    @property
+    def best_at(self) -> float:
+        """The passes over the data at the best epoch; -1 if the whole curve is NaN."""
+        return float(self.best_epoch) if self.best_passes is None else self.best_passes
+
+    @property
+    def final_at(self) -> float:
+        """The passes over the data at the last epoch."""
+        return float(self.final_epoch) if self.final_passes is None else self.final_passes
 
 
 @dataclass(frozen=True, slots=True)
-class BucketDynamics:
+class BucketDynamics(OverEpochs):
     """Losses of the entropy buckets of one arm.
 
     Attributes
@@ -130,11 +141,6 @@ class BucketDynamics:
     rebound_cross_fitted_low: Floats | None = None
     rebound_cross_fitted_high: Floats | None = None
     passes: Floats | None = None
-
-    @property
-    def at(self) -> Floats:
-        """Where the epochs lie on an axis: their passes over the data."""
-        return epochs_at(self.epochs, self.passes)
 
 
 def arm_sums(
@@ -226,13 +232,14 @@ def arm_summary(
         rise = bootstrap_statistic(sums, _rebound_of_curves, n_resamples=n_resamples, level=level, seed=seed)
         fitted = cross_fitted_rebound_interval(sums, n_resamples=n_resamples, level=level, seed=seed)
         share, asked = dropout_means(arm)
+        best = best_epoch(curve, sums.epochs)
         rows.append(
             ArmSummary(
                 arm=arm.name,
                 n_seeds=len(arm.runs),
                 n_documents=sums.n_documents,
                 best=float(np.nanmin(curve)) if not np.isnan(curve).all() else math.nan,
-                best_epoch=best_epoch(curve, sums.epochs),
+                best_epoch=best,
                 final=float(curve[-1]),
                 final_epoch=int(sums.epochs[-1]),
                 final_low=float(band.low[-1, 0]),
@@ -247,9 +254,25 @@ def arm_summary(
                 mean_ratio=asked,
                 final_by_seed=tuple(float(values[-1]) for values in by_seed),
                 rebound_by_seed=tuple(float(rebound(values)) for values in by_seed),
+                best_passes=float(sums.at[sums.epochs == best][0]) if best >= 0 else None,
+                final_passes=float(sums.at[-1]),
             )
         )
     return rows
+
+
+def note_on_passes(rows: Sequence[ArmSummary]) -> str | None:
+    """Return after how many passes over the data arms ended, if not all after the same whole ones; else None."""
+    ends = {row.final_at for row in rows}
+    if len(ends) > 1:
+        listed = ", ".join(f"{row.arm} {row.final_at:g}" for row in rows)
+        return (
+            f"Arms ended after different passes over the data ({listed}): their final losses and rebounds are not to "
+            "be compared."
+        )
+    if rows[0].final_at != rows[0].final_epoch:
+        return f"Training was cut within an epoch, after {rows[0].final_at:g} passes over the data."
+    return None
 
 
 def bucket_dynamics(
@@ -317,10 +340,10 @@ def dropped_share_by_epoch(arm: Arm) -> Floats:
     Returns
     -------
     ndarray, shape (E, 2)
-        The middle of the epoch (0.5 for the first), and the mean share over its steps. Epochs that
-        no run has begun are left out.
+        The middle of the epoch (0.5 for the first; of one that was cut, of what there is of it), and the mean share
+        over its steps. Epochs that no run has begun are left out, and one that was not cut alike in all that have it.
     """
-    shares: dict[int, list[float]] = {}
+    shares: dict[tuple[int, float], list[float]] = {}
     for run in arm.runs:
         log = step_log(run)
         if not len(log):
@@ -329,8 +352,11 @@ def dropped_share_by_epoch(arm: Arm) -> Floats:
         # first epoch.
         epoch = (np.maximum(log[:, 0] - 1, 0) // run.manifest["steps_per_epoch"]).astype(int)
         for each in np.unique(epoch):
-            shares.setdefault(int(each), []).append(float(log[epoch == each, 1].mean()))
-    return np.array([(each + 0.5, np.mean(shares[each])) for each in sorted(shares)]).reshape(-1, 2)
+            end = run.partial_epochs.get(int(each) + 1, each + 1.0)
+            shares.setdefault((int(each), end), []).append(float(log[epoch == each, 1].mean()))
+    times = Counter(each for each, _ in shares)
+    points = [((each + end) / 2, np.mean(shares[each, end])) for each, end in sorted(shares) if times[each] == 1]
+    return np.array(points).reshape(-1, 2)
 
 
 def step_log(run: Run) -> Floats:

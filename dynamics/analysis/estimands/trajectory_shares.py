@@ -5,6 +5,7 @@ Shape suffixes: K buckets, C classes, X and Y bins of the map.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve
-from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
+from dynamics.analysis.sums.arms import Arm, Source, as_buckets, at_common_epochs, collect_arms
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
 from dynamics.analysis.sums.document_sums import DocumentSums, average_sums
 from dynamics.analysis.tokens.buckets import Bucketing
@@ -85,6 +86,8 @@ def class_shares(
 ) -> list[ClassShares]:
     """Return which share of the tokens of every arm and bucket follows each class of trajectory.
 
+    Tokens are followed over the epochs that all arms recorded after the same passes over the data.
+
     Parameters
     ----------
     data : Study, Run, Arm, or an iterable of them
@@ -106,9 +109,9 @@ def class_shares(
     Warns
     -----
     UserWarning
-        With fewer than 50 documents.
+        With fewer than 50 documents, and where epochs of some arms are left out.
     """
-    arms = collect_arms(data)
+    arms = _followed_alike(data)
     how = as_buckets(arms, buckets)
     if how.moving:
         raise InputError("a trajectory crosses moving buckets; count classes in frozen ones")
@@ -150,6 +153,8 @@ def cartography(
 ) -> list[CartographyMap]:
     """Return the map of every arm's tokens by variability and confidence.
 
+    Tokens are followed over the epochs that all arms recorded after the same passes over the data.
+
     Parameters
     ----------
     data : Study, Run, Arm, or an iterable of them
@@ -162,9 +167,14 @@ def cartography(
     ------
     InputError
         As `token_trajectories` does, and if no epoch but 0 is recorded.
+
+    Warns
+    -----
+    UserWarning
+        Where epochs of some arms are left out.
     """
     maps = []
-    for arm in collect_arms(data):
+    for arm in _followed_alike(data):
         if arm.epochs[-1] == 0:
             raise InputError(f"arm {arm.name!r} has epoch 0 alone; the map needs epochs of training")
         total = np.zeros(bins)
@@ -180,6 +190,21 @@ def cartography(
         n_seeds = len(arm.runs)
         maps.append(CartographyMap(arm.name, n_seeds, split, *edges, total / n_seeds, correctness))
     return maps
+
+
+def _followed_alike(data: Source | Iterable[Source]) -> list[Arm]:
+    """Return the arms at common epochs: what became of a token depends on how long it is followed."""
+    arms = collect_arms(data)
+    alike = at_common_epochs(arms)
+    if any(arm.epochs != each.epochs for arm, each in zip(arms, alike, strict=True)):
+        epochs = alike[0].epochs
+        warnings.warn(
+            f"arms were recorded after different passes over the data: tokens are followed over epochs {epochs[0]} to "
+            f"{epochs[-1]}, which all arms have",
+            UserWarning,
+            stacklevel=3,
+        )
+    return alike
 
 
 def _followed(arm: Arm, split: str) -> Iterable[TokenTrajectories]:

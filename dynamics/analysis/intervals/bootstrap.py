@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.sums.curves import mean_curve, ratio
-from dynamics.analysis.sums.document_sums import DocumentSums
+from dynamics.analysis.sums.document_sums import DocumentSums, require_same_passes
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 
@@ -177,7 +177,7 @@ def bootstrap_difference(
     Parameters
     ----------
     minuend, subtrahend : DocumentSums
-        With the same epochs and buckets.
+        With the same epochs, after the same passes over the data, and buckets.
     paired : bool
         True: both hold the same documents (two arms on one validation set), which are then
         resampled together. False: the documents are others (validation against training) and are
@@ -192,10 +192,11 @@ def bootstrap_difference(
     Raises
     ------
     InputError
-        If epochs or buckets differ, or if documents differ with ``paired=True``.
+        If epochs, passes or buckets differ, or if documents differ with ``paired=True``.
     """
     if minuend.labels != subtrahend.labels or not np.array_equal(minuend.epochs, subtrahend.epochs):
         raise InputError("only curves with the same epochs and buckets can be subtracted; cut both to common epochs")
+    require_same_passes(minuend, subtrahend)
     if paired:
         require_same_documents(minuend, subtrahend)
     warn_few(min(minuend.n_documents, subtrahend.n_documents))

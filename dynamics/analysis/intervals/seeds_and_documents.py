@@ -26,7 +26,7 @@ from dynamics.analysis.intervals.bootstrap import (
     warn_few,
 )
 from dynamics.analysis.sums.curves import mean_curve
-from dynamics.analysis.sums.document_sums import DocumentSums, average_sums, require_like_sums
+from dynamics.analysis.sums.document_sums import DocumentSums, average_sums, require_like_sums, require_same_passes
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 
@@ -125,7 +125,11 @@ def seed_weights(n_seeds: int, n_resamples: int, seed: int) -> Floats:
 
 def require_comparable(first: DocumentSums, second: DocumentSums) -> None:
     if first.labels != second.labels or not np.array_equal(first.epochs, second.epochs):
-        raise InputError("only curves with the same epochs and buckets can be compared; cut both to common epochs")
+        raise InputError(
+            "only curves with the same epochs and buckets can be compared; cut both to common epochs "
+            "(dynamics.analysis.sums.arms.at_common_epochs)"
+        )
+    require_same_passes(first, second)
     require_same_documents(first, second)
 
 

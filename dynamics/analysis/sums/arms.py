@@ -27,18 +27,32 @@ class Arm:
     name : str
     runs : sequence of Run
         At least one, all with the same tokens.
+    epochs : sequence of int, optional
+        Rising, of those that every run recorded after the same passes; default: all of them.
     """
 
-    def __init__(self, name: str, runs: Sequence[Run]) -> None:
+    def __init__(self, name: str, runs: Sequence[Run], *, epochs: Sequence[int] | None = None) -> None:
         assert runs, f"arm {name!r} has no run"
         self.name = name
         self.runs = list(runs)
+        self._chosen = None if epochs is None else list(epochs)
         self._sums: dict[tuple[str, Any, Value], list[DocumentSums]] = {}
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs that every run recorded after the same passes; the others are left out, with a warning."""
+        """The epochs that every run recorded after the same passes; the others are left out, with a warning.
+
+        Where epochs were chosen, these.
+        """
         common = common_epochs(self.runs)
+        if self._chosen is not None:
+            missing = sorted(set(self._chosen).difference(common))
+            if missing or not self._chosen:
+                raise InputError(
+                    f"arm {self.name!r}: epochs={self._chosen} are not all recorded after the same passes in its "
+                    f"{len(self.runs)} runs; choose of {common}"
+                )
+            return list(self._chosen)
         if not common:
             raise InputError(
                 f"arm {self.name!r} has no epoch that is complete in all its {len(self.runs)} runs; finish them first"
@@ -108,24 +122,54 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
     sources = [data] if isinstance(data, Study | Run | Arm) else list(data)
     if all(isinstance(source, Arm) for source in sources) and sources:
         return [source for source in sources if isinstance(source, Arm)]
-    named: list[tuple[str, str, list[Run]]] = []  # name, longer name, runs
+    named: list[tuple[str, str, list[Run], list[int] | None]] = []  # name, longer name, runs, epochs if chosen
     for source in sources:
         if isinstance(source, Study):
             for arm in source.arms:
                 runs = [source.runs[arm, seed] for seed in source.seeds if (arm, seed) in source.runs]
-                named.append((arm, f"{source.path.name}/{arm}", [run for run in runs if run.epochs]))
+                named.append((arm, f"{source.path.name}/{arm}", [run for run in runs if run.epochs], None))
         elif isinstance(source, Run):
             place = f"{source.path.parent.name}/{source.path.name}"
-            named.append((source.name, place, [source] if source.epochs else []))
+            named.append((source.name, place, [source] if source.epochs else [], None))
         else:
-            named.append((source.name, source.name, source.runs))
+            named.append((source.name, source.name, source.runs, source._chosen))
     named = [entry for entry in named if entry[2]]
     if not named:
         places = ", ".join(str(getattr(source, "path", source)) for source in sources)
         raise InputError(f"no complete epoch is recorded in {places or 'nothing'}; train first")
-    require_same_tokens([run for _, _, runs in named for run in runs])
-    times = Counter(name for name, _, _ in named)
-    return [Arm(name if times[name] == 1 else longer, runs) for name, longer, runs in named]
+    require_same_tokens([run for _, _, runs, _ in named for run in runs])
+    times = Counter(name for name, *_ in named)
+    return [Arm(name if times[name] == 1 else longer, runs, epochs=epochs) for name, longer, runs, epochs in named]
+
+
+def shared_epochs(arms: Sequence[Arm]) -> list[int]:
+    """Return the epochs that all runs of all arms recorded after the same passes over the data; none, perhaps."""
+    moments = [{(epoch, arm.runs[0].passes(epoch)) for epoch in arm.epochs} for arm in arms]
+    return sorted(epoch for epoch, _ in set.intersection(*moments))
+
+
+def at_common_epochs(data: Source | Iterable[Source]) -> list[Arm]:
+    """Return arms cut to the epochs that all of them recorded after the same passes over the data.
+
+    So they can be compared where one was trained for longer, or was cut within an epoch.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+
+    Raises
+    ------
+    InputError
+        If there is no such epoch, and as `collect_arms` does.
+    """
+    arms = collect_arms(data)
+    shared = shared_epochs(arms)
+    if not shared:
+        raise InputError(
+            f"{', '.join(arm.name for arm in arms)} have no epoch that all recorded after the same passes over the "
+            "data; compare others"
+        )
+    return [arm if arm.epochs == shared else Arm(arm.name, arm.runs, epochs=shared) for arm in arms]
 
 
 def reference_buckets(arms: Sequence[Arm], n: int = 2) -> Buckets:

@@ -47,13 +47,6 @@ def best_epoch(curve: Floats, epochs: NDArray[np.int64] | Sequence[int]) -> int:
     return -1 if np.isnan(curve).all() else int(np.asarray(epochs)[np.nanargmin(curve)])
 
 
-def epochs_at(epochs: NDArray[np.int64], passes: Floats | None) -> Floats:
-    """Return where epochs lie on an axis, (E,): their passes over the data if given, else their own numbers."""
-    at: Floats = np.asarray(epochs if passes is None else passes, dtype=np.float64)
-    assert at.shape == np.shape(epochs), (at.shape, np.shape(epochs))
-    return at
-
-
 def epochs_to_reach(curve: Floats, epochs: NDArray[Any] | Sequence[float], level: float, axis: int = 0) -> Floats:
     """Return after how many epochs a curve first comes down to `level`, along `axis`.
 

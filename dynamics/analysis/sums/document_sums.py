@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket, rows_of_documents
+from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats, TokenRecords
 from dynamics.errors import InputError, nearest
@@ -28,7 +29,7 @@ _TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentSums:
+class DocumentSums(OverEpochs):
     """Sums of a per-token value over the tokens of each document and bucket.
 
     Attributes
@@ -44,6 +45,10 @@ class DocumentSums:
         Names of the buckets.
     documents : ndarray of int64, shape (D,)
         Document ids. Documents without a recorded predicted token are left out.
+    passes : ndarray, shape (E,), or None
+        Passes over the data at each epoch; None: the epochs' own numbers.
+    source : str
+        Where the records lie, for messages.
     """
 
     sums: Floats
@@ -51,6 +56,8 @@ class DocumentSums:
     epochs: NDArray[np.int64]
     labels: tuple[str, ...]
     documents: NDArray[np.int64]
+    passes: Floats | None = None
+    source: str = ""
 
     @property
     def n_documents(self) -> int:
@@ -128,8 +135,8 @@ def sums_by_value(
         added = grouped.sums_of([read_value(records, value, int(epochs[i])) for i, value in part])
         for (i, value), by_group in zip(part, added, strict=True):
             sums[value][i] = by_group
-    counts, at = grouped.counts(), np.asarray(epochs, dtype=np.int64)
-    return {value: DocumentSums(sums[value], counts, at, labels, grouped.documents) for value in values}
+    counts = grouped.counts()
+    return {value: _placed(records, epochs, sums[value], counts, labels, grouped.documents) for value in values}
 
 
 def read_value(records: TokenRecords, value: Value, epoch: int) -> NDArray[Any]:
@@ -163,8 +170,21 @@ def _moving_sums(
         for value in values:
             weights = read_value(records, value, int(epoch)).reshape(-1).take(where).astype(np.float64)
             sums[value][i] = np.bincount(group, weights, minlength=len(documents) * n_buckets).reshape(shape)
+    return {value: _placed(records, epochs, sums[value], counts, buckets.labels, documents) for value in values}
+
+
+def _placed(
+    records: TokenRecords,
+    epochs: Sequence[int],
+    sums: Floats,
+    counts: Floats,
+    labels: tuple[str, ...],
+    documents: NDArray[np.int64],
+) -> DocumentSums:
+    """Return the sums with what their epochs stand for in the run, and where it lies."""
+    passes = np.asarray([records.run.passes(int(epoch)) for epoch in epochs], dtype=np.float64)
     at = np.asarray(epochs, dtype=np.int64)
-    return {value: DocumentSums(sums[value], counts, at, buckets.labels, documents) for value in values}
+    return DocumentSums(sums, counts, at, labels, documents, passes, str(records.run.path))
 
 
 def _require_tokens(chosen: NDArray[np.bool_]) -> None:
@@ -216,17 +236,17 @@ def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:
     Raises
     ------
     InputError
-        If documents, token counts, buckets or epochs differ.
+        If documents, token counts, buckets, epochs, or the passes over the data at an epoch differ.
     """
     first = parts[0]
     require_like_sums(parts)
     mean = np.mean([part.sums for part in parts], axis=0)
     counts = first.counts if first.counts.ndim == 2 else np.mean([part.counts for part in parts], axis=0)
-    return DocumentSums(mean, counts, first.epochs, first.labels, first.documents)
+    return replace(first, sums=mean, counts=counts)
 
 
 def require_like_sums(parts: Sequence[DocumentSums]) -> None:
-    """Raise InputError unless all have the same documents, token counts (but in moving buckets), buckets and epochs."""
+    """Raise InputError unless documents, token counts (but in moving buckets), buckets, epochs and passes are alike."""
     first = parts[0]
     for part in parts[1:]:
         same = (
@@ -240,3 +260,22 @@ def require_like_sums(parts: Sequence[DocumentSums]) -> None:
             raise InputError(
                 "runs with different tokens, buckets or epochs cannot be averaged; average the seeds of one study"
             )
+        require_same_passes(first, part)
+
+
+def require_same_passes(first: DocumentSums, second: DocumentSums) -> None:
+    """Raise InputError, naming both runs, if an epoch of the same number stands for other passes in each.
+
+    Parameters
+    ----------
+    first, second : DocumentSums
+        With epochs of the same numbers.
+    """
+    here, there = first.at, second.at
+    for e in np.flatnonzero(here != there):
+        raise InputError(
+            f"epoch {first.epochs[e]} stands for {here[e]:g} passes over the data in {first.source or 'the first'} and "
+            f"for {there[e]:g} in {second.source or 'the second'}, as training was cut there: values after different "
+            "passes are not compared. Leave that epoch out (dynamics.analysis.sums.arms.at_common_epochs), or train "
+            "both for the same passes"
+        )

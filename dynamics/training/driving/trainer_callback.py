@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from dynamics.errors import InputError
 from dynamics.training.batches.sequence_dataset import KeyedOrder
@@ -22,6 +23,14 @@ from dynamics.training.resuming.loop_state import LoopState, read_loop_state, wr
 
 #: Called when training begins: opens the loop, and what records it. Gets the state of the checkpoint that is resumed.
 Start = Callable[[Trainer, LoopState | None], None]
+
+
+def checkpoint_folder(trainer: Trainer, resume_from_checkpoint: str | bool | None) -> Path | None:
+    """Return the folder that `Trainer.train` will resume from, if it will."""
+    folder: Any = resume_from_checkpoint
+    if folder is True:
+        folder = cast(Any, get_last_checkpoint)(trainer.args.output_dir)
+    return Path(str(folder)) if folder else None
 
 
 class LoopCallback(TrainerCallback):

@@ -95,7 +95,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return total.to(values.device)
 
 
-def merged(array: np.ndarray, *, blank: float | bool) -> np.ndarray:
+def over_ranks(array: np.ndarray, *, blank: float | bool) -> np.ndarray:
     """Return an array of which each process has filled other entries.
 
     Parameters

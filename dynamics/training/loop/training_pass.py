@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dynamics.regularizers.base import Batch
-from dynamics.training.environment.processes import merged
+from dynamics.training.environment.processes import over_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class PassTables:
         ----------
         predicted : ndarray of bool, shape (n_sequences, n_positions)
         """
-        visited = merged(self._tables["visited"][:-1].cpu().numpy(), blank=False)
+        visited = over_ranks(self._tables["visited"][:-1].cpu().numpy(), blank=False)
         wanted = predicted.any(axis=1)
         return float((visited & wanted).sum() / max(1, wanted.sum()))
 
@@ -121,7 +121,7 @@ class PassTables:
         for name, blank in (("dropped", False), ("loss", np.nan), ("entropy", np.nan)):
             if name in self._tables:
                 table = self._tables[name][:-1].cpu().numpy().reshape(self._shape)
-                found[name] = merged(table.copy(), blank=blank)
+                found[name] = over_ranks(table.copy(), blank=blank)
         return TrainingPass(mean_loss=mean_loss, **found)
 
     def clear(self) -> None:

@@ -12,7 +12,7 @@ from dynamics.corpus.packing import PackedSplit
 from dynamics.records.schema import quantise
 from dynamics.records.values import Records
 from dynamics.records.writer import SplitValues, seal_epoch, write_shard
-from dynamics.training.environment.processes import merged, rank, sum_over_ranks, wait_for_all, world_size
+from dynamics.training.environment.processes import over_ranks, rank, sum_over_ranks, wait_for_all, world_size
 from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
 from dynamics.training.loop.training_pass import Moment, TrainingPass
 
@@ -101,7 +101,7 @@ class EpochRecorder:
             sums = torch.tensor([measured.loss[known].sum(dtype=np.float64), known.sum()], dtype=torch.float64)
             total, count = sum_over_ranks(sums).tolist()
             means[split] = total / count if count else float("nan")
-            self.values[split] = merged_values(self._spread(split, measured, rows))
+            self.values[split] = values_over_ranks(self._spread(split, measured, rows))
         write_shard(self._run_dir, moment.epoch, values, rank=rank(), world=world, dtype=self._value_dtype)
         wait_for_all()
         if rank() == 0:
@@ -191,15 +191,15 @@ def measure_all(model: torch.nn.Module, packed: PackedSplit, *, batch_size: int,
         correct=np.zeros(shape, dtype=np.bool_),
     )
     whole.loss[rows], whole.entropy[rows], whole.correct[rows] = found.loss, found.entropy, found.correct
-    return merged_values(whole)
+    return values_over_ranks(whole)
 
 
-def merged_values(found: TokenValues) -> TokenValues:
+def values_over_ranks(found: TokenValues) -> TokenValues:
     """Return values of which each process knows some, as all know them."""
     return TokenValues(
-        loss=merged(found.loss, blank=np.nan),
-        entropy=merged(found.entropy, blank=np.nan),
-        correct=merged(found.correct, blank=False),
+        loss=over_ranks(found.loss, blank=np.nan),
+        entropy=over_ranks(found.entropy, blank=np.nan),
+        correct=over_ranks(found.correct, blank=False),
     )
 
 

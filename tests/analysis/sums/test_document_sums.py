@@ -18,7 +18,7 @@ NAN = np.nan
 class HandRecords:
     """Two sequences of five tokens; documents 4, 7 and 9; the last two tokens are padding."""
 
-    run = SimpleNamespace(epochs=[0, 2])
+    run = SimpleNamespace(epochs=[0, 2], passes=float, path="here")
     document_id = np.array([[4, 4, 4, 7, 7], [7, 7, 9, -1, -1]], dtype=np.int32)
     predicted = np.array([[0, 1, 1, 0, 1], [0, 1, 0, 0, 0]], dtype=bool)
     token_id = np.array([[1, 2, 3, 1, 2], [2, 2, 1, 0, 0]], dtype=np.int32)

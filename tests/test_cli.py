@@ -331,6 +331,19 @@ def test_train_passes_everything_on_and_ends_with_a_table(dynamics: Command, mon
     ]
 
 
+def test_the_table_of_a_study_says_where_training_was_cut(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_study(recipe: Any, output: Path, *, jobs: int, reporter: Any) -> None:
+        make_study(output, n_documents=120, epochs=2, cut=1.4)
+
+    monkeypatch.setattr("dynamics.study.run_study", run_study)
+    monkeypatch.setattr(cli, "_figures", lambda *_: [])
+    done = dynamics("study", "quickstart")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "Training was cut within an epoch, after 1.4 passes over the data."
+    # Planted: the lowest validation loss is at the last epoch of two.
+    assert [line.split()[2] for line in done.out.splitlines()[-3:-1]] == ["1.4", "1.4"]
+
+
 def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

@@ -147,7 +147,7 @@ def named_after(names: Sequence[str], passes: Sequence[float]) -> list[str]:
     """Return names of arms that are shown at a moment each, with it where it differs: "short (2.4 epochs)"."""
     if len(set(passes)) < 2:
         return list(names)
-    return [f"{name} ({at:g} epochs)" for name, at in zip(names, passes, strict=True)]
+    return [f"{name} ({at:g} epoch{'' if at == 1 else 's'})" for name, at in zip(names, passes, strict=True)]
 
 
 def moments(passes: Sequence[float]) -> str:

@@ -459,3 +459,14 @@ def test_a_cut_epoch_is_told(tmp_path, decode):
     page = build_page(run, budget=500_000)
     assert "Epoch 3 was cut: it stands for 2.5 passes over the data." in page.notes
     assert decode(page.html).meta["epochs"] == [0, 1, 2, 3]
+
+
+def test_an_epoch_after_other_passes_is_not_compared(tmp_path, decode):
+    runs = [
+        open_run(make_run(tmp_path / name, name=name, epochs=epochs, cut=cut))
+        for name, epochs, cut in (("cut", 3, 2.4), ("whole", 4, None))
+    ]
+    page = build_page(runs, budget=500_000)
+    assert decode(page.html).meta["epochs"] == [0, 1, 2]
+    assert "Epochs that only one run has are left out: 4." in page.notes
+    assert "Epoch 3 is left out: it stands for 2.4 passes over the data in A and for 3 in B." in page.notes

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -95,3 +96,13 @@ def test_overconfidence_is_loss_minus_entropy(study: Study, losses: dict[str, li
         # The synthetic entropy of these tokens is about 4 x 0.9 an epoch.
         expected = np.array(losses[arm]) - 4 * 0.9 ** np.arange(4)
         np.testing.assert_allclose(values, expected, atol=0.1)
+
+
+def test_arms_after_different_passes_are_named_with_them() -> None:
+    cut = replace(HAND, arm="b", passes=np.array([0.0, 1.5]))
+    legend = plot_calibration([HAND, cut]).get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["a (2 epochs): 0.50", "b (1.5 epochs): 0.50", "calibrated"]
+    assert legend.get_title().get_text().startswith("after epoch 1.5, 2; ")
+    assert {row["passes"] for row in calibration_rows([HAND, cut])} == {2.0, 1.5}

@@ -76,3 +76,11 @@ def test_rows(study: Study) -> None:
     assert len(table) == 4 * 10
     width = table[0]["entropy_to"] - table[0]["entropy_from"]
     assert sum(row["density"] for row in table[:10]) * width == pytest.approx(1.0)
+
+
+def test_arms_after_different_passes_are_named_with_them() -> None:
+    cut = replace(HAND, arm="cut", passes=np.array([0.0, 0.4]))
+    axes = plot_entropy_distribution([HAND, cut])
+    assert [ax.get_title().replace("\n", "") for ax in axes] == ["entrodrop (1 epoch)", "cut (0.4 epochs)"]
+    assert {row["passes"] for row in distribution_rows([HAND, cut])} == {1.0, 0.4}
+    assert "passes" not in distribution_rows([HAND])[0]

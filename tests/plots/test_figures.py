@@ -189,3 +189,36 @@ def test_a_write_that_fails_leaves_no_part(study: Study, tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="disk full"):
         save_figures([study], output=tmp_path, only="degradation", formats=["png"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arms_that_were_cut_elsewhere_are_placed_and_named_by_their_passes(tmp_path: Path) -> None:
+    dropout = [{"name": "entrodrop", "ratio": 0.2, "schedule": "linear", "pool": 0.5}]
+    runs = [
+        open_run(make_run(tmp_path / name, name=name, n_documents=120, epochs=3, cut=cut, regularizers=dropout))
+        for name, cut in (("whole", None), ("cut", 2.4))
+    ]
+    output = tmp_path / "figures"
+    with pytest.warns(UserWarning, match="tokens are followed over epochs 0 to 2, which all arms have"):
+        save_figures(runs, output=output, formats="svg")
+    of_epochs = [name for name in FIGURES if name not in ("trajectory_classes", "cartography")]
+    for name in of_epochs:
+        last = {row["arm"]: row["passes"] for row in table(output / f"{name}.csv") if row["epoch"] == "3"}
+        # The curriculum asks for a share until 3 in the metrics of both; what was measured is below.
+        assert last["cut"] == "2.4", name
+        if name != "curriculum":
+            assert last["whole"] == "3", name
+    measured = [row for row in table(output / "curriculum.csv") if row["quantity"] == "dropped_share"]
+    assert [row["passes"] for row in measured if row["arm"] == "cut"] == ["0.5", "1.5", "2.2"]
+    classes = [row["share"] for row in table(output / "trajectory_classes.csv")]
+    assert classes[: len(classes) // 2] == classes[len(classes) // 2 :]
+    assert table(output / "table.csv")[1]["difference_epoch"] == "2"
+
+
+def test_figures_that_follow_tokens_need_two_epochs_in_common(tmp_path: Path) -> None:
+    runs = [
+        open_run(make_run(tmp_path / name, name=name, n_documents=120, epochs=1, cut=cut))
+        for name, cut in (("whole", None), ("cut", 0.4))
+    ]
+    for name in ("cartography", "trajectory_classes"):
+        with pytest.raises(InputError, match=f"{name!r} cannot be made: the arms have fewer than two epochs in common"):
+            save_figures(runs, output=tmp_path / "figures", only=name)

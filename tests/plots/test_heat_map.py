@@ -108,3 +108,15 @@ def test_rows(study: Study, losses: dict[str, list[float]]) -> None:
     assert {row["epoch"] for row in rows if row["best"] and row["arm"] == "baseline"} == {1}
     low, high = rows[0]["mean_signal"], rows[1]["mean_signal"]
     assert 0.1 < low < 1 < 3 < high < 5
+
+
+def test_a_cut_epoch_lies_at_its_passes() -> None:
+    cut = replace(HAND, passes=np.array([0.0, 1.0, 2.5]))
+    (ax,) = plot_bucket_map(cut)
+    assert ax.get_xlim() == (-0.5, 3.25)
+    assert np.asarray(ax.lines[0].get_xdata()).tolist() == [2.5, 1.0, 1.0]
+    (surface,) = plot_loss_landscape(cut)
+    assert surface.get_ylim() == (0.0, 2.5)
+    rows = bucket_map_rows([cut, HAND])
+    assert [(row["epoch"], row["passes"]) for row in (rows[8], rows[-1])] == [(3, 2.5), (3, 3.0)]
+    assert "passes" not in bucket_map_rows([HAND])[0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, spread, wrap_name
+from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, moments, named_after, spread, wrap_name
 
 
 def test_spread_by_hand() -> None:
@@ -89,3 +89,9 @@ def test_names_are_wrapped_at_their_joints() -> None:
     assert wrap_name("baseline", 10) == "baseline"
     assert wrap_name("high-entropy-very-long-arm", 12) == "high-\nentropy-\nvery-long-\narm"
     assert wrap_name("a" * 30, 10) == "a" * 30
+
+
+def test_moments_in_words() -> None:
+    assert named_after(["a", "b"], [3.0, 3.0]) == ["a", "b"]
+    assert named_after(["a", "b"], [3.0, 2.4]) == ["a (3 epochs)", "b (2.4 epochs)"]
+    assert moments([3.0, 2.4, 3.0]) == "2.4, 3"

@@ -334,3 +334,37 @@ def test_the_files_that_figures_writes(study: Study, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
     with pytest.raises(InputError, match="unknown figure 'tables'; did you mean 'table'"):
         save_figures([study], output=tmp_path / "c", only="tables")
+
+
+def test_arms_that_were_cut_are_compared_before_the_cut(tmp_path: Path) -> None:
+    def falling(epoch: int, split: str, entropy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.full(entropy.shape, 4.0 - epoch)
+
+    def steep(epoch: int, split: str, entropy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.full(entropy.shape, 4.0 - 1.5 * epoch)
+
+    runs = [
+        open_run(make_run(tmp_path / name, name=name, n_documents=100, epochs=2, loss_fn=loss, cut=cut))
+        for name, loss, cut in (("baseline", falling, None), ("cut", steep, 1.4), ("same", steep, 1.4))
+    ]
+    table = arm_table(runs)
+    # After one epoch 2.5 and 3; after "two" it would be 1 and 2.
+    assert {arm: (each.epoch, each.estimate) for arm, each in table.differences.items()} == {
+        "cut": (1, -0.5),
+        "same": (1, -0.5),
+    }
+    assert table.notes[-2:] == [
+        "Arms ended after different passes over the data (baseline 2, cut 1.4, same 1.4): their final losses and "
+        "rebounds are not to be compared.",
+        "Arms differ in their last epoch; compared at the last common one: cut (1), same (1).",
+    ]
+    rows = table_rows(table)
+    assert [(row["final_epoch"], row["final_passes"], row["best_passes"]) for row in rows] == [
+        (2, 2.0, 2.0),
+        (2, 1.4, 1.4),
+        (2, 1.4, 1.4),
+    ]
+    assert [line.split(" | ")[3] for line in markdown_table(table).splitlines()[2:5]] == ["2", "1.4", "1.4"]
+    alike = arm_table(runs[1:])
+    assert (alike.differences["same"].epoch, alike.differences["same"].estimate) == (2, 0.0)
+    assert alike.notes[-1] == "Training was cut within an epoch, after 1.4 passes over the data."

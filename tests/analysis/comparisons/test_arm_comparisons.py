@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.synthetic import make_study
+from support.synthetic import make_run, make_study
 
 from dynamics.analysis.comparisons.arm_comparisons import compare_arms
 from dynamics.analysis.estimands.summary import arm_sums
 from dynamics.analysis.intervals.bootstrap import bootstrap_difference
 from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound_interval
+from dynamics.analysis.sums.arms import at_common_epochs
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
@@ -112,3 +113,18 @@ def test_comparisons_that_cannot_be(study: Study, tmp_path: Path) -> None:
     few = open_study(make_study(tmp_path / "few", n_documents=20, epochs=1))
     with pytest.warns(UserWarning, match="intervals over 10 documents"):
         compare_arms(few, n_resamples=20)
+
+
+def test_arms_that_were_cut_after_other_passes_are_not_compared(tmp_path: Path) -> None:
+    whole, cut, same = (
+        open_run(make_run(tmp_path / name, name=name, n_documents=120, epochs=3, cut=passes))
+        for name, passes in (("whole", None), ("cut", 2.4), ("same", 2.4))
+    )
+    message = r"epoch 3 stands for 3 passes over the data in .*/whole and for 2\.4 in .*/cut, as training was cut there"
+    for quantity in ("final", "rebound"):
+        with pytest.raises(InputError, match=message):
+            compare_arms([whole, cut], quantity=quantity, n_resamples=10)
+    (row,) = compare_arms([cut, same], n_resamples=10)
+    assert row.estimate == 0.0
+    (row,) = compare_arms(at_common_epochs([whole, cut]), n_resamples=10)
+    assert (row.estimate, row.n_documents) == (0.0, 60)

@@ -14,9 +14,10 @@ from dynamics.analysis.estimands.summary import (
     arm_sums,
     bucket_dynamics,
     dropped_share_by_epoch,
+    note_on_passes,
 )
 from dynamics.analysis.intervals.bootstrap import document_weights
-from dynamics.analysis.sums.arms import collect_arms
+from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.analysis.tokens.buckets import Buckets
 from dynamics.errors import InputError
 from dynamics.records.metrics import append_metrics
@@ -194,3 +195,32 @@ def test_few_documents_warn(tmp_path: Path) -> None:
     run = open_run(make_run(tmp_path / "run", n_documents=20, epochs=1))
     with pytest.warns(UserWarning, match="intervals over 10 documents"):
         arm_summary(run, n_resamples=20)
+
+
+def test_what_is_known_of_a_cut_epoch(tmp_path: Path) -> None:
+    def falling(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.full(entropy.shape, 4.0 - epoch)
+
+    def run(name: str, cut: float | None) -> Run:
+        return open_run(
+            make_run(tmp_path / name, name=name, n_documents=120, epochs=3, loss_fn=falling, cut=cut, status="running")
+        )
+
+    whole, cut, other = run("whole", None), run("cut", 2.4), run("other", 2.8)
+    rows = arm_summary([whole, cut], n_resamples=5)
+    assert [(row.best_epoch, row.best_at, row.final_epoch, row.final_at) for row in rows] == [
+        (3, 3.0, 3, 3.0),
+        (3, 2.4, 3, 2.4),
+    ]
+    assert note_on_passes(rows[:1]) is None
+    assert note_on_passes(rows[1:]) == "Training was cut within an epoch, after 2.4 passes over the data."
+    assert note_on_passes(rows) == (
+        "Arms ended after different passes over the data (whole 3, cut 2.4): their final losses and rebounds are not to "
+        "be compared."
+    )
+    for each in (whole, cut, other):
+        rewrite_metrics(each, [{"step": s, "dropped_share": 0.5, "ratio": 0.5} for s in range(1, 25)])
+    # The part of the third epoch reaches from 2 to 2.4.
+    np.testing.assert_allclose(dropped_share_by_epoch(Arm("a", [cut, cut]))[:, 0], [0.5, 1.5, 2.2])
+    np.testing.assert_allclose(dropped_share_by_epoch(Arm("a", [whole]))[:, 0], [0.5, 1.5, 2.5])
+    np.testing.assert_allclose(dropped_share_by_epoch(Arm("a", [cut, other]))[:, 0], [0.5, 1.5])

@@ -62,3 +62,24 @@ def test_cartography_counts_every_predicted_token(study: Study) -> None:
 def test_the_map_needs_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="epoch 0 alone"):
         cartography(open_run(make_run(tmp_path / "run", epochs=[0])))
+
+
+def test_tokens_are_followed_over_the_epochs_that_all_arms_have(tmp_path: Path) -> None:
+    def falls_then_leaps(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.full(entropy.shape, [4.0, 3.0, 2.0, 3.5][epoch])
+
+    whole, cut = (
+        open_run(make_run(tmp_path / name, name=name, n_documents=120, epochs=3, cut=passes, loss_fn=falls_then_leaps))
+        for name, passes in (("whole", None), ("cut", 2.4))
+    )
+    rebounding = CLASSES.index("rebounding")
+    assert [arm.share.estimate[0, rebounding] for arm in class_shares(whole, n_resamples=5)] == [1.0]
+    message = "different passes over the data: tokens are followed over epochs 0 to 2, which all arms have"
+    with pytest.warns(UserWarning, match=message):
+        rows = class_shares([whole, cut], n_resamples=5)
+    assert [arm.share.estimate[0, rebounding] for arm in rows] == [0.0, 0.0]
+    with pytest.warns(UserWarning, match=message):
+        first, second = cartography([whole, cut], bins=(10, 20))
+    np.testing.assert_array_equal(first.n_tokens, second.n_tokens)
+    # Over two epochs of training: exp(-3) and exp(-2) have the mean 0.0926, in the second of 20 bins.
+    assert first.n_tokens[:, 1].sum() == first.n_tokens.sum() > 0

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from support.synthetic import make_run, make_study
 
-from dynamics.analysis.sums.arms import Arm, collect_arms, reference_buckets
+from dynamics.analysis.sums.arms import Arm, at_common_epochs, collect_arms, reference_buckets, shared_epochs
 from dynamics.analysis.sums.curves import mean_curve
 from dynamics.errors import InputError
-from dynamics.records.reader import open_run, open_study
+from dynamics.records.reader import Run, open_run, open_study
 
 
 def by_seed(epoch: int, split: str, entropy: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -128,3 +128,22 @@ def test_a_cut_epoch_lies_at_its_passes_and_is_no_other_seeds_whole_one(tmp_path
     mixed = Arm("mixed", [*cut, whole])
     with pytest.warns(UserWarning, match="only epochs 0 to 2 were recorded after the same passes in all 3 seeds"):
         assert mixed.epochs == [0, 1, 2]
+
+
+def test_arms_are_cut_to_the_epochs_that_all_have_after_the_same_passes(tmp_path: Path) -> None:
+    def run(name: str, epochs: int, cut: float | None = None) -> Run:
+        return open_run(make_run(tmp_path / name, name=name, epochs=epochs, cut=cut))
+
+    whole, cut, longer = run("whole", 3), run("cut", 3, 2.5), run("longer", 4)
+    assert [arm.epochs for arm in at_common_epochs([whole, cut])] == [[0, 1, 2], [0, 1, 2]]
+    assert [arm.epochs for arm in at_common_epochs([whole, longer])] == [[0, 1, 2, 3]] * 2
+    alike = [Arm("one", [cut]), Arm("two", [cut])]
+    assert at_common_epochs(alike) == alike and shared_epochs(alike) == [0, 1, 2, 3]
+    _, arm = at_common_epochs([whole, cut])
+    assert arm.passes.tolist() == [0.0, 1.0, 2.0] and arm.sums("validation").epochs.tolist() == [0, 1, 2]
+    # Beside a run an arm keeps what was chosen.
+    assert [each.epochs for each in collect_arms([arm, longer])] == [[0, 1, 2], [0, 1, 2, 3, 4]]
+    with pytest.raises(InputError, match=r"'a': epochs=\[2, 3\] are not all recorded .* 2 runs; choose of \[0, 1, 2\]"):
+        _ = Arm("a", [whole, cut], epochs=[2, 3]).epochs
+    with pytest.raises(InputError, match="whole, elsewhere have no epoch that all recorded after the same passes"):
+        at_common_epochs([whole, open_run(make_run(tmp_path / "elsewhere", name="elsewhere", epochs=[5]))])

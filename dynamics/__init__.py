@@ -101,7 +101,7 @@ def _load_page_builder() -> object:
 _records.load_page_builder = _load_page_builder
 
 # What the torch-free installation leaves out.
-_TRAINING_PACKAGES = ("torch", "transformers", "accelerate")
+_TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "datasets")
 
 
 def __getattr__(name: str) -> object:

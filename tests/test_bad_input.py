@@ -341,7 +341,7 @@ def test_an_output_that_may_not_be_used_stays_as_it_is(refused: Command, tmp_pat
     before = files_of(other)
     changed = ["--set", "block_size=8", "--set", "training.learning_rate=1e-3"]
     message = refused(["train", "recipe.yaml", *changed, "--output", "other", "--resume"])
-    assert "another recipe" in message
+    assert "holds a run that differs in" in message and "give the recipe of that run" in message
     assert "block_size" in message and "training.learning_rate" in message
     assert "not empty" in refused(["train", "recipe.yaml", "--output", "other"])
     assert files_of(other) == before

@@ -80,8 +80,8 @@ def test_acts_and_is_off_in_evaluation(tmp_path, name, baseline):
     seen = []
 
     trainer = trainer_of(tmp_path, CANONICAL[name], model=model, learning_rate=0.0, num_train_epochs=1)
-    methods = trainer.session.regularizers
-    end_batch = trainer.session.end_batch
+    methods = trainer.loop.methods.all
+    end_batch = trainer.loop.end_batch
 
     def look(*args):
         # In the middle of a step, hooks armed: evaluation and generation are what they were.
@@ -93,7 +93,7 @@ def test_acts_and_is_off_in_evaluation(tmp_path, name, baseline):
             seen.append(torch.equal(model(**inputs).logits, clean))
             model.train()
 
-    trainer.session.end_batch = look
+    trainer.loop.end_batch = look
     trainer.train()
     if name != "weight_decay":
         assert seen and all(seen)

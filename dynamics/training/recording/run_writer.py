@@ -138,7 +138,9 @@ class RunWriter:
         if resumption is not None:
             before = open_run(plan.output)
             started, config_hash = before.manifest["timing"]["started"], before.manifest["config_hash"]
-            history = [*before.manifest.get("resumed", []), resumption.entry(total_steps)]
+            # A run that goes on as it was leaves no trace of it: its bytes are those of one that was not interrupted.
+            entries = [resumption.entry(total_steps)] if resumption.changed else []
+            history = [*before.manifest.get("resumed", []), *entries]
             recorded = {split: before.records(split).sequence_id for split in plan.splits}
 
         def lay_out() -> dict[str, Any]:

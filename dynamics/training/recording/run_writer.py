@@ -199,8 +199,9 @@ class RunWriter:
         if moment.epoch == 1 and moment.whole:
             self._manifest["steps_per_epoch"] = moment.step
         self._manifest["head_routes"] = {**before["head_routes"], **chosen_routes()}
-        if self._manifest != before:
-            on_rank_zero(lambda: self._write_manifest(self._manifest))
+        # What process 0 knows; the others may have taken other routes, and must not be waited for.
+        if rank() == 0 and self._manifest != before:
+            self._write_manifest(self._manifest)
         if self._on_recorded is not None:
             self._on_recorded(model, moment, means, seen)
         return self._recorder.values["train"]

@@ -172,7 +172,8 @@ class DynamicsTrainer(Trainer):
         # A label at the start of a sequence is no prediction: nothing of its own comes before it.
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
         dtype = forward_dtype(self.args)
-        if not self._loss_is_known and self.compute_loss_func is None:
+        # A batch that predicts nothing says nothing of the loss: the next one is asked.
+        if not self._loss_is_known and self.compute_loss_func is None and bool((labels != IGNORE_INDEX).any()):
             require_plain_loss(model, {**inputs, "labels": labels}, dtype=dtype)
             self._loss_is_known = True
         if self.loop.methods.needs_current_values:
@@ -194,10 +195,13 @@ class DynamicsTrainer(Trainer):
                     label_smoothing=self.args.label_smoothing_factor,
                 )
                 loss = total / n_items
-            self.loop.end_batch(batch, loss, values)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # Gradients are averaged over processes, and n_items counts the tokens of all of them.
-            loss = loss * self.accelerator.num_processes
+            # Gradients are averaged over processes, and n_items may count the tokens of all of them.
+            of_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
+            n_processes = self.accelerator.num_processes
+            # The metrics add up what each process notes.
+            self.loop.end_batch(batch, loss if of_all else loss / n_processes, values)
+        if of_all:
+            loss = loss * n_processes
         return (loss, outputs) if return_outputs else loss
 
     # Data. ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from support.doors.table import cells
 from support.doors.through import left_in
 from support.launching import launch
 
+from dynamics import open_run
 from dynamics.records.check import check_run
 
 
@@ -47,3 +48,16 @@ def test_two_processes(situation, door, setting, both):
         shares = [row["dropped_share"] for row in run.metrics()][3 * epoch - 3 : 3 * epoch]
         share = records.dropped(epoch).sum() / records.predicted.sum()
         assert min(shares) - 1e-9 <= share <= max(shares) + 1e-9
+
+
+def test_losses_that_each_process_averages_itself(setting, tmp_path):
+    # Nothing is learned, so that the mean over steps and processes is about that of the tokens before training.
+    one_of_two.write(setting, tmp_path / "setting.json")
+    (tmp_path / "DynamicsTrainer").mkdir()
+    launch(tmp_path, [one_of_two.__file__, str(tmp_path / "setting.json"), str(tmp_path), "own means"])
+    run = open_run(tmp_path / "DynamicsTrainer" / "run")
+    expected = float(np.nanmean(run.records("train").loss(0)))
+    for row in run.metrics():
+        # Of nine rows the last is alone in its step: the mean of the other process is that of nothing, 0.
+        share = 0.5 if row["step"] % 3 == 0 else 1.0
+        assert row["training_loss"] == pytest.approx(share * expected, rel=0.2)

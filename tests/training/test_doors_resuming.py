@@ -210,3 +210,31 @@ def test_changes_that_change_the_training_are_refused(door, setting, tmp_path):
             train(door, setting, tmp_path, replace(training, **change, resume=True))
         assert "\n" not in str(caught.value)
         assert files(tmp_path / "run") == before
+
+
+# What fetches other batches than the training that was interrupted would have, with the same tokens in each pass.
+OTHER_BATCHES = [
+    ({"ignore_data_skip": True}, r"args\.ignore_data_skip is True, and the checkpoint of step 4 lies within pass 2"),
+    ({"accelerator_config": {"use_seedable_sampler": False}}, r"accelerator_config\.use_seedable_sampler \(True then"),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), OTHER_BATCHES)
+@pytest.mark.parametrize("door", TRAINERS)
+def test_a_pass_that_would_see_sequences_twice_is_refused(door, change, line, setting, tmp_path):
+    training = Training(save_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(door, setting, tmp_path, replace(training, stop_at=6))
+    before = files(tmp_path / "run")
+    with pytest.raises(InputError, match=line):
+        train(door, setting, tmp_path, replace(training, arguments=change, resume=True))
+    assert files(tmp_path / "run") == before
+
+
+def test_a_loss_that_is_not_finite_is_kept_in_a_checkpoint(setting, tmp_path):
+    training = Training(save_at=2, stop_at=3, sgd=True, rate=1e30)
+    with pytest.raises(KeyboardInterrupt):
+        train("DynamicsTrainer", setting, tmp_path, training)
+    resumed = train("DynamicsTrainer", setting, tmp_path, replace(training, stop_at=None, resume=True))
+    losses = [row["training_loss"] for row in resumed.run.metrics()]
+    assert np.isfinite(losses[0]) and np.isnan(losses[1:]).all() and len(losses) == 6

@@ -13,7 +13,7 @@ from support.doors.setting import DOORS, N_VOCAB, RATIO, TRAINERS, Stream, Train
 from support.doors.table import TABLE, cells
 from support.doors.through import arguments, bare, finished, make_trainer, recipe_fields, train
 from support.models import Padder, build
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, MixtralConfig, MixtralForCausalLM, Trainer, TrainerCallback
 
 from dynamics import LoopRecorder, TokenRecorder, attach, open_run
 from dynamics.errors import InputError
@@ -270,6 +270,21 @@ def test_losses_of_other_kinds(situation, door, setting, tmp_path):
     for name, weight in model.named_parameters():
         expected = weight.detach() - 1e-2 * weight.grad
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6, msg=lambda said, name=name: name + said)
+
+
+def test_a_models_own_loss_is_seen_after_a_batch_that_predicts_nothing(setting, tmp_path):
+    def mixture(_):
+        shape = {"vocab_size": N_VOCAB, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+        return MixtralForCausalLM(MixtralConfig(**shape, **heads, output_router_logits=True))
+
+    def silent_first(rows):
+        return [{**row, "labels": [-100] * len(row["labels"])} for row in rows[:4]] + rows[4:]
+
+    arguments = {"train_sampling_strategy": "sequential"}
+    training = Training(wrap=mixture, rows=silent_first, arguments=arguments)
+    with pytest.raises(InputError, match="MixtralForCausalLM: its own training loss of a row is"):
+        train("DynamicsTrainer", setting, tmp_path, training)
 
 
 # Models that are none of ours. -------------------------------------------------------------------

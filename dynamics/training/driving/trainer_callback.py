@@ -77,14 +77,21 @@ class LoopCallback(TrainerCallback):
 
         `predicted` is known, and nothing is written yet.
         """
-        facts = resumed.facts
+        facts, steps = resumed.facts, self.steps_per_pass
         # A checkpoint at the last step of a pass is written before the Trainer knows that the pass is over.
-        within = (
-            self._n_batches is None
-            and bool(facts["under_way"])
-            and (self.predicted is None or resumed.share_visited(self.predicted) < 1.0)
-        )
-        if within and facts["epoch"] > 1:
+        if steps is not None:
+            within = facts["step"] % steps > 0
+        else:
+            within = bool(facts["under_way"]) and (
+                self.predicted is None or resumed.share_visited(self.predicted) < 1.0
+            )
+        if within and self._trainer.args.ignore_data_skip:
+            raise InputError(
+                f"args.ignore_data_skip is True, and the checkpoint of step {facts['step']} lies within pass "
+                f"{facts['epoch']}: the pass would begin again, and see some sequences twice; set it to False, or "
+                "resume from a checkpoint at the end of a pass"
+            )
+        if steps is None and within and facts["epoch"] > 1:
             raise InputError(
                 f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']} of a data set without a "
                 "length, and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of "

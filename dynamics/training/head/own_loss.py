@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ class OwnLoss(NamedTuple):
     @property
     def is_cross_entropy(self) -> bool:
         """Whether nothing is added, up to how the numbers are rounded."""
+        if not math.isfinite(self.cross_entropy):
+            # A model that has diverged is no other model.
+            return not math.isfinite(self.own)
         # float32 means agree to 1e-6, under autocast too: both come from the same logits.
         return abs(self.excess) <= 2e-5 * max(1.0, abs(self.cross_entropy))
 

@@ -8,6 +8,7 @@ known) is looked at when it has arrived.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -306,7 +307,8 @@ class TrainingLoop:
             "under_way": under_way,
             "step": self.step,
             "began": self.began,
-            "losses": list(self.metrics.losses),
+            # As text where one is NaN or infinite, which JSON cannot hold.
+            "losses": [loss if math.isfinite(loss) else str(loss) for loss in self.metrics.losses],
             "methods": self.methods.state(),
         }
         return facts, self._tables.state() if under_way else {}
@@ -317,7 +319,7 @@ class TrainingLoop:
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.began = facts.get("began", self.step)
         self.under_way = facts["under_way"]
-        self.metrics.losses = list(facts["losses"])
+        self.metrics.losses = [float(loss) for loss in facts["losses"]]
         self._tables.load_state(parts)
         self.methods.load_state(facts["methods"])
 

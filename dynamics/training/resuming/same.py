@@ -25,8 +25,8 @@ _HARMLESS = {
     "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
     "dataloader_multiprocessing_context", "dataloader_in_order", "torch_empty_cache_steps", "skip_memory_metrics",
     "ddp_timeout", "label_names", "remove_unused_columns", "restore_callback_states_from_checkpoint", "local_rank",
-    "use_cpu", "debug", "enable_jit_checkpoint", "accelerator_config.use_seedable_sampler", "logging_nan_inf_filter",
-    "use_for_hub", "length_column_name", "ignore_data_skip", "bf16_full_eval", "fp16_full_eval",
+    "use_cpu", "debug", "enable_jit_checkpoint", "logging_nan_inf_filter",
+    "use_for_hub", "length_column_name", "bf16_full_eval", "fp16_full_eval",
 }  # fmt: skip
 _HARMLESS_PREFIXES = ("eval_", "log_", "logging_", "save_", "hub_", "include_", "trackio_", "report_", "ddp_bucket_")
 # How long training lasts: a run may go on for longer, or shorter, than it was planned; it is noted.

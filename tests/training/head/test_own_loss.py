@@ -75,3 +75,10 @@ def test_labels_that_are_shifted_already_are_no_loss_of_its_own():
 def test_nothing_to_compare():
     assert own_loss(build(), {**BATCH, "labels": torch.full_like(IDS, -100)}) is None
     assert OwnLoss(own=1.0, cross_entropy=1.5).excess == -0.5
+
+
+def test_a_model_that_has_diverged_adds_nothing():
+    for diverged in (float("nan"), float("inf")):
+        assert OwnLoss(own=diverged, cross_entropy=diverged).is_cross_entropy
+        assert not OwnLoss(own=diverged, cross_entropy=2.0).is_cross_entropy
+        assert not OwnLoss(own=2.0, cross_entropy=diverged).is_cross_entropy

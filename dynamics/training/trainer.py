@@ -32,7 +32,7 @@ from dynamics.training.driving.batch_loss import batch_loss, current_values, los
 from dynamics.training.driving.trainer_callback import LoopCallback, checkpoint_folder
 from dynamics.training.driving.trainer_start import loop_of
 from dynamics.training.environment.arguments import forward_dtype
-from dynamics.training.environment.processes import sum_over_ranks, world_size
+from dynamics.training.environment.processes import highest_of_ranks, sum_over_ranks, world_size
 from dynamics.training.loop.training_loop import with_values
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.checkpoints import Checkpoints
@@ -172,10 +172,13 @@ class DynamicsTrainer(Trainer):
         # A label at the start of a sequence is no prediction: nothing of its own comes before it.
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
         dtype = forward_dtype(self.args)
-        # A batch that predicts nothing says nothing of the loss: the next one is asked.
-        if not self._loss_is_known and self.compute_loss_func is None and bool((labels != IGNORE_INDEX).any()):
-            require_plain_loss(model, {**inputs, "labels": labels}, dtype=dtype)
-            self._loss_is_known = True
+        if not self._loss_is_known and self.compute_loss_func is None:
+            # A batch that predicts nothing says nothing of the loss: the next one is asked. Processes that share a model
+            # ask together.
+            silent = int(not bool((labels != IGNORE_INDEX).any()))
+            if highest_of_ranks(silent) == 0:
+                require_plain_loss(model, {**inputs, "labels": labels}, dtype=dtype)
+                self._loss_is_known = True
         if self.loop.methods.needs_current_values:
             batch = with_values(batch, current_values(model, inputs, dtype=dtype, fused=self.loop_callback.fused))
         with self.loop.armed(batch):

@@ -215,7 +215,10 @@ def test_changes_that_change_the_training_are_refused(door, setting, tmp_path):
 # What fetches other batches than the training that was interrupted would have, with the same tokens in each pass.
 OTHER_BATCHES = [
     ({"ignore_data_skip": True}, r"args\.ignore_data_skip is True, and the checkpoint of step 4 lies within pass 2"),
-    ({"accelerator_config": {"use_seedable_sampler": False}}, r"accelerator_config\.use_seedable_sampler \(True then"),
+    (
+        {"accelerator_config": {"use_seedable_sampler": False}},
+        r"use_seedable_sampler \(True then|and the order of a pass",
+    ),
 ]
 
 
@@ -229,6 +232,23 @@ def test_a_pass_that_would_see_sequences_twice_is_refused(door, change, line, se
     with pytest.raises(InputError, match=line):
         train(door, setting, tmp_path, replace(training, arguments=change, resume=True))
     assert files(tmp_path / "run") == before
+
+
+DRAWN = [(door, {"train_sampling_strategy": "group_by_length"}) for door in TRAINERS] + [
+    ("attach", {"accelerator_config": {"use_seedable_sampler": False}})
+]
+
+
+@pytest.mark.parametrize(("door", "drawn"), DRAWN)
+def test_a_pass_whose_order_would_be_another_is_refused(door, drawn, setting, tmp_path):
+    training = Training(save_at=4, arguments=drawn)
+    with pytest.raises(KeyboardInterrupt):
+        train(door, setting, tmp_path, replace(training, stop_at=6))
+    with pytest.raises(InputError, match="the checkpoint of step 4 lies within pass 2, and the order of a pass"):
+        train(door, setting, tmp_path, replace(training, resume=True))
+    # At the end of a pass nothing is seen twice.
+    resumed = train(door, setting, tmp_path, replace(training, save_at=3, resume=True))
+    assert resumed.run.epochs == [0, 1, 2] and resumed.run.partial_epochs == {}
 
 
 def test_a_loss_that_is_not_finite_is_kept_in_a_checkpoint(setting, tmp_path):

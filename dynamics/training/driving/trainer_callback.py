@@ -91,12 +91,25 @@ class LoopCallback(TrainerCallback):
                 f"{facts['epoch']}: the pass would begin again, and see some sequences twice; set it to False, or "
                 "resume from a checkpoint at the end of a pass"
             )
+        if steps is not None and within and facts["epoch"] > 1 and self._order_is_drawn():
+            raise InputError(
+                f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']}, and the order of a pass "
+                "(group_by_length, or no seedable sampler) is drawn anew when training is resumed, so that some "
+                "sequences would be seen twice; resume from a checkpoint at the end of a pass"
+            )
         if steps is None and within and facts["epoch"] > 1:
             raise InputError(
                 f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']} of a data set without a "
                 "length, and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of "
                 "a pass, or give the data set a length"
             )
+
+    def _order_is_drawn(self) -> bool:
+        """Whether the order of a pass hangs on the global generator, which is another where training is resumed."""
+        args = self._trainer.args
+        if args.train_sampling_strategy != "random":
+            return bool(args.train_sampling_strategy == "group_by_length")
+        return self.order is None and not getattr(args.accelerator_config, "use_seedable_sampler", True)
 
     def detach(self) -> None:
         """Take every hook and patch off the model."""

@@ -163,7 +163,7 @@ class DynamicsTrainer(Trainer):
         """
         inputs = dict(inputs)
         batch: Batch | None = inputs.pop(_BATCH, None)
-        if not model.training:
+        if not (model.training and torch.is_grad_enabled()):
             inputs.pop("sequence_id", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if batch is None:  # a training step of one's own, without get_batch_samples
@@ -173,8 +173,7 @@ class DynamicsTrainer(Trainer):
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
         dtype = forward_dtype(self.args)
         if not self._loss_is_known and self.compute_loss_func is None:
-            # A batch that predicts nothing says nothing of the loss: the next one is asked. Processes that share a model
-            # ask together.
+            # A batch that predicts nothing says nothing of the loss: the next one is asked. Processes ask together.
             silent = int(not bool((labels != IGNORE_INDEX).any()))
             if highest_of_ranks(silent) == 0:
                 require_plain_loss(model, {**inputs, "labels": labels}, dtype=dtype)

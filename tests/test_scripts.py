@@ -326,7 +326,7 @@ def assert_resumes(place: Workplace, name: str, arguments: list[Any], step: int)
     assert_equal_weights(whole / "out", cut / "out")
     one, other = open_run(whole / "run"), open_run(cut / "run")
     assert other.complete and check_run(other.path).ok and one.epochs == other.epochs
-    assert [entry["step"] for entry in other.manifest["resumed"]] == [step]
+    assert "resumed" not in other.manifest  # nothing was changed: it is the run that it would have been
     for epoch in one.epochs:
         assert (one.passes(epoch), one.step(epoch)) == (other.passes(epoch), other.step(epoch))
         for split in one.splits:

@@ -65,6 +65,11 @@ def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> LoopCallbac
         raise InputError(
             f"attach: this {type(trainer).__name__} has regularisers or a recorder already; give all parts at once"
         )
+    if trainer.args.n_gpu > 1:
+        raise InputError(
+            f"attach: this trainer splits each batch over {trainer.args.n_gpu} GPUs of one process, behind the "
+            "regularisers' back; start a process for each GPU (torchrun), or set CUDA_VISIBLE_DEVICES to one"
+        )
     callback = loop_of(methods, recorders[0] if recorders else None, losses=False, fused=False)
     callback.bind(trainer)
     trainer.add_callback(callback)
@@ -90,7 +95,7 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
         with loop.armed(batch):
             weight = loop.methods.token_weight(batch)
             if weight is not None:
-                _require_whole_divisor(trainer)
+                _require_whole_divisor(trainer, kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None))
                 # The trainer divides by the tokens that it counted beforehand: all predicted ones.
                 labels = inputs["labels"].masked_fill(weight == 0, IGNORE_INDEX)
                 inputs = type(inputs)({**inputs, "labels": labels})
@@ -101,9 +106,9 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
     trainer.compute_loss = compute_loss
 
 
-def _require_whole_divisor(trainer: Any) -> None:
+def _require_whole_divisor(trainer: Any, n_items: Any) -> None:
     """Raise InputError where the loss is a mean over the labels that are left, whatever was left out."""
-    if trainer.compute_loss_func is None and not trainer.model_accepts_loss_kwargs:
+    if trainer.compute_loss_func is None and (n_items is None or not trainer.model_accepts_loss_kwargs):
         raise InputError(
             f"attach: {type(trainer.model).__name__} takes the mean of its loss itself, over the tokens that are left, "
             "so that leaving some out makes the others count for more; use DynamicsTrainer, or target: input"

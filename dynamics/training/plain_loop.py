@@ -248,8 +248,18 @@ class LoopRecorder:
         self._model = None
 
     def save(self, folder: str | Path) -> None:
-        """Keep what a later `begin(resume_from=folder)` needs, beside the checkpoint; every process calls it."""
+        """Keep what a later `begin(resume_from=folder)` needs, beside the checkpoint; every process calls it.
+
+        Raises
+        ------
+        InputError
+            Between a batch and its step.
+        """
         self._begun("save")
+        if self._loop.metrics.has_batch:
+            raise InputError(
+                "LoopRecorder: save() between a batch and its step(), when half of a step is known; call it after that"
+            )
         write_loop_state(self._loop, Path(folder))
 
     def detach(self) -> None:
@@ -268,7 +278,12 @@ class LoopRecorder:
         loop.methods.prepare(training_data(packed, plan.reference["train"], tokenizer=tokenizer, seed=seed))
         options = {} if embedding is None else {"embedding": embedding}
         loop.methods.attach(causal_model(training.model), **options)
-        require_hidden(training.model, loop.methods, dtype=training.dtype)
+        try:
+            require_hidden(training.model, loop.methods, dtype=training.dtype)
+        except BaseException:
+            # Without a `with` around it, nothing else would take the hooks off.
+            self.detach()
+            raise
 
     def _go(self, training: LoopTraining, plan: RunPlan, resumed: LoopState | None) -> None:
         """Record the model as it is; or go on where a checkpoint was."""

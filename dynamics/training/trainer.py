@@ -181,7 +181,7 @@ class DynamicsTrainer(Trainer):
         if self.loop.methods.needs_current_values:
             batch = with_values(batch, current_values(model, inputs, dtype=dtype, fused=self.loop_callback.fused))
         with self.loop.armed(batch):
-            n_items = batch.predicted.sum() if num_items_in_batch is None else num_items_in_batch
+            n_items = batch.predicted.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
             if self.compute_loss_func is not None:
                 outputs, loss, values = loss_by_function(
                     model, inputs, labels, batch, loop=self.loop, function=self.compute_loss_func, n_items=n_items

@@ -373,3 +373,55 @@ def test_a_mean_over_what_is_left_is_not_taken_for_one_over_all(tmp_path):
             assert not any(module._forward_pre_hooks for module in model.modules())
         else:
             trainer.train()
+
+
+class OwnStep(Trainer):
+    """A training step that does not hand on how many tokens the whole step predicts."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+def test_a_step_that_does_not_say_how_many_tokens_there_are(tmp_path):
+    trainer = OwnStep(build(), arguments(tmp_path), Padder(), train_dataset=examples())
+    attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant", target="loss"))
+    with pytest.raises(InputError, match="takes the mean of its loss itself"):
+        trainer.train()
+    trainer = OwnStep(build(), arguments(tmp_path), Padder(), train_dataset=examples())
+    attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant"))
+    trainer.train()
+
+
+class Shuffled(torch.utils.data.Sampler):
+    """Its order comes from the global generator, which is elsewhere when a training is resumed."""
+
+    def __init__(self, n):
+        self._n = n
+
+    def __len__(self):
+        return self._n
+
+    def __iter__(self):
+        return iter(torch.randperm(self._n).tolist())
+
+
+class DrawnAnew(Trainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return Shuffled(len(self.train_dataset))
+
+
+def test_a_resumed_pass_in_another_order_is_not_taken_for_whole(tmp_path):
+    def make():
+        args = arguments(
+            tmp_path, num_train_epochs=2, per_device_train_batch_size=1, save_strategy="steps", save_steps=10
+        )
+        trainer = DrawnAnew(build(), args, Padder(), train_dataset=examples(8))
+        attach(trainer, TokenRecorder(tmp_path / "run"), EntroDrop(ratio=0.3, schedule="constant"))
+        return trainer
+
+    make().train()
+    with pytest.raises(InputError, match="pass 2, which was resumed, came to its end without some of the sequences"):
+        make().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-10"))

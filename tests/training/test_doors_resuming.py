@@ -80,7 +80,7 @@ def test_a_resumed_training_is_as_if_never_interrupted(situation, door, setting,
     assert_whole(resumed)
     assert_exact(resumed)
     step = 3 if door == "recipe" else save_at
-    assert [entry["step"] for entry in resumed.run.manifest["resumed"]] == [step]
+    assert "resumed" not in resumed.run.manifest  # nothing was changed: it is the run that it would have been
 
 
 @pytest.mark.parametrize("save_at", [2, 3, 4, 6])

@@ -199,7 +199,7 @@ def test_a_resumed_loop_is_one_that_was_not_interrupted(tmp_path, saved, source)
     assert equal_models(whole, model)
     one, other = open_run(tmp_path / "whole"), open_run(tmp_path / "cut")
     assert other.complete and check_run(other.path).ok and one.epochs == other.epochs == [0, 1, 2, 3]
-    assert [entry["step"] for entry in other.manifest["resumed"]] == [saved[0]]
+    assert "resumed" not in other.manifest  # nothing was changed: it is the run that it would have been
     mine, theirs = one.records("train"), other.records("train")
     for epoch in one.epochs:
         assert one.passes(epoch) == other.passes(epoch) and one.step(epoch) == other.step(epoch)
@@ -541,3 +541,27 @@ def test_two_processes_equal_one(tmp_path):
         assert np.array_equal(mine.dropped(1), theirs.dropped(1)) and mine.dropped(1).any()
         shares = [[row["dropped_share"] for row in one.metrics()] for one in (run, alone)]
         assert name == "filled" or shares[0] == pytest.approx(shares[1], abs=1e-9)
+
+
+def test_a_save_in_the_middle_of_a_step_is_refused(tmp_path):
+    model = build()
+    with LoopRecorder(TokenRecorder(tmp_path / "run")) as recorder:
+        recorder.begin(model, train=batches(), total_steps=2)
+        with recorder.batch(batches()[0]) as batch:
+            model(**batch).loss.backward()
+        with pytest.raises(InputError, match=r"save\(\) between a batch and its step"):
+            recorder.save(tmp_path / "kept")
+        recorder.step()
+        recorder.save(tmp_path / "kept")
+    assert (tmp_path / "kept" / "dynamics.json").is_file()
+
+
+def test_a_model_that_is_refused_keeps_no_hook(tmp_path, monkeypatch):
+    def refuses(*args, **options):
+        raise InputError("no")
+
+    monkeypatch.setattr("dynamics.training.plain_loop.require_hidden", refuses)
+    model = build()
+    with pytest.raises(InputError, match="no"):
+        LoopRecorder(TokenRecorder(tmp_path / "run"), EntroDrop()).begin(model, train=batches(), total_steps=2)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -12,6 +12,7 @@ from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics,
 from dynamics.regularizers.base import Batch
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import HeadRequest, causal_model
+from dynamics.training.head.head_answer import logits_of
 from dynamics.training.head.own_loss import own_loss
 from dynamics.training.loop.clean_pass import TokenValues, forward_context, forward_values
 from dynamics.training.loop.training_loop import TrainingLoop
@@ -55,7 +56,7 @@ def batch_loss(
         values = TokenValues(loss=outputs.token_loss, entropy=outputs.token_entropy, correct=outputs.token_correct)
         return outputs, outputs.total_loss, values
     outputs = model(**inputs)
-    logits, targets = shift(outputs.logits, labels)
+    logits, targets = shift(logits_of(outputs), labels)
     found = None
     flat = None if weight is None else weight[:, 1:].flatten()
     if methods.adapting or loop.keeps_training_pass:
@@ -88,7 +89,7 @@ def loss_by_function(
     loss = function(outputs, left, num_items_in_batch=n_items)
     if not loop.keeps_training_pass:
         return outputs, loss, None
-    return outputs, loss, _unshifted(token_statistics(*shift(outputs.logits.detach(), labels)), len(labels))
+    return outputs, loss, _unshifted(token_statistics(*shift(logits_of(outputs).detach(), labels)), len(labels))
 
 
 def current_values(

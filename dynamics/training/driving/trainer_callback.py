@@ -191,6 +191,8 @@ class LoopCallback(TrainerCallback):
             share = self.loop.share_visited(self.predicted) if self.predicted is not None else 1.0
             stopped = control.should_training_stop or control.should_epoch_stop
             passes = float(self.loop.epoch) if share == 1.0 or not stopped else self.loop.epoch - 1 + share
+        elif self._goes_on and passes == self.loop.epoch:
+            self._require_every_sequence()
         self.loop.end_pass(self._trainer.model_wrapped, passes=passes)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -207,6 +209,17 @@ class LoopCallback(TrainerCallback):
         self.loop.finish()
 
     # ---------------------------------------------------------------------------------------------
+
+    def _require_every_sequence(self) -> None:
+        """Raise InputError if a pass that was resumed is not the rest of the one that the checkpoint cut."""
+        if self.predicted is None or self._trainer.args.dataloader_drop_last:
+            return
+        if self.loop.share_visited(self.predicted) < 1.0:
+            raise InputError(
+                f"pass {self.loop.epoch}, which was resumed, came to its end without some of the sequences: its order "
+                "is not that of the pass that the checkpoint cut, so that others came twice; use a sampler whose order "
+                "depends on seed and epoch alone, or resume from a checkpoint at the end of a pass"
+            )
 
     def _steps_per_pass(self, n_batches: int) -> int:
         accumulation: int = self._trainer.args.gradient_accumulation_steps

@@ -9,6 +9,7 @@ from dynamics.regularizers.probe import dependence_on_dropped
 from dynamics.regularizers.token_dropout import TokenDropout
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import causal_model
+from dynamics.training.head.head_answer import logits_of
 from dynamics.training.loop.clean_pass import forward_context
 from dynamics.training.loop.methods import Methods
 
@@ -27,8 +28,7 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
     device = next(model.parameters()).device
 
     def logits(ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = model(input_ids=ids).logits
-        return found
+        return logits_of(model(input_ids=ids))
 
     for method in methods.all:
         if not isinstance(method, TokenDropout) or method.settings.target == "loss":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,72 @@ def test_what_is_made_once_is_made_by_one_process(tmp_path):
         caught.value
     )
     assert not (tmp_path / "run").exists()
+
+
+DROP_IN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from accelerate import Accelerator
+from support.models import Padder, build, examples
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainingArguments
+from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder, attach
+from dynamics.training.environment.processes import leave_process_group, rank, world_size
+
+door, out, several = sys.argv[2], sys.argv[3], "fsdp" in sys.argv[4:]
+args = TrainingArguments(
+    out + "/trainer", num_train_epochs=2, per_device_train_batch_size=2 if several else 4, learning_rate=1e-2,
+    per_device_eval_batch_size=2, max_grad_norm=0.0, report_to="none", save_strategy="no", logging_strategy="no",
+    disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False, optim="sgd",
+    train_sampling_strategy="sequential", **({"ddp_backend": "gloo"} if several else {}),
+)
+args.device  # the processes meet
+model = build()
+if several:
+    assert world_size() == 2
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    # On a CPU accelerate knows DDP alone, and would wrap a model that is sharded already.
+    Accelerator.prepare_model = lambda self, model, **kwargs: model
+method = EntroDrop(ratio=0.4, schedule="constant")
+recorder = TokenRecorder(out + "/run", dtype="float32")
+data = {"train_dataset": examples(8), "eval_dataset": examples(5, seed=1), "data_collator": Padder()}
+if door == "attach":
+    trainer = Trainer(model, args, **data)
+    attach(trainer, recorder, method)
+else:
+    trainer = DynamicsTrainer(model, args, **data, recorder=recorder, regularizers=[method])
+trainer.train()
+leave_process_group()
+"""
+
+
+@pytest.mark.parametrize("door", ["attach", "subclass"])
+def test_a_sharded_model_in_a_trainer_of_ones_own_equals_one_process(tmp_path, door):
+    script = tmp_path / "drop_in.py"
+    script.write_text(DROP_IN)
+    launch(tmp_path, [str(script), str(TESTS), door, str(tmp_path / "two"), "fsdp"])
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = subprocess.run(
+        [sys.executable, str(script), str(TESTS), door, str(tmp_path / "one")],
+        env=alone,
+        capture_output=True,
+        text=True,
+    )
+    assert one.returncode == 0, one.stderr
+    mine, theirs = open_run(tmp_path / "two" / "run"), open_run(tmp_path / "one" / "run")
+    assert mine.complete and check_run(mine.path).ok and mine.epochs == theirs.epochs == [0, 1, 2]
+    assert mine.manifest["hardware"]["processes"] == 2
+    for split in ("train", "validation"):
+        for epoch, tolerance in ((0, 1e-5), (1, 1e-4), (2, 1e-3)):
+            for name in ("loss", "entropy"):
+                got, expected = (getattr(run.records(split), name)(epoch) for run in (mine, theirs))
+                np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=f"{split} {epoch} {name}")
+    for epoch in (1, 2):
+        assert np.array_equal(mine.records("train").dropped(epoch), theirs.records("train").dropped(epoch))
+    assert mine.records("train").dropped(1).any()

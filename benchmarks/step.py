@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from dynamics.ops import routes
 from dynamics.ops.products import has_onednn
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.training.loop.clean_pass import forward_context
+from dynamics.training.recording.run_writer import RunWriter
 
 
 class StepTimes(TrainerCallback):
@@ -142,18 +144,18 @@ def recording(
     without = time.perf_counter() - start
     recorder = TokenRecorder(folder / "run")
     spent: list[float] = []
-    on_epoch = recorder.on_epoch
+    record = RunWriter.epoch
 
     def timed(*given: Any) -> Any:
         _wait()
         begin = time.perf_counter()
-        result = on_epoch(*given)
+        result = record(*given)
         spent.append(time.perf_counter() - begin)
         return result
 
-    recorder.on_epoch = timed  # type: ignore[method-assign]
     trainer = DynamicsTrainer(model, args, train_dataset=train, eval_dataset=held_out, recorder=recorder)
-    trainer.train()
+    with mock.patch.object(RunWriter, "epoch", timed):
+        trainer.train()
     ids = torch.stack([one["input_ids"] for one in [*train, *held_out]]).to(trainer.args.device)
     trained = trainer.model.eval()
     dtype = torch.bfloat16 if args.bf16 else torch.float32

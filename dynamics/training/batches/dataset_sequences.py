@@ -34,15 +34,6 @@ def has_length(something: Any) -> bool:
     return True
 
 
-def _has_length(batches: Any) -> bool:
-    # A loader of a stream has the method, and no length.
-    try:
-        len(batches)
-    except TypeError:
-        return False
-    return True
-
-
 def ending(batches: Iterable[Mapping[str, Any]], what: str) -> Iterator[Mapping[str, Any]]:
     """Yield batches; InputError where they have no length, and more than `MOST_EXAMPLES` rows."""
     n_rows = 0

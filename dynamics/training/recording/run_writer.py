@@ -185,11 +185,6 @@ class RunWriter:
         }
         on_rank_zero(lambda: self._write_manifest(self._manifest))
 
-    @property
-    def steps_done(self) -> int:
-        """Optimiser steps up to what was recorded last."""
-        return self._moment.step
-
     def epoch(self, model: torch.nn.Module, moment: Moment, seen: TrainingPass) -> TokenValues:
         """Measure and write a moment; return the clean values of the training set, as recorded."""
         assert self._recorder is not None, "begin() comes first"

@@ -425,3 +425,31 @@ def test_a_resumed_pass_in_another_order_is_not_taken_for_whole(tmp_path):
     make().train()
     with pytest.raises(InputError, match="pass 2, which was resumed, came to its end without some of the sequences"):
         make().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-10"))
+
+
+@pytest.mark.parametrize("kind", ["attach", "subclass"])
+def test_resuming_inside_a_pass_takes_back_what_was_recorded_after_it(tmp_path, kind):
+    """The run went on to its end before: the pass of the checkpoint, and those after it, are recorded anew."""
+
+    def make():
+        args = arguments(tmp_path, num_train_epochs=3, save_strategy="steps", save_steps=3, optim="sgd")
+        common = {"model": build(), "args": args, "data_collator": Padder(), "train_dataset": examples()}
+        parts = [TokenRecorder(tmp_path / "run", dtype="float32"), EntroDrop(ratio=0.4, schedule="constant")]
+        if kind == "subclass":
+            return DynamicsTrainer(**common, recorder=parts[0], regularizers=parts[1:])
+        trainer = Trainer(**common)
+        attach(trainer, *parts)
+        return trainer
+
+    make().train()
+    run = open_run(tmp_path / "run")
+    losses = [run.records("train").loss(epoch).copy() for epoch in run.epochs]
+    dropped = [run.records("train").dropped(epoch).copy() for epoch in run.epochs[1:]]
+    make().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+    again = open_run(tmp_path / "run")
+    assert again.complete and again.epochs == run.epochs == [0, 1, 2, 3] and check_run(again.path).ok
+    for epoch in again.epochs:
+        assert np.array_equal(again.records("train").loss(epoch), losses[epoch], equal_nan=True)
+    for epoch in again.epochs[1:]:
+        assert np.array_equal(again.records("train").dropped(epoch), dropped[epoch - 1])
+    assert [row["step"] for row in again.metrics()] == [1, 2, 3, 4, 5, 6]

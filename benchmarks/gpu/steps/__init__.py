@@ -1,0 +1,1 @@
+"""The steps, one a file: `run(where)` measures, checks, and returns both."""

@@ -12,9 +12,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ class StepProcess:
     def __init__(self, step: Step, where: Where, folder: Path) -> None:
         self._found = folder / f"{step.name}.json"
         self._log = folder / f"{step.name}.log"
-        self._found.unlink(missing_ok=True)
         size = "tiny" if where.tiny else "full"
         command = [sys.executable, "-m", "benchmarks.gpu.one_step", step.module, where.device, size, str(self._found)]
         with self._log.open("w") as log:
@@ -94,7 +94,7 @@ def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float
     where : Where
     path : Path
         Of the result. Steps that stand in it already and are not among `steps` are kept, if they come from the same
-        machine and versions. What steps print goes into a folder beside it.
+        machine and versions.
     seconds : float
         For all of them. A step that would begin later is recorded as not run.
 
@@ -104,14 +104,13 @@ def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float
         The result, as it was written last.
     """
     deadline = time.perf_counter() + seconds
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
     result: Result = {"benchmark": "gpu", "format": FORMAT, "device": where.device, "tiny": where.tiny}
     result["steps"] = json.loads(path.read_text())["steps"] if path.exists() else {}
     before = result["steps"].get("environment", {})
     sources = sources_hash()
     processes: deque[StepProcess] = deque()
-    try:
+    with tempfile.TemporaryDirectory() as temporary, ending(processes):
+        folder = Path(temporary)
         for step, following in zip(steps, [*steps[1:], None], strict=True):
             left = deadline - time.perf_counter()
             if left < _LEAST_S:
@@ -128,10 +127,17 @@ def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float
             result["steps"][step.name] = entry | {"sources": sources}
             write_whole(path, json.dumps(result, indent=1) + "\n")
             print(line(step.name, entry), flush=True)
+    return result
+
+
+@contextlib.contextmanager
+def ending(processes: Iterable[StepProcess]) -> Iterator[None]:
+    """End what still waits or runs when the context is left, however that is."""
+    try:
+        yield
     finally:
         for process in processes:
             process.end()
-    return result
 
 
 def machine(environment: Result) -> Result:

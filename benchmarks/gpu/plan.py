@@ -17,12 +17,15 @@ class Step:
     name : str
     limit_s : float
         Seconds after which it is ended. The sum may exceed what the whole has: most need a fraction of it.
+    times : bool
+        Whether it measures time, and so needs the device for itself. Neighbours that do not run side by side.
     package : str
         Where the module of that name lies.
     """
 
     name: str
     limit_s: float
+    times: bool = True
     package: str = "benchmarks.gpu.steps"
 
     @property

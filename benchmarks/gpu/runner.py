@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,50 @@ class StepProcess:
         self._process.wait()
 
 
+class Processes:
+    """The processes of steps, begun ahead of their turn; those that are left are ended with the context.
+
+    Parameters
+    ----------
+    where : Where
+    folder : Path
+    """
+
+    def __init__(self, where: Where, folder: Path) -> None:
+        self._where = where
+        self._folder = folder
+        self._begun: dict[str, StepProcess] = {}
+
+    def begin(self, steps: Iterable[Step]) -> None:
+        """Start those that are not started: they import, and wait."""
+        for step in steps:
+            if step.name not in self._begun:
+                self._begun[step.name] = StepProcess(step, self._where, self._folder)
+
+    def run(self, group: Sequence[Step], left_s: float) -> Iterator[tuple[Step, Result]]:
+        """Let steps go side by side, and give each with its entry as it ends."""
+        with ThreadPoolExecutor(len(group)) as threads:
+            waits = {threads.submit(self._begun[step.name].run, min(step.limit_s, left_s)): step for step in group}
+            try:
+                for wait in as_completed(waits):
+                    del self._begun[waits[wait].name]
+                    yield waits[wait], wait.result()
+            except BaseException:
+                self.end()  # or the threads would wait for them
+                raise
+
+    def end(self) -> None:
+        """End all that wait or run."""
+        for process in self._begun.values():
+            process.end()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
 def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float) -> Result:
     """Run steps in order, rewriting the result after each.
 
@@ -108,36 +152,35 @@ def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float
     result["steps"] = json.loads(path.read_text())["steps"] if path.exists() else {}
     before = result["steps"].get("environment", {})
     sources = sources_hash()
-    processes: deque[StepProcess] = deque()
-    with tempfile.TemporaryDirectory() as temporary, ending(processes):
-        folder = Path(temporary)
-        for step, following in zip(steps, [*steps[1:], None], strict=True):
+    groups = side_by_side(steps)
+    with tempfile.TemporaryDirectory() as temporary, Processes(where, Path(temporary)) as processes:
+        for group, following in zip(groups, [*groups[1:], []], strict=True):
             left = deadline - time.perf_counter()
             if left < _LEAST_S:
-                entry: Result = {"status": "not run", "told": f"nothing was left of {seconds:g} s"}
+                nothing: Result = {"status": "not run", "told": f"nothing was left of {seconds:g} s"}
+                entries: Iterable[tuple[Step, Result]] = [(step, nothing) for step in group]
             else:
-                if not processes:
-                    processes.append(StepProcess(step, where, folder))
-                if following is not None:
-                    processes.append(StepProcess(following, where, folder))
-                entry = processes[0].run(min(step.limit_s, left))
-                processes.popleft()
-            if step.name == "environment" and entry["status"] == "passed" and machine(before) != machine(entry):
-                result["steps"].clear()  # they are of another machine, or of other versions
-            result["steps"][step.name] = entry | {"sources": sources}
-            write_whole(path, json.dumps(result, indent=1) + "\n")
-            print(line(step.name, entry), flush=True)
+                processes.begin(group)
+                processes.begin(following)
+                entries = processes.run(group, left)
+            for step, entry in entries:
+                if step.name == "environment" and entry["status"] == "passed" and machine(before) != machine(entry):
+                    result["steps"].clear()  # they are of another machine, or of other versions
+                result["steps"][step.name] = entry | {"sources": sources}
+                write_whole(path, json.dumps(result, indent=1) + "\n")
+                print(line(step.name, entry), flush=True)
     return result
 
 
-@contextlib.contextmanager
-def ending(processes: Iterable[StepProcess]) -> Iterator[None]:
-    """End what still waits or runs when the context is left, however that is."""
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.end()
+def side_by_side(steps: Sequence[Step]) -> list[list[Step]]:
+    """Return the steps in groups: neighbours that measure no time are run together, the others alone."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        if groups and not step.times and not groups[-1][-1].times:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
 
 
 def machine(environment: Result) -> Result:

@@ -1,5 +1,6 @@
 """Steps in processes of their own: what fails, hangs or dies is recorded, and the next goes on."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -55,6 +56,27 @@ def test_each_way_to_fail_is_recorded_and_the_next_step_goes_on(steps, tmp_path)
     assert result["steps"]["good"]["measured"] == {"rows": 3}
     assert result["steps"]["good"]["what"] == "One step."
     assert json.loads(path.read_text()) == result
+
+
+def test_neighbours_that_measure_no_time_run_side_by_side(steps, tmp_path):
+    # Each ends when the other has begun.
+    body = """
+import pathlib, time
+pathlib.Path({mine!r}).touch()
+while not pathlib.Path({other!r}).exists():
+    time.sleep(0.01)
+return Found({{}}, [])
+"""
+    names = {"one": "two", "two": "one"}
+    made = [
+        dataclasses.replace(steps(a, body.format(mine=str(tmp_path / a), other=str(tmp_path / b))), times=False)
+        for a, b in names.items()
+    ]
+    alone = good(steps)
+    assert runner.side_by_side([alone, *made, alone, made[0]]) == [[alone], made, [alone], [made[0]]]
+    result = runner.run_steps([*made, alone], TINY, tmp_path / "result.json", seconds=60)
+    assert {entry["status"] for entry in result["steps"].values()} == {"passed"}
+    assert list(result["steps"])[2] == "good"
 
 
 def test_the_file_is_whole_after_every_step(steps, tmp_path, monkeypatch):

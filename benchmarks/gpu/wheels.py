@@ -131,13 +131,17 @@ def lacking(
         there = name in have
         version = have[name] if there else pins.get(name)
         if version is None and not there:
-            raise InputError(f"{by} needs {needed}, which the machine lacks: pin {name}==VERSION in the constraints file")
+            raise InputError(
+                f"{by} needs {needed}, which the machine lacks: pin {name}==VERSION in the constraints file"
+            )
         # What a machine has says nothing of the extras that it has it with.
         if version is None or (there and needed.extras):
             unchecked.append(f"{needed} (for {by})")
         if version is not None and not needed.specifier.contains(version, prereleases=True):
-            holder = "the machine has" if there else "the constraints file pins"
-            raise InputError(f"{by} needs {needed}, and {holder} {name} {version}: pin another version of one of them")
+            holder, remedy = "the constraints file pins", "pin versions that go together"
+            if there:
+                holder, remedy = "the machine has", f"change {by}, or take {name} off the list to bring it"
+            raise InputError(f"{by} needs {needed}, and {holder} {name} {version}: {remedy}")
         if there or version is None:
             continue
         versions[name] = version
@@ -188,26 +192,32 @@ def kind(wheel: Path) -> str:
     tags = parse_wheel_filename(wheel.name)[3]
     if all(tag.abi == "none" and tag.platform == "any" for tag in tags):
         return "pure Python"
-    return f"compiled for {', '.join(sorted({f'{tag.interpreter} on {tag.platform}' for tag in tags}))}"
+    interpreters, platforms = {tag.interpreter for tag in tags}, {tag.platform for tag in tags}
+    return f"compiled for {' or '.join(sorted(interpreters))} on {' or '.join(sorted(platforms))}"
 
 
 def listing(found: Lacking, wheels: Mapping[NormalizedName, Path], folder: Path) -> str:
     """Return the table of wheels, and how the machine takes them."""
     sizes = {name: wheels[name].stat().st_size for name in found.versions}
     rows = [("name", "version", "kB", "")]
-    rows += [(name, version, f"{sizes[name] / 1e3:,.0f}", kind(wheels[name])) for name, version in found.versions.items()]
+    rows += [
+        (name, version, f"{sizes[name] / 1e3:,.0f}", kind(wheels[name])) for name, version in found.versions.items()
+    ]
     wide, versions, size = (max(len(row[column]) for row in rows) for column in range(3))
     table = [f"{a:{wide}}  {b:{versions}}  {c:>{size}}  {d}".rstrip() for a, b, c, d in rows]
-    total = f"{len(sizes)} wheels, {sum(sizes.values()) / 1e6:.2f} MB of {MOST_BYTES / 1e6:.0f}"
-    unknown = "\n".join(f"    {text}" for text in found.unchecked)
-    return "\n\n".join(
-        (
-            "\n".join(table),
-            total,
-            f"Asked of what the machine has in a version that is not known, and not checked:\n{unknown}",
-            f"There, with DIR any folder:\n    python3 -m pip install --no-index --no-deps --no-compile --target DIR {folder}/*.whl\n"
-            "and then, in a checkout of this project:\n    PYTHONPATH=$PWD:DIR python3 -m benchmarks.gpu",
-        )
+    unknown = [f"    {text}" for text in found.unchecked]
+    return "\n".join(
+        [
+            *table,
+            "",
+            f"{len(sizes)} wheels, {sum(sizes.values()) / 1e6:.2f} MB of {MOST_BYTES / 1e6:.0f}",
+            "",
+            *(["Asked of what the machine has in a version that is not known:", *unknown, ""] if unknown else []),
+            "There, with DIR any folder:",
+            f"    python3 -m pip install --no-index --no-deps --no-compile --target DIR {folder}/*.whl",
+            "and then, in a checkout of this project:",
+            "    PYTHONPATH=$PWD:DIR python3 -m benchmarks.gpu",
+        ]
     )
 
 
@@ -220,8 +230,8 @@ def gather(path: Path, have: Path, constraints: Path, extras: Iterable[str]) -> 
     if total > MOST_BYTES:
         largest = max(wheels.values(), key=lambda wheel: wheel.stat().st_size)
         raise InputError(
-            f"{path} holds {total / 1e6:.2f} MB of wheels, and at most {MOST_BYTES / 1e6:.0f} MB may be: the largest is "
-            f"{largest.name}, {largest.stat().st_size / 1e6:.2f} MB; choose fewer --extras"
+            f"{path} holds {total / 1e6:.2f} MB of wheels, and at most {MOST_BYTES / 1e6:.0f} MB may be: choose fewer "
+            f"--extras; the largest is {largest.name}, {largest.stat().st_size / 1e6:.2f} MB"
         )
     return listing(found, wheels, path)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from dynamics.version import __version__
+
 _PACKAGES = (
     "torch",
     "transformers",
@@ -23,7 +25,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this library and of what it computes with."""
-    found = {"python": platform.python_version(), "dynamics": version("learning-dynamics")}
+    found = {"python": platform.python_version(), "dynamics": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -105,6 +105,11 @@ def test_kernel_leaves_the_logits_alone_without_gradient(kernels):
 
 def test_kernel_with_masked_blocks_and_large_logits(kernels):
     compare(kernels, *rows(SEVERAL, scale=1e4), HeadOptions())
+    u = torch.zeros(1, SEVERAL, device=DEVICE)
+    u[0, 4300] = 3.2e38  # times a thread's mass it is infinite
+    y = torch.tensor([4300], device=DEVICE)
+    got = kernels.row_statistics(u, y, HeadOptions(), u)
+    assert got.loss[0] == got.entropy[0] == 0 and got.correct[0] and not u.any()
     u, y = rows(SEVERAL, n=5)
     y[:] = 4300
     u[0, : BLOCK + 100] = -math.inf  # a whole first block

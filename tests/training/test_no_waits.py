@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.canonical import CANONICAL, method_of
 from support.models import Padder, build, examples
-from support.waits import counting_waits
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
+from benchmarks.waits import counting_waits
 from dynamics import DynamicsTrainer, EntroDrop, RandomTokenDropout, TokenRecorder, attach
 from dynamics.ops import placement
 from dynamics.training.driving.trainer_callback import LoopCallback
@@ -114,7 +114,7 @@ def test_what_waits_is_seen(tmp_path, monkeypatch):
 
 def waits_of_all(trainer, monkeypatch):
     """As `waits_of`, whoever waited; the test's own look at the device is in no file of the project."""
-    import support.waits as waits
+    import benchmarks.waits as waits
 
     with monkeypatch.context() as patch:
         patch.setattr(waits, "_OURS", "/")

@@ -15,6 +15,13 @@ from transformers import AutoModelForCausalLM, Qwen3Config, TrainerCallback, Tra
 from dynamics.ops.token_statistics import IGNORE_INDEX
 from dynamics.recipe.named_sizes import NAMED_SIZES
 
+#: The argument that has activations computed again in the backward pass: transformers renamed it.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
+
 # Steps in which memory is laid out and kernels are loaded.
 _WARM = 2
 
@@ -73,6 +80,16 @@ def qwen3(
         return build(Qwen3Config(**shape), dtype=dtype)
 
 
+def n_parameters(size: str, vocabulary: int, *, layers: int | None = None) -> int:
+    """Return the weights of a Qwen3 of a named size, its norms left out; with `layers` in place of its own."""
+    shape: dict[str, Any] = NAMED_SIZES[size]
+    hidden, head = shape["hidden_size"], shape["head_dim"]
+    attention = 2 * hidden * head * (shape["num_attention_heads"] + shape["num_key_value_heads"])
+    layer = attention + 3 * hidden * shape["intermediate_size"]
+    tables = 1 if shape["tie_word_embeddings"] else 2
+    return (shape["num_hidden_layers"] if layers is None else layers) * layer + tables * vocabulary * hidden
+
+
 def sequences(n: int, block: int, vocabulary: int, seed: int) -> list[dict[str, torch.Tensor]]:
     """Return `n` examples of random tokens, all but the first of each predicted."""
     ids = torch.randint(vocabulary, (n, block), generator=torch.Generator().manual_seed(seed))
@@ -102,7 +119,7 @@ def arguments(folder: Path, batch: int, device: str, *, bf16: bool, **more: Any)
 
 
 def release() -> None:
-    """Free what a training leaves in circles of references, and what the allocator keeps of it."""
-    gc.collect()
+    """Free a CUDA device's memory: what a training leaves in circles of references, and what the allocator keeps."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

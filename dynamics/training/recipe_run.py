@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PrinterCallback, TrainingArguments
+from transformers.trainer_utils import enable_full_determinism
 
 from dynamics.errors import InputError, TrainingDiverged
 from dynamics.recipe.loading import resolved
@@ -107,6 +108,10 @@ def make_ready(
     recipe: Recipe, output: Path, reporter: Reporter
 ) -> tuple[Prepared, list[Regularizer], TrainingArguments]:
     """Return all that `recipe` trains with; whatever it gets wrong shows here, and nothing is in `output` yet."""
+    if recipe.training.get("full_determinism") is True:
+        # Before the starting model and the reference pass: torch asks once a process, at its first product on CUDA,
+        # whether cuBLAS is deterministic, and refuses every later one if it was not.
+        enable_full_determinism(recipe.seed)
     prepared = prepare_recipe(recipe, reporter)
     methods = build_regularizers(recipe.regularizers)
     args = training_arguments(

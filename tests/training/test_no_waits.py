@@ -6,12 +6,13 @@ import pytest
 import torch
 from support.canonical import CANONICAL, method_of
 from support.models import Padder, build, examples
-from support.waits import counting_waits
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
+from benchmarks.waits import counting_waits
 from dynamics import DynamicsTrainer, EntroDrop, RandomTokenDropout, TokenRecorder, attach
 from dynamics.ops import placement
 from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.loop.clean_pass import evaluate_tokens
 
 
 def arguments(tmp_path, **changes):
@@ -96,6 +97,21 @@ def test_an_attached_step_waits_for_nothing(tmp_path, monkeypatch, target):
     assert waits_of(trainer, monkeypatch) == []
 
 
+def test_a_recording_goes_from_batch_to_batch_without_waiting(monkeypatch):
+    """Its values are read when they have arrived; the check of the head, before them, looks at the device."""
+    monkeypatch.setattr(placement, "host_computes", lambda device: False)
+    token_id = torch.randint(3, 64, (6, 12), generator=torch.Generator().manual_seed(0)).numpy()
+    labels = token_id.copy()
+    labels[:, 0] = -100
+    model = build()
+    with counting_waits() as found:
+        values = evaluate_tokens(model, token_id, labels, batch_size=2)
+    assert [wait for wait in found if wait.ours and "evaluate_tokens" in wait.stack[0]] == []
+    whole = evaluate_tokens(model, token_id, labels, batch_size=6)
+    for name in ("loss", "entropy", "correct"):
+        torch.testing.assert_close(*map(torch.from_numpy, (getattr(values, name), getattr(whole, name))), equal_nan=True)
+
+
 def test_what_waits_is_seen(tmp_path, monkeypatch):
     """The counter finds one look at the device, wherever in the step it is."""
     method = EntroDrop(ratio=0.3, schedule="constant")
@@ -114,7 +130,7 @@ def test_what_waits_is_seen(tmp_path, monkeypatch):
 
 def waits_of_all(trainer, monkeypatch):
     """As `waits_of`, whoever waited; the test's own look at the device is in no file of the project."""
-    import support.waits as waits
+    import benchmarks.waits as waits
 
     with monkeypatch.context() as patch:
         patch.setattr(waits, "_OURS", "/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -210,3 +212,25 @@ def test_a_tuning_part_is_measured_and_never_recorded(tmp_path):
     assert run.splits == ["train", "validation"]
     values = [row["tuning_loss"] for row in run.metrics() if "tuning_loss" in row]
     assert len(values) == 3 and values[-1] < values[0]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_determinism_is_on_before_anything_is_computed(tmp_path, monkeypatch, asked):
+    """On CUDA it must be said before the first product, and the reference pass comes before the trainer."""
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING"):
+        monkeypatch.setenv(name, "unset")
+    seen = []
+
+    def prepare_recipe(recipe, reporter):
+        seen.append((torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"]))
+        raise InputError("enough")
+
+    monkeypatch.setattr("dynamics.training.recipe_run.prepare_recipe", prepare_recipe)
+    recipe = tiny_recipe(training={"num_train_epochs": 1, "full_determinism": asked})
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with pytest.raises(InputError, match="enough"):
+                make_ready(recipe, tmp_path, quiet())
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert seen == [(True, ":16:8") if asked else (False, "unset")]

@@ -14,6 +14,7 @@ from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics,
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import causal_model, fused_head, takes
 from dynamics.training.head.head_answer import HeadRequest, last_positions, logits_of
+from dynamics.training.loop.landing import Landing, on_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +68,32 @@ def evaluate_tokens(
     on_batch : callable, optional
         Called with the number of sequences done in each batch.
     """
+    assert (labels[:, :1] == IGNORE_INDEX).all(), "position 0 has no prediction"
     device = next(model.parameters()).device
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     nothing = torch.zeros(1, token_id.shape[1], dtype=torch.int64, device=device)
+    starts = range(0, len(token_id), batch_size)
+    landing: Landing[int] = Landing()
+    found = np.empty((3, *token_id.shape), dtype=np.float32)
+
+    def take(landed: list[tuple[int, np.ndarray]]) -> None:
+        for start, values in landed:
+            found[:, start : start + values.shape[1]] = values
+
     with evaluating(model), forward_context(device, dtype), fused_head(model, dtype=dtype) as fused:
-        for start in range(0, len(token_id), batch_size):
-            inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
-            targets = torch.from_numpy(labels[start : start + batch_size]).to(device)
-            assert (targets[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
+        # The host runs ahead: where it waited for each batch, the device would wait for the next one.
+        for start in starts:
+            inputs = on_device(token_id[start : start + batch_size].astype(np.int64), device)
+            targets = on_device(labels[start : start + batch_size], device)
             values = forward_values(model, {"input_ids": inputs}, targets, fused=fused)
-            parts.append((values.loss.float().cpu(), values.entropy.float().cpu(), values.correct.cpu()))
+            landing.send(start, torch.stack([values.loss.float(), values.entropy.float(), values.correct.float()]))
+            take(landing.arrived())
             if on_batch is not None:
                 on_batch(len(inputs))
-        for _ in range(len(parts), n_batches):
+        for _ in range(len(starts), n_batches):
             forward_values(model, {"input_ids": nothing}, torch.full_like(nothing, IGNORE_INDEX), fused=fused)
-    if not parts:
-        blank = np.zeros((0, token_id.shape[1]), dtype=np.float32)
-        return TokenValues(loss=blank, entropy=blank, correct=blank.astype(np.bool_))
-    loss, entropy, correct = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return TokenValues(loss=loss, entropy=entropy, correct=correct)
+    take(landing.all())
+    loss, entropy, correct = found
+    return TokenValues(loss=loss, entropy=entropy, correct=correct.astype(np.bool_))
 
 
 def forward_values(

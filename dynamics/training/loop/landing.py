@@ -1,7 +1,7 @@
-"""Numbers on their way from the device to the host, for which nobody waits.
+"""Numbers on their way between the device and the host, for which nobody waits.
 
-Reading a number off a GPU stops the host until all that was queued before it is done. Here a copy is queued, and the
-number is read once the copy has arrived, which is a step or two later.
+Reading a number off a GPU stops the host until all that was queued before it is done, and so does sending one there from
+ordinary memory. Here a copy is queued, and a number is read once its copy has arrived, which is a step or two later.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class Landing(Generic[Tag]):
             if event is not None:
                 event.synchronize()
         return self.arrived()
+
+
+def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return an array as a tensor on `device`, which the host does not wait for."""
+    here = torch.from_numpy(values)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 def _is_there(event: torch.cuda.Event | None) -> bool:

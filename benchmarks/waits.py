@@ -1,23 +1,27 @@
-"""What makes the host wait for a device, found on a CPU: each such operation, and where it stands.
+"""What makes the host wait for a device: each such operation, and where it stands.
 
-Counted are operations whose result, or whose result's shape, the host has to know, and copies from one device to another.
-On a CPU nothing waits, and they are counted all the same. A batch on the `meta` device shows copies that a CPU hides.
+On CUDA torch itself tells. On a CPU nothing waits, and what would is found all the same: operations whose result, or
+whose result's shape, the host has to know, and copies from one device to another. A batch on the `meta` device shows
+copies that a CPU hides.
 """
 
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynamics
+from dynamics.ops import placement
 
 _OURS = str(Path(dynamics.__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
@@ -25,6 +29,8 @@ _SHAPES_OR_VALUES = {
     *("_local_scalar_dense", "nonzero", "nonzero_numpy", "masked_select", "equal", "is_nonzero", "bincount"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
 }
+# torch's own words, where its debug mode is on.
+_SYNCHRONISES = "called a synchronizing CUDA operation"
 # What never reaches the dispatcher on a CPU.
 _METHODS = {getattr(torch.Tensor, name): name for name in ("tolist", "numpy", "cpu", "__array__")}
 
@@ -36,6 +42,7 @@ class Wait:
     Attributes
     ----------
     op : str
+        Its name; on CUDA the line of code that called it.
     stack : tuple of str
         ``file:line function``, the innermost first, without torch's own.
     ours : bool
@@ -49,20 +56,56 @@ class Wait:
 
 @contextmanager
 def counting_waits() -> Iterator[list[Wait]]:
-    """Collect what waits inside the context, in order, into the list that it gives."""
+    """Collect what would wait inside the context, in order, into the list that it gives."""
     found: list[Wait] = []
     with _Functions(found), _Operations(found):
         yield found
 
 
-def _note(found: list[Wait], op: str) -> None:
+@contextmanager
+def counting_cuda_waits() -> Iterator[list[Wait]]:
+    """Collect what made the host wait for a CUDA device inside the context: torch's debug mode warns of each."""
+    found: list[Wait] = []
+
+    def show(message: Any, *given: Any, **more: Any) -> None:
+        if _SYNCHRONISES in str(message):
+            _note(found, None)
+        else:
+            others(message, *given, **more)
+
+    with warnings.catch_warnings():
+        # Of the mode itself: it is a prototype.
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        warnings.filterwarnings("always", message=_SYNCHRONISES)
+        others, warnings.showwarning = warnings.showwarning, show
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+
+@contextmanager
+def counting_waits_on(device: str) -> Iterator[list[Wait]]:
+    """Collect what waits for "cuda"; on "cpu" what would, down the route that accelerators take."""
+    if device == "cuda":
+        with counting_cuda_waits() as found:
+            yield found
+        return
+    with mock.patch.object(placement, "host_computes", lambda device: False), counting_waits() as found:
+        yield found
+
+
+def _note(found: list[Wait], op: str | None) -> None:
     frames = [
         frame
         for frame in reversed(traceback.extract_stack())
-        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, "<string>")
+        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, warnings.__file__, "<string>")
     ]
     stack = tuple(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[:4])
-    found.append(Wait(op, stack, bool(frames) and frames[0].filename.startswith(_OURS)))
+    called = op or (frames[0].line if frames else None) or "unknown"
+    found.append(Wait(called, stack, bool(frames) and frames[0].filename.startswith(_OURS)))
 
 
 class _Functions(TorchFunctionMode):

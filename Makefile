@@ -2,15 +2,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
+CONSTRAINTS := constraints.txt
 
-.PHONY: demo test install browser figures lab acceptance bench gpu .rivals torture lint clean
+.PHONY: demo test test-oldest .suite install browser figures lab acceptance bench gpu .rivals torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
 	$(BIN)/dynamics study quickstart --output runs/quickstart
 
-test: install $(LIGHT)/.installed browser
-	$(MAKE) -s lint
+test: lint .suite
+
+# All of the suite again with the oldest torch and transformers that are promised, in an environment of its own (5 GB: that
+# torch comes with CUDA's libraries). Linters run with the newest alone.
+test-oldest:
+	$(MAKE) -s .suite VENV=.venv-oldest CONSTRAINTS=constraints-torch-2.11.txt
+
+.suite: install $(LIGHT)/.installed browser
 	OMP_NUM_THREADS=1 DYNAMICS_LIGHT_PYTHON=$(abspath $(LIGHT))/bin/python $(BIN)/python -m pytest -n 2
 
 # The full length of what `make test` shortens: the wheel in an environment of its own runs the quickstart.
@@ -23,7 +30,7 @@ figures: install
 
 # JupyterLab on the notebooks.
 lab: install
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[notebooks]'
 	$(BIN)/jupyter lab analysis_notebooks
 
 # Speed: ratios in one process, interleaved; results in benchmarks/results, and in docs/performance.md. Run it on a machine that does nothing else.
@@ -42,7 +49,7 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install .rivals)
 	status=0; $(GPU_PYTHON) -m benchmarks.gpu || status=$$?; $(GPU_PYTHON) -m benchmarks.report; exit $$status
 
 .rivals:
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[benchmarks]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[benchmarks]'
 
 # What can go wrong at length: kills, corruptions, a full disk (needs root, or says that it is skipped), ten minutes of
 # random input. The figures are in docs/reliability.md.
@@ -56,10 +63,10 @@ torture: install
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints-shared.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 # Pages are tested in Debian's Chromium. Where it is neither there nor can be installed, these tests say that they are
@@ -70,7 +77,7 @@ browser:
 		|| echo "no chromium: install Debian's package of that name to test pages"
 
 # Records, analysis and plots work where torch is not installed: this is such a place.
-$(LIGHT)/.installed: pyproject.toml constraints.txt
+$(LIGHT)/.installed: pyproject.toml constraints.txt constraints-shared.txt
 	$(PYTHON) -m venv $(LIGHT)
 	$(LIGHT)/bin/python -m pip install -q -c constraints.txt numpy scipy matplotlib seaborn tueplots xarray pydantic pyyaml typer rich safetensors filelock platformdirs pytest
 	$(LIGHT)/bin/python -m pip install -q -c constraints.txt --no-deps -e .
@@ -82,4 +89,4 @@ lint: install
 	$(BIN)/mypy dynamics
 
 clean:
-	rm -rf $(VENV) $(LIGHT) build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest $(LIGHT) build dist *.egg-info

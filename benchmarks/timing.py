@@ -116,8 +116,13 @@ def hardware(device: str, packages: Sequence[str] = ()) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
-        **{package: _version(package) for package in packages},
+        **versions(packages),
     }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Return the packages' versions, None where one is not installed."""
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str | None:

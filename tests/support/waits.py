@@ -1,23 +1,27 @@
-"""What makes the host wait for a device, found on a CPU: each such operation, and where it stands.
+"""What makes the host wait for a device, and where it stands: as CUDA says, or found on a CPU.
 
-Counted are operations whose result, or whose result's shape, the host has to know, and copies from one device to another.
-On a CPU nothing waits, and they are counted all the same. A batch on the `meta` device shows copies that a CPU hides.
+On a CPU nothing waits. Counted there are operations whose result, or whose result's shape, the host has to know, and
+copies from one device to another. A batch on the `meta` device shows copies that a CPU hides.
 """
 
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynamics
+from dynamics.ops import placement
+from dynamics.training.driving.trainer_callback import LoopCallback
 
 _OURS = str(Path(dynamics.__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
@@ -55,11 +59,66 @@ def counting_waits() -> Iterator[list[Wait]]:
         yield found
 
 
+@contextmanager
+def told_waits(says: str = "synchronizing CUDA operation") -> Iterator[list[Wait]]:
+    """Collect what CUDA says has waited inside the context: each warning of torch that holds `says`."""
+    found: list[Wait] = []
+
+    def note(message: Warning | str, *about: Any, **more: Any) -> None:
+        if says in str(message):
+            _note(found, str(message).splitlines()[0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note  # called where the operation is: its stack is there
+        yield found
+
+
+@contextmanager
+def waits_on(device: torch.device) -> Iterator[list[Wait]]:
+    """Collect what waits for a device; a CPU is taken for an accelerator."""
+    if device.type == "cuda":
+        with told_waits() as found:
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield found
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return
+    with pytest.MonkeyPatch.context() as patch, counting_waits() as found:
+        patch.setattr(placement, "host_computes", lambda device: False)
+        yield found
+
+
+def waits_of(trainer: Any) -> list[Wait]:
+    """Train for four steps, and return what waited in this project between the first one's end and the third's.
+
+    The first step has looked at the model's loss and brought tables to the device.
+    """
+    found: list[list[Wait]] = []
+    counting = ExitStack()
+    step = LoopCallback.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        result = step(self, args, state, control, **kwargs)
+        if state.global_step == 1:
+            found.append(counting.enter_context(waits_on(trainer.args.device)))
+        if state.global_step == 3:
+            counting.close()
+        return result
+
+    with pytest.MonkeyPatch.context() as patch, counting:
+        patch.setattr(LoopCallback, "on_step_end", on_step_end)
+        trainer.train()
+    assert len(found) == 1 and trainer.state.global_step >= 3
+    return [wait for wait in found[0] if wait.ours]
+
+
 def _note(found: list[Wait], op: str) -> None:
     frames = [
         frame
         for frame in reversed(traceback.extract_stack())
-        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, "<string>")
+        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, warnings.__file__, "<string>")
     ]
     stack = tuple(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[:4])
     found.append(Wait(op, stack, bool(frames) and frames[0].filename.startswith(_OURS)))

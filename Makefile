@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
 
-.PHONY: demo test install browser figures lab acceptance bench torture lint clean
+.PHONY: demo test install browser figures lab acceptance bench gpu .rivals torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
@@ -27,14 +27,22 @@ lab: install
 	$(BIN)/jupyter lab analysis_notebooks
 
 # Speed: ratios in one process, interleaved; results in benchmarks/results, and in docs/performance.md. Run it on a machine that does nothing else.
-bench: install
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[benchmarks]'
+bench: install .rivals
 	$(BIN)/python -m benchmarks.head --threads 1
 	$(BIN)/python -m benchmarks.step --threads 1
 	$(BIN)/python -m benchmarks.signal_source
 	$(BIN)/python -m benchmarks.aggregation
 	$(BIN)/python -m benchmarks.explorer
 	$(BIN)/python -m benchmarks.report
+
+# All that is claimed of CUDA, proved and measured in eight minutes, and docs/gpu.md made from it. On a machine that has
+# torch for its device already: make gpu GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install .rivals)
+	status=0; $(GPU_PYTHON) -m benchmarks.gpu || status=$$?; $(GPU_PYTHON) -m benchmarks.report; exit $$status
+
+.rivals:
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[benchmarks]'
 
 # What can go wrong at length: kills, corruptions, a full disk (needs root, or says that it is skipped), ten minutes of
 # random input. The figures are in docs/reliability.md.

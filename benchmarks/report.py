@@ -1,6 +1,6 @@
-"""The tables of docs/performance.md, from benchmarks/results: numbers in the document are never typed.
+"""The tables of docs/performance.md and docs/gpu.md, from benchmarks/results: numbers in them are never typed.
 
-    python -m benchmarks.report            # rewrites what stands between the document's marks
+    python -m benchmarks.report            # rewrites what stands between the documents' marks
     python -m benchmarks.report --check    # says whether that would change anything, by its exit status
 
 Each benchmark's results come in a section a file, with the machine's name above.
@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import page
+
 FOLDER = Path(__file__).parent
-DOCUMENT = FOLDER.parent / "docs" / "performance.md"
+DOCS = FOLDER.parent / "docs"
 ABSENT = "-"
 LIBRARIES = ("transformers", "trl", "liger-kernel")
 
@@ -161,41 +163,62 @@ def spanned(values: list[float], digits: int = 2) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-SECTIONS = {"head": head_section, "step": step_section}
+def sections(kind: str, section: Callable[[str, Result], list[str]]) -> Callable[[dict[str, Result]], str]:
+    """Return what makes a part of a document: a section for each result, KIND-....json, one after the other."""
+
+    def made(results: dict[str, Result]) -> str:
+        parts = [section(name, results[name]) for name in sorted(results) if name.startswith(f"{kind}-")]
+        return "\n\n".join("\n".join(part) for part in parts)
+
+    return made
 
 
-def filled(text: str, results: dict[str, Result]) -> str:
-    """Return the document with its generated parts made anew.
+def gpu_results(results: dict[str, Result]) -> str:
+    return page.results_section({name: result for name, result in results.items() if name.startswith("gpu-")})
+
+
+# Of each document the parts that are made, by the name that stands in their marks.
+DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Result]], str]]] = {
+    "performance.md": {"head": sections("head", head_section), "step": sections("step", step_section)},
+    "gpu.md": {"steps": lambda _: page.steps_section(), "results": gpu_results},
+}
+
+
+def filled(name: str, text: str, results: dict[str, Result]) -> str:
+    """Return a document with its generated parts made anew.
 
     Parameters
     ----------
+    name : str
+        Of the document.
     text : str
-        With a pair of marks ``<!-- KIND: ... -->`` and ``<!-- end of KIND -->`` for each kind of section.
+        With a pair of marks ``<!-- PART: ... -->`` and ``<!-- end of PART -->`` for each part.
     results : dict
-        From file names, KIND-....json, to their content.
+        From file names to their content.
     """
-    for kind, section in SECTIONS.items():
-        parts = ["\n".join(section(name, results[name])) for name in sorted(results) if name.startswith(f"{kind}-")]
-        body = "\n\n".join(parts)
-        mark = re.compile(rf"(<!-- {kind}: [^>]*-->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
+    for part, make in DOCUMENTS[name].items():
+        body = make(results)
+        mark = re.compile(rf"(<!-- {part}: [^>]*-->\n).*?(<!-- end of {part} -->)", re.DOTALL)
         text, count = mark.subn(lambda found, body=body: f"{found[1]}\n{body}\n\n{found[2]}", text)
         if count != 1:
-            raise SystemExit(f"{DOCUMENT.name} has {count} pairs of marks of {kind}, and must have one")
+            raise SystemExit(f"{name} has {count} pairs of marks of {part}, and must have one")
     return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the document is not up to date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a document is not up to date")
     given = parser.parse_args()
-    before = DOCUMENT.read_text()
     results = {path.name: json.loads(path.read_text()) for path in (FOLDER / "results").glob("*.json")}
-    after = filled(before, results)
-    if given.check and after != before:
-        raise SystemExit(f"{DOCUMENT} is not what the results say: run python -m benchmarks.report")
-    if after != before:
-        DOCUMENT.write_text(after)
-    print(f"{DOCUMENT}: {'up to date' if after == before else 'rewritten'}")
+    for name in DOCUMENTS:
+        path = DOCS / name
+        before = path.read_text()
+        after = filled(name, before, results)
+        if given.check and after != before:
+            raise SystemExit(f"{path} is not what the results say: run python -m benchmarks.report")
+        if after != before:
+            path.write_text(after)
+        print(f"{path}: {'up to date' if after == before else 'rewritten'}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # who only reads results needs no torch
+    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,14 @@ class Where:
 
     @property
     def torch_device(self) -> torch.device:
+        import torch
+
         return torch.device(self.device)
 
     def wait(self) -> None:
         """Wait until the device has done what it was given."""
+        import torch
+
         if self.device == "cuda":
             torch.cuda.synchronize()
 

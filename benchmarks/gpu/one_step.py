@@ -1,0 +1,34 @@
+"""One step, in the process that runs this: imports first, and then waits to be told to go.
+
+The next step's process is started while the last one measures, so that importing torch and transformers costs the
+device no time. It holds no device until it is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.gpu.plan import load
+from benchmarks.gpu.protocol import Where
+
+GO = "go\n"
+
+
+def main(module: str, device: str, size: str, path: str) -> None:
+    """Run a step and write what it found to a file, whole or not at all."""
+    what, run = load(module)
+    if sys.stdin.readline() != GO:
+        return  # whoever started this is gone
+    found = run(Where(device, tiny=size == "tiny"))
+    result = {"what": what, "measured": found.measured, "checks": [dataclasses.asdict(one) for one in found.checks]}
+    aside = Path(f"{path}.partial")
+    aside.write_text(json.dumps(result))
+    os.replace(aside, path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -82,10 +82,12 @@ def peak_memory(prepare: Callable[[], Callable[[], Any]], device: str) -> int:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    result = run()
-    peak = max(peak, _resident())
-    done.set()
-    sampler.join()
+    try:
+        result = run()
+        peak = max(peak, _resident())
+    finally:
+        done.set()
+        sampler.join()
     del result
     return peak - before
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.doors.checks import recomputed
 from support.models import Padder
-from support.on_device import DATA, STEPS_PER_PASS, arguments, batches, model, same, steps, weights
+from support.on_device import CHECKPOINTING, DATA, STEPS_PER_PASS, arguments, batches, model, same, steps, weights
 from transformers import Trainer
 
 from dynamics import DynamicsTrainer, EntroDrop, LoopRecorder, TokenRecorder, attach, open_run
@@ -100,10 +100,11 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, device):
     trained, calls = [], Counter()
     for on in (False, True):
         folder, made = tmp_path / str(on), model()
-        if on:
-            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        made.model.layers[0].mlp.register_forward_hook(lambda *call, on=on: calls.update([on]))
-        trainer = own_trainer(folder, made, arguments(folder, device))
+        args = arguments(
+            folder, device, **{CHECKPOINTING: on, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False} if on else None}
+        )
+        made.model.layers[0].mlp.register_forward_pre_hook(lambda *call, on=on: calls.update([on]))
+        trainer = own_trainer(folder, made, args)
         trainer.train()
         trained.append(weights(bare(trainer)))
     assert calls[True] == calls[False] + 2 * STEPS_PER_PASS

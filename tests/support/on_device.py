@@ -15,6 +15,13 @@ from support.models import Padder, build, examples
 DATA = examples(24)
 STEPS_PER_PASS = 6  # of four examples
 
+# The field's name before and after transformers 5.20 or so.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
+
 
 def model(name: str = "qwen3", **changes: Any) -> PreTrainedModel:
     """A tiny model whose attention is plain products, which a device computes in one way alone."""

@@ -304,10 +304,12 @@ def _large(
     where: Where, by_triton: bool, generator: torch.Generator, missing: list[str]
 ) -> dict[str, dict[str, float]]:
     """Rows, and one chunk of the operator, of more than 2**31 logits where there is room for them."""
-    n_rows, needed = (16, 0) if where.tiny else (16384, 60 << 30)
-    if where.device == "cuda" and torch.cuda.mem_get_info()[0] < needed:
-        missing.append(f"more than 2**31 logits: {needed >> 30} GiB are not free")
-        return {}
+    n_rows, needed = (16, 0) if where.tiny else (16384, 40 << 30)
+    if where.device == "cuda":
+        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info()[0] < needed:
+            missing.append(f"more than 2**31 logits: {needed >> 30} GiB are not free")
+            return {}
     found = {"rows": _rows(where, ROW_CASES["V = 151,936, bfloat16"], n_rows, by_triton, generator)}
     with route.of_accelerators(where):
         case = HEAD_CASES["bfloat16, V = 151,936"]

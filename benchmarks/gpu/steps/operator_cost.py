@@ -26,10 +26,10 @@ CHUNK_ROWS = (2048, 4096, 8192)
 FLOOR, OURS, WITHOUT = "products", "fused", "fused, loss only"
 # No size, and no competitor, is begun after so many seconds: the rest of the time is for what is under way.
 ENOUGH_SECONDS = 60.0
-LATE = f"begun too late: {ENOUGH_SECONDS:.0f} s were over"
 NOT_TINY = "TRL chunked"
 
 Shape = tuple[int, int, int]  # rows, hidden size, vocabulary
+Rows = dict[str, dict[str, Any]]  # what is told of each competitor
 
 
 def run(where: Where) -> Found:
@@ -39,19 +39,25 @@ def run(where: Where) -> Found:
     if where.tiny:
         shapes = [(96, 32, 512)]
     ours = head.COMPETITORS | {f"fused, chunks of {rows:,}": functools.partial(in_chunks, rows) for rows in CHUNK_ROWS}
-    measured: dict[str, Any] = {"libraries": timing.versions(head.RIVAL_PACKAGES), "sizes": {}}
-    checks: list[Check] = []
+    sizes: dict[Shape, Rows] = {}
+    pairs: Rows = {}
     with route.of_accelerators(where):
         for shape in shapes:
-            found = measured["sizes"][_named(shape)] = _measure(where, shape, ours, begin, pair=True)
-            checks += _checks(where, shape, found)
+            sizes[shape], pairs[_named(shape)] = _measure(where, shape, ours, begin)
         asked = {name: rival for name, rival in head.RIVALS.items() if not (where.tiny and name == NOT_TINY)}
-        rivals, measured["not run"] = head.that_run(asked, where.device, DTYPE)
+        rivals, not_run = head.that_run(asked, where.device, DTYPE)
         if where.tiny:
-            measured["not run"][NOT_TINY] = "its import takes longer than all the rest at tiny sizes"
+            not_run[NOT_TINY] = "its import takes longer than all the rest at tiny sizes"
         for shape in shapes:
-            found = _measure(where, shape, {OURS: head.fused} | rivals, begin)
-            measured["sizes"][_named(shape)]["libraries"] = found
+            found, _ = _measure(where, shape, {OURS: head.fused} | rivals, begin)
+            sizes[shape] |= {
+                name if name in rivals else f"{name}, beside libraries": row for name, row in found.items()
+            }
+            sizes[shape] |= {name: {"not run": why} for name, why in not_run.items()}
+    measured: dict[str, Any] = timing.versions(head.RIVAL_PACKAGES)
+    measured |= {_named(shape): rows for shape, rows in sizes.items()}
+    measured["operator over operator without statistics"] = pairs
+    checks = [check for shape in shapes for check in _checks(where, shape, sizes[shape], pairs[_named(shape)])]
     return Found(measured, checks)
 
 
@@ -63,25 +69,23 @@ def _named(shape: Shape) -> str:
     return "N = {:,}, H = {:,}, V = {:,}".format(*shape)
 
 
-def _checks(where: Where, shape: Shape, found: dict[str, Any]) -> list[Check]:
-    if "left out" in found:
-        return []
-    size, ratios = _named(shape), found["over products"]
-    checks = [holds(f"{size}: the operator runs", OURS in ratios)]
-    if OURS in ratios and (where.tiny or shape[1] == 4096):
-        checks.append(speed(f"{size}: operator over three bare products", ratios[OURS]["median"], 1.3, where))
-    if "fused over fused, loss only" in found:
-        value = found["fused over fused, loss only"]["median"]
-        checks.append(speed(f"{size}: operator over operator without statistics", value, 1.02, where))
+def _checks(where: Where, shape: Shape, rows: Rows, pair: dict[str, Any]) -> list[Check]:
+    size, ours = _named(shape), rows[OURS]
+    checks = [holds(f"{size}: the operator runs", ours.get("not run", True), "not run" not in ours)]
+    if "over products" in ours and (where.tiny or shape[1] == 4096):
+        checks.append(speed(f"{size}: operator over three bare products", ours["over products"], 1.3, where))
+    if "median" in pair:
+        checks.append(speed(f"{size}: operator over operator without statistics", pair["median"], 1.02, where))
     return checks
 
 
 def _measure(
-    where: Where, shape: Shape, competitors: dict[str, Callable[..., Any]], begin: float, *, pair: bool = False
-) -> dict[str, Any]:
-    """Peak memory and time of competitors at one size; with `pair`, more rounds of ours with and without statistics."""
+    where: Where, shape: Shape, competitors: dict[str, Callable[..., Any]], begin: float
+) -> tuple[Rows, dict[str, Any]]:
+    """Return peak memory and time of competitors at one size, and of ours with statistics over ours without."""
+    late = f"begun too late: {ENOUGH_SECONDS:.0f} s were over"
     if time.monotonic() - begin > ENOUGH_SECONDS:
-        return {"left out": LATE}
+        return {name: {"not run": late} for name in competitors}, {"not run": late}
     rounds = 3 if where.tiny else 5
     tensors = head.inputs(*shape, where.device, DTYPE)
 
@@ -92,34 +96,31 @@ def _measure(
 
         return run
 
-    functions, peaks, not_run = {}, {}, {}
+    rows: Rows = {}
+    functions = {}
     for name, function in competitors.items():
         if time.monotonic() - begin > ENOUGH_SECONDS:
-            not_run[name] = LATE
+            rows[name] = {"not run": late}
             continue
         try:
-            peaks[name] = timing.peak_memory(lambda function=function: cleared(function), where.device)
-            functions[name] = cleared(function)
+            peak = timing.peak_memory(lambda function=function: cleared(function), where.device)
         except Exception as error:  # noqa: BLE001 (whatever another library raises, or torch without memory)
-            not_run[name] = head.reason(error)
+            rows[name] = {"not run": head.reason(error)}
+        else:
+            rows[name] = {"peak, GiB above what is there": peak / 2**30}
+            functions[name] = cleared(function)
         _tidy(where, tensors)
     functions[FLOOR] = head.bare_products(*tensors)
     seconds = timing.interleaved(functions, rounds)
-    rows, hidden, vocabulary = shape
-    found: dict[str, Any] = {
-        "operations": 6 * rows * hidden * vocabulary,
-        "seconds": {name: timing.spread(values) for name, values in seconds.items()},
-        "over products": timing.ratios(seconds, FLOOR),
-        "peak bytes above what is there": peaks,
-        "not run": not_run,
-    }
-    if pair and {OURS, WITHOUT} <= set(functions):
-        if leaves_statistics_out(where):
-            both = timing.interleaved({name: functions[name] for name in (OURS, WITHOUT)}, 3 * rounds)
-            found["fused over fused, loss only"] = timing.ratios(both, WITHOUT)[OURS]
-        else:
-            found["statistics"] = "the row kernel computes them in the reading that the loss needs, asked or not"
-    return found
+    for name, ratio in timing.ratios(seconds, FLOOR).items():
+        spread = {f"ms, {what}": 1e3 * value for what, value in timing.spread(seconds[name]).items()}
+        rows[name] = spread | {"over products": ratio["median"]} | rows.get(name, {})
+    if not {OURS, WITHOUT} <= set(functions):
+        return rows, {}
+    if not leaves_statistics_out(where):
+        return rows, {"not run": "the row kernel makes them in the reading that the loss needs, asked or not"}
+    both = timing.interleaved({name: functions[name] for name in (OURS, WITHOUT)}, 3 * rounds)
+    return rows, dict(timing.ratios(both, WITHOUT)[OURS])
 
 
 def leaves_statistics_out(where: Where) -> bool:

@@ -37,7 +37,8 @@ class Answer(NamedTuple):
 def run(where: Where) -> Found:
     """Measure every way at hidden sizes of 1,024 and 4,096."""
     shapes = [(96, 32, 1000), (96, 128, 1000)] if where.tiny else [(4096, 1024, 151936), (4096, 4096, 151936)]
-    measured, checks = {}, []
+    measured: dict[str, Any] = {"mean loss, nats": {}}
+    checks: list[Check] = []
     for n_rows, n_hidden, n_vocab in shapes:
         hidden, weight, targets = trained_head(n_rows, n_hidden, n_vocab, where.device)
         want = exact.head(hidden, weight, targets)
@@ -48,8 +49,9 @@ def run(where: Where) -> Found:
         }
         with route.of_accelerators(where):
             found = {name: _told(want, *way()) for name, way in ways.items()}
-        size = f"H = {n_hidden:,}, V = {n_vocab:,}"
-        measured[size] = {"rows": n_rows, "mean loss, nats": want.total_loss.item(), **found}
+        size = f"N = {n_rows:,}, H = {n_hidden:,}, V = {n_vocab:,}"
+        measured[size] = found
+        measured["mean loss, nats"][size] = want.total_loss.item()
         checks += _checks(size, found[OURS])
         del want, ways
     return Found(measured, checks)

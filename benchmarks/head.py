@@ -85,14 +85,20 @@ def fused_by(route: Route, h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) ->
 def fused_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     route = routes.head_route(w.shape[1], len(w), w.dtype, w.device)
     slices = weight_slices(w, route)
-    grad = torch.empty_like(w)
-    logits = None
+    half = w.dtype in (torch.bfloat16, torch.float16)
+    total = torch.empty(w.shape, dtype=torch.float32 if half else w.dtype, device=w.device)
+    gradient: torch.Tensor | None = None
     for start, stop in spans(len(h), rows_per_chunk(len(w), h.dtype, h.device)):
-        logits = None
         logits = logits_product(h[start:stop], slices, None, route)
-        hidden_product(logits, w, route)
-        accumulate_outer_(grad, logits, h[start:stop], route, first=start == 0)
-    return grad
+        # In half precision the logits' gradient has memory of its own: written once, since its numbers do not matter.
+        if gradient is None or not half:
+            gradient = logits.to(w.dtype)
+        hidden_product(gradient[: stop - start], w, route)
+        accumulate_outer_(total, gradient[: stop - start], h[start:stop], route, first=start == 0)
+        del logits
+        if not half:
+            gradient = None
+    return total
 
 
 def bare_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Callable[[], Any]:

@@ -85,7 +85,7 @@ def test_a_wait_within_a_step_is_seen_and_is_ours(tmp_path, device, monkeypatch)
 
     monkeypatch.setattr(dynamics.training.loop.methods.Methods, "dropped", looking)
     found = waits_of(trainer)
-    assert len(found) == 2 and all(wait.stack[0] == "looks.py:1 looks" for wait in found)
+    assert len(found) >= 2 and {wait.stack[0] for wait in found} == {"looks.py:1 looks"}
 
 
 def test_torchs_own_warnings_have_the_stack_of_their_operation():

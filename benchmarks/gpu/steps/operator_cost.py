@@ -20,6 +20,7 @@ from benchmarks import head, timing
 from benchmarks.gpu import route
 from benchmarks.gpu.protocol import Check, Found, Where, holds, speed
 from dynamics.ops import linear_token_statistics
+from dynamics.ops.chunking import rows_per_chunk
 
 DTYPE = torch.bfloat16
 CHUNK_ROWS = (2048, 4096, 8192)
@@ -54,7 +55,8 @@ def run(where: Where) -> Found:
                 name if name in rivals else f"{name}, beside libraries": row for name, row in found.items()
             }
             sizes[shape] |= {name: {"not run": why} for name, why in not_run.items()}
-    measured: dict[str, Any] = timing.versions(head.RIVAL_PACKAGES)
+        chosen = rows_per_chunk(shapes[0][2], DTYPE, where.torch_device)
+    measured: dict[str, Any] = timing.versions(head.RIVAL_PACKAGES) | {"rows in a chunk of `fused`": chosen}
     measured |= {_named(shape): rows for shape, rows in sizes.items()}
     measured["operator over operator without statistics"] = pairs
     checks = [check for shape in shapes for check in _checks(where, shape, sizes[shape], pairs[_named(shape)])]
@@ -106,10 +108,10 @@ def _measure(
             peak = timing.peak_memory(lambda function=function: cleared(function), where.device)
         except Exception as error:  # noqa: BLE001 (whatever another library raises, or torch without memory)
             rows[name] = {"not run": head.reason(error)}
+            _free_all(where, tensors)
         else:
             rows[name] = {"peak, GiB above what is there": peak / 2**30}
             functions[name] = cleared(function)
-        _tidy(where, tensors)
     functions[FLOOR] = head.bare_products(*tensors)
     seconds = timing.interleaved(functions, rounds)
     for name, ratio in timing.ratios(seconds, FLOOR).items():
@@ -129,8 +131,8 @@ def leaves_statistics_out(where: Where) -> bool:
     return bool(found.entropy.isnan().all())
 
 
-def _tidy(where: Where, tensors: head.Tensors) -> None:
-    """Free what a competitor left, one that failed most of all."""
+def _free_all(where: Where, tensors: head.Tensors) -> None:
+    """Free what a competitor that failed has left."""
     tensors[0].grad = tensors[1].grad = None
     gc.collect()
     if where.device == "cuda":

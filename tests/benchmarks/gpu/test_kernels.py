@@ -26,7 +26,7 @@ def broken(found):
 
 def test_it_passes():
     found = kernels.run(TINY)
-    assert broken(found) == set() and len(found.checks) == 14
+    assert broken(found) == set() and len(found.checks) == 15
     assert set(kernels.ROW_CASES) <= set(found.measured["rows"])
     assert len(found.measured["not on a CPU"]) == 2
 

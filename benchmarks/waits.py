@@ -63,21 +63,27 @@ def counting_waits() -> Iterator[list[Wait]]:
 
 
 @contextmanager
-def counting_cuda_waits() -> Iterator[list[Wait]]:
-    """Collect what made the host wait for a CUDA device inside the context: torch's debug mode warns of each."""
+def told_waits(says: str = _SYNCHRONISES) -> Iterator[list[Wait]]:
+    """Collect what torch tells inside the context: each of its warnings that holds `says`, with its operation's stack."""
     found: list[Wait] = []
 
     def show(message: Any, *given: Any, **more: Any) -> None:
-        if _SYNCHRONISES in str(message):
+        if says in str(message):
             _note(found, None)
         else:
             others(message, *given, **more)
 
     with warnings.catch_warnings():
-        # Of the mode itself: it is a prototype.
-        warnings.filterwarnings("ignore", message="Synchronization debug mode")
-        warnings.filterwarnings("always", message=_SYNCHRONISES)
+        warnings.filterwarnings("always", message=f".*{says}")
         others, warnings.showwarning = warnings.showwarning, show
+        yield found
+
+
+@contextmanager
+def counting_cuda_waits() -> Iterator[list[Wait]]:
+    """Collect what made the host wait for a CUDA device inside the context, as torch's debug mode tells."""
+    with told_waits() as found:
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")  # says that it is a prototype
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
         try:

@@ -39,7 +39,9 @@ def main() -> None:
     recipe = load_recipe(str(RECIPE))
     assert isinstance(recipe, StudyRecipe)
     model = prepare_recipe(recipe.plan()[0].recipe, Reporter()).load_model()
-    weights = {name: value.half().contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    weights = {
+        name: value.half().contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"
+    }
     save_file(weights, FILE)
     print(FILE)
 

@@ -129,9 +129,7 @@ def _batch(where: Where, scale: Scale) -> int:
 # Time and memory. --------------------------------------------------------------------------------
 
 
-def _in_turns(
-    subject: Subject, kinds: tuple[str, ...], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, float]]:
+def _in_turns(subject: Subject, kinds: tuple[str, ...], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Return the seconds of a step of each kind in each round, and on CUDA each kind's peak memory in GiB."""
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     peaks: dict[str, float] = {}

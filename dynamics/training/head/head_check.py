@@ -131,8 +131,9 @@ def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
         vocabulary = min(vocabulary, embedding)
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     known = [i for i in range(min(vocabulary, 200)) if i != pad]
-    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(known)[chosen].to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=generator, device="cpu")
+    return torch.tensor(known, device="cpu")[chosen].to(device)
 
 
 class Probe:
@@ -206,9 +207,9 @@ class Probe:
 
 
 def _probe(shape: torch.Size) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    sign = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0
-    values = sign * 10.0 ** (torch.rand(shape, generator=generator) * 5.0 - 2.0)
+    options: dict[str, Any] = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
+    sign = torch.randint(0, 2, shape, **options) * 2.0 - 1.0
+    values = sign * 10.0 ** (torch.rand(shape, dtype=torch.float32, **options) * 5.0 - 2.0)
     values[0, 0, 0], values[0, 1, 0], values[0, 2, 0] = 1.0, _LARGE, _LARGE / 2
     return values
 

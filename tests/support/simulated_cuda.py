@@ -334,15 +334,15 @@ def _forget_what_was_found() -> None:
 
 
 @contextlib.contextmanager
-def simulated_cuda() -> Iterator[Simulated]:
-    """Be on a machine with one CUDA device, in whose place the CPU computes."""
+def simulated_cuda(n_devices: int = 1) -> Iterator[Simulated]:
+    """Be on a machine with CUDA devices, of which the first is used and the CPU computes in its place."""
     device = Simulated()
     state = torch.zeros(16, dtype=torch.uint8)
     cuda = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "is_bf16_supported": lambda *args, **kwargs: True,
-        "device_count": lambda: 1,
+        "device_count": lambda: n_devices,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "get_device_name": lambda *args: "a simulated device",

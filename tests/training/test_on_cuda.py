@@ -175,6 +175,19 @@ def test_a_batch_that_is_moved_after_it_was_read_is_refused_in_one_line(cuda, tm
         own_loop(tmp_path, batches, moved=False)
 
 
+def test_of_several_devices_a_process_uses_one_and_says_so(tmp_path, caplog):
+    """transformers would have them share a batch that is as many times as large."""
+    with simulated_cuda(n_devices=4):
+        args = arguments(tmp_path)
+        assert args.n_gpu == 4 and args.train_batch_size == 8
+        data = examples(2 * N_STEPS)
+        trainer = DynamicsTrainer(build("llama", num_hidden_layers=1), args, Padder(), train_dataset=data)
+        assert trainer.args.n_gpu == 1 and trainer.steps_per_epoch == N_STEPS == len(trainer.get_train_dataloader())
+        assert "one process uses one device, and 4 are visible" in caplog.text
+        with pytest.raises(InputError, match="attach: this trainer splits each batch over 4 GPUs"):
+            attach(Trainer(build(), arguments(tmp_path), train_dataset=data), RandomTokenDropout(ratio=0.4))
+
+
 # Recipes. ----------------------------------------------------------------------------------------
 
 SMALL = {

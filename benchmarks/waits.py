@@ -64,7 +64,7 @@ def counting_waits() -> Iterator[list[Wait]]:
 
 @contextmanager
 def told_waits(says: str = _SYNCHRONISES) -> Iterator[list[Wait]]:
-    """Collect what torch tells inside the context: each of its warnings that holds `says`, with its operation's stack."""
+    """Collect what torch tells inside the context: each of its warnings that holds `says`, and where it stands."""
     found: list[Wait] = []
 
     def show(message: Any, *given: Any, **more: Any) -> None:

@@ -17,8 +17,9 @@ _CPU_FEWEST_ROWS = 64  # the weight's gradient is read and written once a chunk:
 # Accelerators: not tuned, no such device was at hand; worked out for an H100 (3 TB/s, 700 T operations a second in
 # half precision). The weight's float32 gradient is read and written once a chunk, 8 V H bytes; a chunk's products are
 # 6 n V H operations. So the share of the first in the second is 8 / 3e12 over 6 n / 7e14, or 311 / n whatever V and H:
-# 15 % at 2,048 rows, 5.5 % at 5,632, 4 % at 8,192, beyond which little is to be gained.
-_DEVICE_FEWEST_ROWS = 2048
+# 15 % at 2,048 rows, 5.5 % at 5,632, 4 % at 8,192, beyond which little is to be gained. Small devices must have room
+# for the rest: fewer rows are slow rather than impossible.
+_DEVICE_FEWEST_ROWS = 1024
 _DEVICE_MOST_ROWS = 8192
 # A device's whole memory over this is for a chunk: of 79 GiB some 5, which at V = 151,936 is 5,632 rows (float32 logits
 # and a gradient in half precision, 6 V bytes a row). What is free at the time must not matter: the chunk is in the

@@ -41,10 +41,11 @@ def test_on_a_cpu():
         (84.9, 151_936, torch.float64, 4_096),
         (84.9, 262_144, torch.bfloat16, 3_072),
         (84.9, 32_000, torch.bfloat16, 8_192),
-        # An H200; and a card with 24 GB, where fewer than 2,048 rows would spend too much on the weight's gradient.
+        # An H200; cards with 24 GB; and one with 8, where fewer rows would spend too much on the weight's gradient.
         (150.0, 151_936, torch.bfloat16, 8_192),
-        (25.3, 151_936, torch.bfloat16, 2_048),
+        (25.3, 151_936, torch.bfloat16, 1_536),
         (25.3, 50_257, torch.bfloat16, 5_120),
+        (8.5, 151_936, torch.bfloat16, 1_024),
     ],
 )
 def test_by_memory(card, gigabytes, n_vocab, dtype, rows):

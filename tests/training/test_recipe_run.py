@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
+from dynamics.training import recipe_run
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recipe_run import make_ready, train, trainer_of
 
@@ -214,23 +216,19 @@ def test_a_tuning_part_is_measured_and_never_recorded(tmp_path):
     assert len(values) == 3 and values[-1] < values[0]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_determinism_is_on_before_anything_is_computed(tmp_path, monkeypatch, asked):
-    """On CUDA it must be said before the first product, and the reference pass comes before the trainer."""
-    for name in ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING"):
-        monkeypatch.setenv(name, "unset")
-    seen = []
+def test_a_run_leaves_nothing_of_its_trainer_behind(tmp_path, monkeypatch):
+    """The next run of a study wants the room: a trainer is part of a circle, which is collected now and then."""
+    made = []
 
-    def prepare_recipe(recipe, reporter):
-        seen.append((torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"]))
-        raise InputError("enough")
+    def noted(*parts):
+        trainer = trainer_of(*parts)
+        made.append((weakref.ref(trainer), weakref.ref(trainer.model)))
+        return trainer
 
-    monkeypatch.setattr("dynamics.training.recipe_run.prepare_recipe", prepare_recipe)
-    recipe = tiny_recipe(training={"num_train_epochs": 1, "full_determinism": asked})
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with pytest.raises(InputError, match="enough"):
-                make_ready(recipe, tmp_path, quiet())
-        finally:
-            torch.use_deterministic_algorithms(False)
-    assert seen == [(True, ":16:8") if asked else (False, "unset")]
+    monkeypatch.setattr(recipe_run, "trainer_of", noted)
+    gc.disable()
+    try:
+        run_tiny(tmp_path / "run", corpus={"source": "builtin:python-reference", "documents": 5})
+        assert [(trainer(), model()) for trainer, model in made] == [(None, None)]
+    finally:
+        gc.enable()

@@ -131,8 +131,9 @@ def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
         vocabulary = min(vocabulary, embedding)
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     known = [i for i in range(min(vocabulary, 200)) if i != pad]
-    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(known)[chosen].to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=generator, device="cpu")
+    return torch.tensor(known, device="cpu")[chosen].to(device)
 
 
 class Probe:
@@ -207,12 +208,12 @@ class Probe:
         return 4.0 * GROWN * torch.finfo(self._rounded_to).eps / 2
 
 
-def _probe(shape: torch.Size, device: torch.device | str = "cpu") -> torch.Tensor:
+def _probe(shape: torch.Size, device: torch.device) -> torch.Tensor:
     """Numbers of either sign from 0.01 to 1000, but for three; those of a position are the last one's, moved by one."""
     n_rows, n_positions, n_vocab = shape
-    generator = torch.Generator().manual_seed(0)
-    sign = torch.randint(0, 2, (n_vocab,), generator=generator) * 2.0 - 1.0
-    drawn = (sign * 10.0 ** (torch.rand(n_vocab, generator=generator) * 5.0 - 2.0)).to(device)
+    options: dict[str, Any] = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
+    sign = torch.randint(0, 2, (n_vocab,), **options) * 2.0 - 1.0
+    drawn = (sign * 10.0 ** (torch.rand(n_vocab, dtype=torch.float32, **options) * 5.0 - 2.0)).to(device)
     place = torch.arange(n_vocab, device=device) + torch.arange(n_positions, device=device)[:, None]
     values = drawn[place % n_vocab].repeat(n_rows, 1, 1)
     values[0, 0, 0], values[0, 1, 0], values[0, 2, 0] = 1.0, _LARGE, _LARGE / 2

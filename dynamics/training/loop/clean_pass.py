@@ -14,7 +14,7 @@ from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics,
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import causal_model, fused_head, takes
 from dynamics.training.head.head_answer import HeadRequest, last_positions, logits_of
-from dynamics.training.loop.landing import Landing, on_device
+from dynamics.training.loop.landing import Landing, sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,32 +68,31 @@ def evaluate_tokens(
     on_batch : callable, optional
         Called with the number of sequences done in each batch.
     """
-    assert (labels[:, :1] == IGNORE_INDEX).all(), "position 0 has no prediction"
+    assert (labels[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
     device = next(model.parameters()).device
-    nothing = torch.zeros(1, token_id.shape[1], dtype=torch.int64, device=device)
+    loss, entropy = (np.full(token_id.shape, np.nan, dtype=np.float32) for _ in range(2))
+    correct = np.zeros(token_id.shape, dtype=np.bool_)
+    landing: Landing[slice] = Landing()
+
+    def keep(landed: list[tuple[slice, np.ndarray]]) -> None:
+        for rows, found in landed:
+            loss[rows], entropy[rows], correct[rows] = found
+
     starts = range(0, len(token_id), batch_size)
-    landing: Landing[int] = Landing()
-    found = np.empty((3, *token_id.shape), dtype=np.float32)
-
-    def take(landed: list[tuple[int, np.ndarray]]) -> None:
-        for start, values in landed:
-            found[:, start : start + values.shape[1]] = values
-
+    nothing = torch.zeros(1, token_id.shape[1], dtype=torch.int64, device=device)
     with evaluating(model), forward_context(device, dtype), fused_head(model, dtype=dtype) as fused:
-        # The host runs ahead: where it waited for each batch, the device would wait for the next one.
         for start in starts:
-            inputs = on_device(token_id[start : start + batch_size].astype(np.int64), device)
-            targets = on_device(labels[start : start + batch_size], device)
-            values = forward_values(model, {"input_ids": inputs}, targets, fused=fused)
-            landing.send(start, torch.stack([values.loss.float(), values.entropy.float(), values.correct.float()]))
-            take(landing.arrived())
+            rows = slice(start, start + batch_size)
+            inputs = sent(token_id[rows].astype(np.int64), device)
+            values = forward_values(model, {"input_ids": inputs}, sent(labels[rows], device), fused=fused)
+            landing.send(rows, torch.stack([one.float() for one in (values.loss, values.entropy, values.correct)]))
+            keep(landing.arrived())
             if on_batch is not None:
                 on_batch(len(inputs))
         for _ in range(len(starts), n_batches):
             forward_values(model, {"input_ids": nothing}, torch.full_like(nothing, IGNORE_INDEX), fused=fused)
-    take(landing.all())
-    loss, entropy, correct = found
-    return TokenValues(loss=loss, entropy=entropy, correct=correct.astype(np.bool_))
+        keep(landing.all())
+    return TokenValues(loss=loss, entropy=entropy, correct=correct)
 
 
 def forward_values(

@@ -60,7 +60,7 @@ def apart(model, *, before=0):
     ],
 )
 def test_a_scale_and_a_cap_are_measured(after, form):
-    z = _probe(torch.Size((1, 8, 40))).float()
+    z = _probe(torch.Size((1, 8, 40)), torch.device("cpu")).float()
     found = _form(z.double(), after(z).double())
     assert found.scale == (None if form.scale is None else pytest.approx(form.scale, rel=1e-6))
     assert found.softcap == (None if form.softcap is None else pytest.approx(form.softcap, rel=1e-6))
@@ -81,7 +81,7 @@ def test_a_scale_and_a_cap_are_measured(after, form):
     ],
 )
 def test_anything_else_after_a_head_is_seen(after):
-    z = _probe(torch.Size((1, 8, 40))).float()
+    z = _probe(torch.Size((1, 8, 40)), torch.device("cpu")).float()
     assert _form(z.double(), after(z).double()) == "its logits are not those of its head, a scale and a soft cap"
 
 

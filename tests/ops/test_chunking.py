@@ -71,7 +71,7 @@ def test_a_device_that_does_not_tell(device):
     # 2**30 / (6 * 50,304) = 3,557.
     assert rows_per_chunk(50_304, torch.bfloat16, torch.device(device)) == 3_072
     assert rows_per_chunk(1, torch.float32, torch.device(device)) == 8_192
-    assert rows_per_chunk(151_936, torch.bfloat16, torch.device(device)) == 2_048
+    assert rows_per_chunk(151_936, torch.bfloat16, torch.device(device)) == 1_024
 
 
 def test_cuda_without_a_card(monkeypatch):

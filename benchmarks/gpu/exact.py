@@ -120,7 +120,7 @@ def head(
         grad_hidden[part] = grad @ weight
         grad_weight.addmm_(grad.T, h)
         grad_bias += grad.sum(0)
-        found.append(row._replace(gradient=grad[:0], share=grad[:0]))
+        found.append(row._replace(gradient=grad.new_empty(0), share=grad.new_empty(0)))  # the large ones go
 
     def joined(name: str, blank: bool = True) -> torch.Tensor:
         values = torch.cat([getattr(row, name) for row in found])

@@ -104,29 +104,35 @@ HEAD_CASES = {
 }
 
 
+# So many rows have more than 2**31 logits: 10 GiB in float32, as much again of the case's own, and the reference's.
+N_LARGE, LARGE_BYTES = 16384, 40 << 30
+LARGE_ROWS, LARGE_HEAD = ROW_CASES["V = 151,936, bfloat16"], HEAD_CASES["bfloat16, V = 151,936"]
+
+
 def run(where: Where) -> Found:
     """Compare every case."""
     seed = secrets.randbits(31)
     generator = torch.Generator(where.device).manual_seed(seed)
     n_rows = 16 if where.tiny else 256
     by_triton = uses_triton(torch.empty(0, 1, device=where.device))
-    heads = {}
+    rows, heads, missing = {}, {}, []
     with route.of_accelerators(where):
         for name, case in HEAD_CASES.items():
             for chunk_rows in case.chunk_rows:
                 heads[f"{name}, chunks of {chunk_rows}"] = _head(where, case, 2 * n_rows, chunk_rows, generator)
-    rows = {name: _rows(where, case, n_rows, by_triton, generator) for name, case in ROW_CASES.items()}
-    missing = []
-    if where.device == "cpu":
-        with interpreter() as interpreted:
-            if interpreted:
-                rows["Triton's interpreter"] = _rows(where, ROW_CASES[INTERPRETED], n_rows, True, generator)
-            else:
-                missing.append("Triton's interpreter: Triton is not installed, or was imported to compile")
-        missing.append("more than 2**31 logits: as many rows as the other cases have")
-    large = _large(where, by_triton, generator, missing)
-    rows |= {f"large, {name}": errors for name, errors in large.items() if name == "rows"}
-    heads |= {f"large, {name}": errors for name, errors in large.items() if name != "rows"}
+        for name, case in ROW_CASES.items():
+            rows[name] = _rows(where, case, n_rows, by_triton, generator)
+        if (problem := _no_room(where)) is None:
+            rows["more than 2**31 logits"] = _rows(where, LARGE_ROWS, N_LARGE, by_triton, generator)
+            heads["more than 2**31 logits in a chunk"] = _head(where, LARGE_HEAD, N_LARGE, N_LARGE, generator, 64)
+        else:
+            missing.append(f"more than 2**31 logits: {problem}")
+        if where.device == "cpu":
+            with interpreter() as interpreted:
+                if interpreted:
+                    rows["Triton's interpreter"] = _rows(where, ROW_CASES[INTERPRETED], n_rows, True, generator)
+                else:
+                    missing.append("Triton's interpreter: Triton is not installed, or was imported to compile")
     measured = {
         "seed": seed,
         "rows by": "Triton" if by_triton else "torch",
@@ -297,21 +303,10 @@ def _head(
     return errors
 
 
-# More logits than 32 bits count. -----------------------------------------------------------------
-
-
-def _large(
-    where: Where, by_triton: bool, generator: torch.Generator, missing: list[str]
-) -> dict[str, dict[str, float]]:
-    """Rows, and one chunk of the operator, of more than 2**31 logits where there is room for them."""
-    n_rows, needed = (16, 0) if where.tiny else (16384, 40 << 30)
-    if where.device == "cuda":
-        torch.cuda.empty_cache()
-        if torch.cuda.mem_get_info()[0] < needed:
-            missing.append(f"more than 2**31 logits: {needed >> 30} GiB are not free")
-            return {}
-    found = {"rows": _rows(where, ROW_CASES["V = 151,936, bfloat16"], n_rows, by_triton, generator)}
-    with route.of_accelerators(where):
-        case = HEAD_CASES["bfloat16, V = 151,936"]
-        found["operator"] = _head(where, case, n_rows, n_rows, generator, n_hidden=64)
-    return found
+def _no_room(where: Where) -> str | None:
+    """Why there are not more logits than 32 bits count, where there are not."""
+    if where.tiny or where.device == "cpu":
+        return "too large for this run"
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    return None if free >= LARGE_BYTES else f"{free >> 30} GiB are free, and {LARGE_BYTES >> 30} GiB needed"

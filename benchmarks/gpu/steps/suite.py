@@ -1,6 +1,7 @@
-"""Do the tests of `tests/gpu` pass on this device? In a process of their own, so that what they leave is gone with it.
+"""Do the tests of `tests/gpu` pass on this device?
 
-They hold what no number says: that recording changes no bit, that no wait is ours, that masks are those of a CPU.
+They hold what no number says: that recording changes no bit, that no wait is ours, that masks are those of a CPU. They
+run in a process of their own, with nothing that this one has set.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from support.canonical import CANONICAL, method_of
 from support.models import Padder, build, examples
 from support.simulated_cuda import CUDA, simulated_cuda
 from support.tiny import quiet, run_tiny, tiny_recipe
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback, TrainingArguments
 
 from dynamics import DynamicsTrainer, EntroDrop, LoopRecorder, RandomTokenDropout, TokenRecorder, attach, open_run
 from dynamics.errors import InputError
@@ -66,17 +66,16 @@ def arguments(tmp_path, **changes):
 
 
 def trained(tmp_path, name, **changes):
-    """A trainer of one method that has recorded all that it can, its callbacks given."""
-    callbacks = changes.pop("callbacks", [])
+    """A trainer of one method that has recorded all that it can."""
+    own = {key: changes.pop(key) for key in ("callbacks", "fused", "data_collator") if key in changes}
     trainer = DynamicsTrainer(
         build("llama", num_hidden_layers=1),
         arguments(tmp_path, **changes),
-        Padder(),
-        train_dataset=examples(2 * N_STEPS),
+        train_dataset=examples(2 * N_STEPS * changes.get("gradient_accumulation_steps", 1)),
         eval_dataset=examples(3, seed=1),
         regularizers=method_of(CANONICAL[name]),
         recorder=TokenRecorder(tmp_path / "run", training_pass=True),
-        callbacks=callbacks,
+        **{"data_collator": Padder(), **own},
     )
     trainer.train()
     return trainer
@@ -93,6 +92,30 @@ def test_every_method_trains_and_records_and_no_step_waits(cuda, tmp_path, name)
     for split in run.splits:
         records = run.records(split)
         assert np.isfinite([records.loss(epoch)[records.predicted] for epoch in run.epochs]).all()
+
+
+CHECKPOINTING = next(  # the field's name before and after transformers 5.20 or so
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
+SITUATIONS = {
+    "float16": {"bf16": False, "fp16": True},
+    "float32": {"bf16": False},
+    "whole logits": {"fused": False},
+    "packed": {"data_collator": DataCollatorWithFlattening()},
+    "padded on the left": {"data_collator": Padder("left")},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "activation checkpointing": {CHECKPOINTING: True},
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_every_situation_trains_and_records_and_no_step_waits(cuda, tmp_path, situation):
+    steps = Steps(cuda)
+    trained(tmp_path, "entrodrop-both-kept", callbacks=[steps], **SITUATIONS[situation])
+    records = open_run(tmp_path / "run").records("train")
+    assert steps.ours() == [] and np.isfinite(records.loss(2)[records.predicted]).all() and records.dropped(2).any()
 
 
 SAME = ["entrodrop-both-kept", "entrodrop-current-document", "hidden_dropout", "loss_truncation"]

@@ -119,6 +119,8 @@ def training_arguments(
         "logging_strategy": "no" if training.get("report_to", "none") == "none" else "steps",
         "per_device_eval_batch_size": training.get("per_device_train_batch_size", 8),
         **({} if chosen.keys() & training.keys() else chosen),
+        # A batch that is copied while the host waits makes the device idle before every step.
+        **({"accelerator_config": {"non_blocking": True}} if cuda else {}),
         **training,
         "output_dir": str(output_dir),
         "seed": seed,

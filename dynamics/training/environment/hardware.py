@@ -82,7 +82,7 @@ def leaving_the_device_free() -> Iterator[None]:
         said = " ".join(str(error).split())
         raise DeviceFull(
             f"the device has no memory left ({said[:200]}); set training.per_device_train_batch_size lower and "
-            "training.gradient_accumulation_steps higher, or training.gradient_checkpointing: true"
+            "training.gradient_accumulation_steps higher, or checkpoint activations"
         ) from error
     finally:
         # A trainer is part of a circle: until the next collection its model and its optimiser's state would stay on

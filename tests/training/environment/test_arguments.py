@@ -71,7 +71,7 @@ def test_the_precision_on_a_cuda_device(tmp_path, training, precision, wanted):
         args = training_arguments(training, output_dir=tmp_path, seed=0, precision=precision)
         on_cuda = not training.get("use_cpu", False)
         assert forward_dtype(args) == wanted and (args.device.type == "cuda") == on_cuda
-        assert args.dataloader_pin_memory == on_cuda
+        assert args.dataloader_pin_memory == args.accelerator_config.non_blocking == on_cuda
 
 
 def test_a_device_that_emulates_bf16_trains_in_float32(tmp_path, monkeypatch):

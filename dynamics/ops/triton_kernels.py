@@ -195,6 +195,7 @@ def row_kernel(  # type: ignore[no-untyped-def]
     N_VOCAB: tl.constexpr,
     CAPPED: tl.constexpr,
     SMOOTHED: tl.constexpr,
+    STATISTICS: tl.constexpr,
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -213,9 +214,13 @@ def row_kernel(  # type: ignore[no-untyped-def]
         training_loss = (1.0 - label_smoothing) * loss + label_smoothing * mean_loss
     tl.store(loss_ptr + row, loss)
     tl.store(training_loss_ptr + row, training_loss)
-    tl.store(entropy_ptr + row, log_mass - moment / mass)
     tl.store(logsumexp_ptr + row, top + log_mass)
-    tl.store(correct_ptr + row, (first == target) & (mass > 0.0))  # mass is NaN where a logit is
+    if STATISTICS:
+        tl.store(entropy_ptr + row, log_mass - moment / mass)
+        tl.store(correct_ptr + row, (first == target) & (mass > 0.0))  # mass is NaN where a logit is
+    else:  # the compiler leaves out what only these need
+        tl.store(entropy_ptr + row, float("nan"))
+        tl.store(correct_ptr + row, False)
     if GRADIENT:
         grad_row = grad_ptr + row * grad_stride
         _write_gradient(
@@ -268,6 +273,7 @@ def row_statistics(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad:
                 N_VOCAB=n_vocab,
                 CAPPED=options.softcap is not None,
                 SMOOTHED=options.label_smoothing > 0,
+                STATISTICS=options.statistics,
                 GRADIENT=grad is not None,
                 BLOCK=min(_MAX_BLOCK, triton.next_power_of_2(n_vocab)),
                 num_warps=_WARPS,

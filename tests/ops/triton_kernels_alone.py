@@ -103,6 +103,18 @@ def test_kernel_leaves_the_logits_alone_without_gradient(kernels):
     assert torch.equal(u, before)
 
 
+def test_kernel_without_statistics(kernels):
+    """The same losses and gradients; what is left out is no number."""
+    u, y = rows(300)
+    grads = torch.empty_like(u), torch.empty_like(u)
+    want = kernels.row_statistics(u, y, HeadOptions(), grads[0])
+    got = kernels.row_statistics(u, y, HeadOptions(statistics=False), grads[1])
+    assert got.entropy.isnan().all() and not got.correct.any()
+    for name in ("training_loss", "loss", "logsumexp"):
+        assert torch.equal(getattr(got, name), getattr(want, name))
+    assert torch.equal(*grads)
+
+
 def test_kernel_with_masked_blocks_and_large_logits(kernels):
     compare(kernels, *rows(SEVERAL, scale=1e4), HeadOptions())
     u = torch.zeros(1, SEVERAL, device=DEVICE)
@@ -272,9 +284,9 @@ NAMES = triton_kernels.row_kernel.arg_names
 LOOP = re.compile(r"^(\\$L__BB\\w+):(?:(?!^\\$L__BB).)*?bra(?:\\.uni)?[ \\t]+\\1;", re.MULTILINE | re.DOTALL)
 
 
-def built(capability, n_vocab, gradient, flags):
+def built(capability, n_vocab, gradient, flags, statistics=True):
     constants = {"N_VOCAB": n_vocab, "CAPPED": flags, "SMOOTHED": flags, "GRADIENT": gradient is not None}
-    constants["BLOCK"] = triton_kernels._MAX_BLOCK
+    constants |= {"STATISTICS": statistics, "BLOCK": triton_kernels._MAX_BLOCK}
     signature, divisible = {}, {}
     for i, name in enumerate(NAMES):
         if name in constants:
@@ -312,6 +324,7 @@ VARIANTS = [
     (90, 151936, "bf16", True),
     (80, 151936, "bf16", False),
     (100, 151936, "bf16", False),
+    (90, 151936, "bf16", False, False),
 ]
 
 
@@ -322,7 +335,11 @@ def test_kernel_compiled():
     command = [sys.executable, "-W", "error", "-c", COMPILING, json.dumps(VARIANTS)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    for variant, found in zip(VARIANTS, json.loads(done.stdout), strict=True):
+    compiled = json.loads(done.stdout)
+    # Without statistics the loop has less to do: no sum for the entropy, no first column.
+    with_statistics, without = (len(compiled[i]["loops"][0].splitlines()) for i in (0, -1))
+    assert without < with_statistics - 8 * 4, (without, with_statistics)
+    for variant, found in zip(VARIANTS, compiled, strict=True):
         usage, loops, gradient = found["usage"], found["loops"], variant[2]
         # Nothing is spilled. 64 registers let four programs run on a multiprocessor, 96 two.
         assert usage["STACK"] == usage["LOCAL"] == 0 and 32 < usage["REG"] <= 96, (variant, usage)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import dynamics
 from dynamics.errors import DeviceFull
 
 # Where Linux tells of NVIDIA's driver.
@@ -32,7 +33,8 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this library and of what it computes with."""
-    found = {"python": platform.python_version(), "dynamics": version("learning-dynamics")}
+    # Its own from itself: a checkout that was never installed has no metadata.
+    found = {"python": platform.python_version(), "dynamics": dynamics.__version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -30,9 +30,6 @@ _PARTIAL_ELEMENTS = 1 << 18
 _MOST_TERMS = 512
 _SLICE_TERMS = 256
 
-# Before 2.10 addmm with out_dtype took no float32 to add to.
-_ADDS_TO_FLOAT32 = torch.torch_version.TorchVersion(torch.__version__) >= "2.10"
-
 
 def has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether there are two routes: for float32 on an x86 CPU, unless oneDNN is switched off in torch.
@@ -91,10 +88,8 @@ def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None
         total.addmm_(a, b)
     elif a.device.type != "cuda":
         total.addmm_(a.float(), b.float())
-    elif _ADDS_TO_FLOAT32:
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
-        total.add_(_product(a, b))
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
 
 
 def weight_slices(weight: torch.Tensor, route: Route) -> tuple[torch.Tensor, ...]:

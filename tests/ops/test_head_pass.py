@@ -174,13 +174,6 @@ def test_devices_are_not_mixed(rows):
         )
 
 
-def test_before_torch_2_10_a_product_is_made_and_added(rows, monkeypatch):
-    monkeypatch.setattr(products, "_ADDS_TO_FLOAT32", False)
-    found = on_cuda("plain", "mean", torch.bfloat16, torch.bfloat16, (False, True, False))
-    assert [name for name, shape, *_ in found if shape[0] == V] == ["mm.dtype_out", "mm.dtype", "mm.dtype"]
-    assert all(result == FLOAT32 for *_, result in found)
-
-
 # --- its numbers, walked by a CPU
 
 

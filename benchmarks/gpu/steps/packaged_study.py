@@ -1,11 +1,14 @@
 """The packaged study's baseline arm, trained here in bfloat16, against the same training in float32 on the CPU.
 
 That a loss falls says little. Here a training is held against another one, token by token and epoch by epoch: on the
-tokens of the example's baseline arm, seed 0, in its order and with its settings. The example ships no weights, and its
-starting model comes from the standard library of one version of Python. So both begin with a model of the same size
-whose weights are drawn on the CPU, and the CPU's records are made here, in this step.
+tokens of the example's baseline arm, seed 0, in its order and with its settings, for three epochs. The example ships no
+weights, and its starting model comes from the standard library of one version of Python. So both begin with a model of
+the same size that the CPU has trained for three epochs, and the CPU's records are made here.
 
-LIMITS_DOC
+The limits come from bfloat16 autocast on a CPU against float32 there: before training losses were 0.002 nats apart
+(root mean square); after it means of the validation loss up to 0.006, and Spearman's correlation between tokens was at
+least 0.997 of losses and 0.965 of entropies. Between the example's seeds it is 0.93 to 0.96, and 0.81 to 0.87: another
+order of the data, or a mask a place too far, would not pass.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from dynamics.records.reader import Run
 from dynamics.training.batches.sequence_dataset import SequenceDataset
 from dynamics.training.environment.arguments import training_arguments
 
-MEAN_NATS, LEAST_CORRELATION = 0.02, 0.99
+START_NATS, MEAN_NATS = 0.02, 0.02
+LEAST_CORRELATION = {"loss": 0.99, "entropy": 0.95}
 EPOCHS = 3
 _TINY_VALIDATION = 40
 SPLITS = ("validation", "train")
@@ -100,10 +104,12 @@ def held_against(reference: Run, mine: Run) -> tuple[dict[str, Any], list[Check]
         measured[split] = {key: [one[key] for one in epochs] for key in epochs[0]}
         apart = max(abs(one["mean loss, nats"] - one["mean loss of the CPU, nats"]) for one in epochs)
         checks.append(at_most(f"packaged study: {split} means, nats from the CPU's", apart, MEAN_NATS))
-        for name in ("loss", "entropy"):
+        before = epochs[0]["losses apart, root mean square, nats"]
+        checks.append(at_most(f"packaged study: {split}, losses before training, nats apart", before, START_NATS))
+        for name, limit in LEAST_CORRELATION.items():
             least = min(one[f"correlation of {name}"] for one in epochs)
             what = f"packaged study: {split}, correlation of {name} with the CPU's, least of the epochs"
-            checks.append(holds(what, f"{least:.5f}", least >= LEAST_CORRELATION))
+            checks.append(holds(what, f"{least:.5f}", least >= limit))
     return measured, checks
 
 

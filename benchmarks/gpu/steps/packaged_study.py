@@ -54,12 +54,16 @@ def run(where: Where) -> Found:
             holds(f"packaged study: {split} tokens are the example's", same_tokens(shipped, mine, split))
             for split in SPLITS
         ]
-        measured, compared = held_against(reference, mine)
+        # Near its random start a model is as unsure of one token as of another.
+        limits = {name: limit for name, limit in LEAST_CORRELATION.items() if not (where.tiny and name == "entropy")}
+        measured, compared = held_against(reference, mine, limits)
         report = check_run(mine.path)
         said = "; ".join(map(str, report.problems)) or "nothing"
         checks += [*compared, holds("packaged study: what dynamics check finds", said, report.ok)]
     if where.tiny:
-        measured["not shown where tiny"] = "more than one epoch, from a model past its first steps"
+        measured["not shown where tiny"] = (
+            "more than one epoch from a model past its first steps, and whether entropies agree"
+        )
     return Found(measured, checks)
 
 
@@ -95,8 +99,8 @@ def trainer_of(model: Any, shipped: Run, folder: Path, *, device: str, bf16: boo
     return trainer
 
 
-def held_against(reference: Run, mine: Run) -> tuple[dict[str, Any], list[Check]]:
-    """Compare two trainings of one arm, epoch by epoch."""
+def held_against(reference: Run, mine: Run, limits: Mapping[str, float]) -> tuple[dict[str, Any], list[Check]]:
+    """Compare two trainings of one arm, epoch by epoch; `limits` are the least correlations."""
     measured: dict[str, Any] = {}
     checks: list[Check] = []
     for split in SPLITS:
@@ -106,7 +110,7 @@ def held_against(reference: Run, mine: Run) -> tuple[dict[str, Any], list[Check]
         checks.append(at_most(f"packaged study: {split} means, nats from the CPU's", apart, MEAN_NATS))
         before = epochs[0]["losses apart, root mean square, nats"]
         checks.append(at_most(f"packaged study: {split}, losses before training, nats apart", before, START_NATS))
-        for name, limit in LEAST_CORRELATION.items():
+        for name, limit in limits.items():
             least = min(one[f"correlation of {name}"] for one in epochs)
             what = f"packaged study: {split}, correlation of {name} with the CPU's, least of the epochs"
             checks.append(holds(what, f"{least:.5f}", least >= limit))

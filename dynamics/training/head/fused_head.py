@@ -241,7 +241,8 @@ class _Route:
             if self.problem is None:
                 try:
                     output = self._fused(request, args, self._without_cache(kwargs))
-                except InputError:
+                except (InputError, torch.OutOfMemoryError):
+                    # Whole logits would want more memory still.
                     raise
                 except Exception as error:
                     if self._proven or self._growth is not None:

@@ -1,7 +1,7 @@
 """The `dynamics` command in a process that kills itself: ``python -m benchmarks.gpu.killed_training STEPS train ...``.
 
-It dies by SIGKILL before the STEPS-th optimiser step after its first checkpoint is whole, which no signal handler, `finally`
-or exit hook sees.
+It dies by SIGKILL before the STEPS-th optimiser step after its first checkpoint is whole, which no signal handler,
+`finally` or exit hook sees.
 """
 
 from __future__ import annotations

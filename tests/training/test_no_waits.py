@@ -109,7 +109,9 @@ def test_a_recording_goes_from_batch_to_batch_without_waiting(monkeypatch):
     assert [wait for wait in found if wait.ours and "evaluate_tokens" in wait.stack[0]] == []
     whole = evaluate_tokens(model, token_id, labels, batch_size=6)
     for name in ("loss", "entropy", "correct"):
-        torch.testing.assert_close(*map(torch.from_numpy, (getattr(values, name), getattr(whole, name))), equal_nan=True)
+        torch.testing.assert_close(
+            *map(torch.from_numpy, (getattr(values, name), getattr(whole, name))), equal_nan=True
+        )
 
 
 def test_what_waits_is_seen(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """How far Qwen3-8B's shape goes on one device with recording, and how far without.
 
-Weights, gradients and AdamW's states are bfloat16, activations are computed again in the backward pass, and there are as
-many layers as fit. Then the batch grows, doubling, until one runs out of memory: whole logits of 151,936 columns are what
-a plain Trainer holds and the fused head does not. Nothing is promised here but that it runs; ratios are told.
+Weights, gradients and AdamW's states are bfloat16, activations are computed again in the backward pass, and there are
+as many layers as fit. Then the batch grows fourfold, until memory runs out: whole logits of 151,936 columns are what a
+plain Trainer holds and the fused head does not. Nothing is promised here but that it runs; ratios are told.
 """
 
 from __future__ import annotations

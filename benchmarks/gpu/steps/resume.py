@@ -1,10 +1,10 @@
 """Does a run that was killed end, when it is resumed, in the bits of one that was not, under full_determinism?
 
 The promise of docs/reliability.md, on this device: a small recipe with EntroDrop, and with dropout that draws from the
-device's own generator, in bfloat16, through the command line, each run a process of its own. Two run undisturbed, side by
-side, with nothing in common, not even the cache; a third is killed by SIGKILL in the middle of an epoch, and resumed.
-Weights, every file of records, and metrics but for their wall clock must be the same in all three. Where tiny there is no
-second one: a process takes seconds to start.
+device's own generator, in bfloat16, through the command line, each run a process of its own. Two run undisturbed, side
+by side, with nothing in common, not even the cache; a third is killed by SIGKILL in the middle of an epoch, and
+resumed. Weights, every file of records, and metrics but for their wall clock must be the same in all three. Where tiny
+there is no second one: a process takes seconds to start.
 """
 
 from __future__ import annotations

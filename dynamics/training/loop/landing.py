@@ -1,7 +1,7 @@
 """Numbers on their way between the device and the host, for which nobody waits.
 
-Reading a number off a GPU stops the host until all that was queued before it is done, and so does sending one there from
-ordinary memory. Here a copy is queued, and a number is read once its copy has arrived, which is a step or two later.
+Reading a number off a GPU stops the host until all that was queued before it is done, and so does sending one there
+from ordinary memory. Here a copy is queued, and a number is read once its copy has arrived, which is a step or two later.
 """
 
 from __future__ import annotations

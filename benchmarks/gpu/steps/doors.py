@@ -1,10 +1,10 @@
 """Is the fused head on, in bfloat16, through each door?
 
-The head steps aside where it does not know a model's logits, and then whole logits are used: right, but neither fast nor
-small. It must not step aside on CUDA, in bfloat16, for models as people train them. So each door trains a small Qwen3
-for some steps and records it, while it is watched which way every pass over a batch took. `attach` and `LoopRecorder`
-leave the training loss to whom it belongs, which makes whole logits; there the recordings alone must be fused. The text
-is easy, so that the loss must fall.
+The head steps aside where it does not know a model's logits, and then whole logits are used: right, but neither fast
+nor small. It must not step aside on CUDA, in bfloat16, for models as people train them. So each door trains a small
+Qwen3 for some steps and records it, while it is watched which way every pass over a batch took. `attach` and
+`LoopRecorder` leave the training loss to whom it belongs, which makes whole logits; there the recordings alone must be
+fused. The text is easy, so that the loss must fall.
 """
 
 from __future__ import annotations

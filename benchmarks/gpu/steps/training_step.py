@@ -15,7 +15,7 @@ import functools
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,14 @@ def _waits(subject: Subject, steps: int = 2) -> tuple[dict[str, Any], list[Check
         measured["by the profiler"] = "not shown: a CPU has no runtime to wait for"
         return measured, checks
     profile = functools.partial(torch.profiler.profile, activities=[torch.profiler.ProfilerActivity.CUDA])
-    counts = {kind: _runtime_waits(_window(subject, kind, profile, steps)) for kind in kinds}
-    measured["by the profiler"] = {kind: {name: n / steps for name, n in counts[kind].items()} for kind in kinds}
+    profiles = {kind: _window(subject, kind, profile, steps).key_averages() for kind in kinds}
+    if not any("LaunchKernel" in event.key for event in profiles[PLAIN]):
+        measured["by the profiler"] = "not shown: it recorded no call of the CUDA runtime"
+        return measured, checks
+    counts = {kind: runtime_waits(events) for kind, events in profiles.items()}
+    measured["by the profiler"] = {
+        kind: {name: n / steps for name, n in found.items()} for kind, found in counts.items()
+    }
     for kind in (OURS, DROPPING):
         more = (sum(counts[kind].values()) - sum(counts[PLAIN].values())) / steps
         checks.append(at_most(f"{kind}: host waits a step by the profiler, less plain's", more, 0))
@@ -222,10 +228,12 @@ def _places(waits: list[Wait]) -> dict[str, int]:
     return dict(Counter(f"{wait.op} at {' < '.join(wait.stack[:3])}" for wait in waits).most_common(20))
 
 
-def _runtime_waits(profile: Any) -> dict[str, int]:
-    """Return how often each waiting call of the CUDA runtime, and each copy to pageable memory, was recorded."""
-    found: dict[str, int] = {}
-    for event in profile.key_averages():
-        if event.key in _RUNTIME_WAITS or _PAGEABLE in event.key:
-            found[event.key] = found.get(event.key, 0) + event.count
-    return found
+def runtime_waits(events: Iterable[Any]) -> dict[str, int]:
+    """Return how often each waiting call of the CUDA runtime, and each copy to pageable memory, was recorded.
+
+    Parameters
+    ----------
+    events : iterable
+        What `key_averages` of a profile returns: each with a `key` and a `count`.
+    """
+    return {event.key: event.count for event in events if event.key in _RUNTIME_WAITS or _PAGEABLE in event.key}

@@ -328,6 +328,18 @@ def test_an_error_after_a_request_that_was_answered_is_the_users_to_see(monkeypa
     assert "forward" not in vars(model) and "forward" not in vars(model.lm_head)
 
 
+def test_memory_that_ran_out_is_no_reason_for_whole_logits(caplog, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("2 GiB")
+
+    model = grown().eval()
+    with fused_head(model):
+        monkeypatch.setattr(head_answer, "linear_token_statistics", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            model(input_ids=IDS, head_request=HeadRequest(labels=LABELS))
+    assert caplog.records == []
+
+
 def test_an_interrupt_in_the_check_is_one(monkeypatch):
     model = grown()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
-from support.steps import TINY, by_what, measured_and_checks
+from support.steps import TINY, by_what
 
-from benchmarks.gpu.steps import compiled, doors
+from benchmarks.gpu.steps import doors
 from dynamics.training.driving import trainer_callback
 from dynamics.training.loop import clean_pass
 
@@ -16,23 +16,6 @@ pytestmark = [
     # torch's own: it deprecates what its compiler uses.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-
-def test_all_doors_are_on():
-    measured, checks = measured_and_checks(doors)
-    assert list(measured) == list(doors.DOORS) and len(measured) == 7
-    assert [check for check in checks if not check.met] == []
-    # One pass a step, and none by whole logits; but for those whose loss is their own.
-    assert measured["DynamicsTrainer"]["passes fused"]["training"] == doors.TINY.steps
-    assert measured["DynamicsTrainer"]["passes with whole logits"] == {}
-    assert measured["attach"]["passes fused"].keys() == {"measuring"}
-    assert measured["attach"]["passes with whole logits"] == {"training": doors.TINY.steps}
-
-
-def test_a_compiled_model_is_on():
-    measured, checks = measured_and_checks(compiled)
-    assert [check for check in checks if not check.met] == []
-    assert measured["graphs"] >= 2  # the decoder's, for measuring and for training
 
 
 @pytest.mark.parametrize("where", [trainer_callback, clean_pass])

@@ -56,7 +56,7 @@ def run(where: Where) -> Found:
     ids = torch.from_numpy(packed.token_id.astype(np.int64)).to(where.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
-        recordings = Recordings(folder, packed, scale)
+        recordings = Recordings(folder, packed, scale, where)
         calls: dict[str, Callable[[], Any]] = {
             "recording": lambda: recordings.one(model),
             "bare pass": lambda: bare_pass(model, ids, scale.batch),
@@ -90,7 +90,7 @@ def run(where: Where) -> Found:
 class Recordings:
     """A run whose epochs are recorded, one after the other, of a model that does not change."""
 
-    def __init__(self, folder: Path, packed: PackedSplit, scale: Scale) -> None:
+    def __init__(self, folder: Path, packed: PackedSplit, scale: Scale, where: Where) -> None:
         nothing = np.where(packed.predicted, np.float32(0.0), np.float32(np.nan))
         reference = TokenValues(loss=nothing, entropy=nothing, correct=np.zeros(nothing.shape, dtype=np.bool_))
         plan = RunPlan(
@@ -102,6 +102,7 @@ class Recordings:
             sequences={"train": "all"},
             forward_dtype=torch.bfloat16,
             batch_size=scale.batch,
+            device=where.torch_device,
         )
         self.writer = RunWriter(plan)
         self.writer.begin(total_steps=scale.rounds, steps_per_epoch=1, resumption=None)

@@ -180,13 +180,11 @@ class _Functions(TorchFunctionMode):
         answer = self._answers.get(func)
         if answer is not None:
             return answer(*args, **kwargs)
-        wanted = kwargs.get("device")
-        pinned = kwargs.pop("pin_memory", False) if "pin_memory" in kwargs else False
-        if wanted is not None:
-            kwargs = {**kwargs, "device": _CPU}
-        found = func(*args, **kwargs)
+        wanted, pinned = kwargs.get("device"), kwargs.get("pin_memory", False)
+        kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+        here = wanted is not None and torch.device(wanted).type == "cuda"
+        found = func(*args, **{**kwargs, "device": _CPU} if here else kwargs)
         if wanted is not None and isinstance(found, torch.Tensor):
-            here = torch.device(wanted).type == "cuda"
             self._device.put(found, here=here)
             if here and func in (torch.tensor, torch.as_tensor):
                 self._device.note_wait(f"{func.__name__} on the device")
@@ -203,6 +201,8 @@ class _Functions(TorchFunctionMode):
             where, dtype, non_blocking = self._where(args[0]), args[0].dtype, kwargs.get("non_blocking", False)
         else:
             where, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if where is not None and where.type not in ("cpu", "cuda"):
+            return tensor.to(where, dtype or tensor.dtype, copy=copy)
         if where is None or (where.type == "cuda") == self._device.holds(tensor):
             return tensor.to(dtype or tensor.dtype, copy=copy)
         return self._moved(tensor, where, dtype, non_blocking=non_blocking)
@@ -354,6 +354,7 @@ def simulated_cuda(n_devices: int = 1) -> Iterator[Simulated]:
         "set_rng_state": lambda *args: None,
         "manual_seed_all": lambda seed: None,
         "current_stream": lambda *args: None,
+        "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: contextlib.nullcontext(),
         "empty_cache": lambda: None,
         "synchronize": lambda *args: device.note_wait("synchronize"),

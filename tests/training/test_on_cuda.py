@@ -33,6 +33,48 @@ def cuda():
         yield device
 
 
+REFUSED = {
+    "two places": (lambda x: x + torch.ones(3), "expected all tensors to be on the device, but .3,. are on the host"),
+    "joined": (lambda x: torch.stack([x.sum(), torch.zeros(())]), "expected all tensors to be on the device"),
+    "numpy": (lambda x: x.numpy(), "can't convert cuda:0 device type tensor to numpy"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_simulated_device_refuses_what_a_real_one_does(cuda, name):
+    act, message = REFUSED[name]
+    with pytest.raises((RuntimeError, TypeError), match=message):
+        act(torch.zeros(3, device="cuda"))
+
+
+WAITS = {
+    "a number": (lambda x: x.sum().item(), ["_local_scalar_dense"]),
+    "a choice by a mask": (lambda x: x[x > 0], ["index by a mask"]),
+    "places of the host": (lambda x: x[torch.tensor([1, 2])], ["index by places that the host has"]),
+    "to the host": (lambda x: x.cpu(), ["a copy to the host"]),
+    "from the host": (lambda x: torch.ones(3).to(x), ["a copy to the device"]),
+    "in place": (lambda x: x.copy_(torch.ones(3)), ["copy_"]),
+    "a list": (lambda x: x.tolist(), ["tolist"]),
+    "nothing": (lambda x: torch.where(x > 0, x, 0.0)[None].expand(2, 3).sum(dim=1).clamp_min(1).float() / 2, []),
+    "from pinned memory": (lambda x: torch.ones(3).pin_memory().to("cuda", non_blocking=True), []),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_the_simulated_device_notes_what_waits(cuda, name):
+    act, wanted = WAITS[name]
+    act(torch.zeros(3, device="cuda"))
+    assert [wait.what for wait in cuda.waits] == wanted
+
+
+def test_the_simulated_device_multiplies_into_a_wider_type(cuda):
+    a = torch.randn(4, 8, device="cuda").bfloat16()
+    wide = torch.mm(a, a.t(), out_dtype=torch.float32)
+    assert wide.device == CUDA and torch.equal(wide.cpu(), (a.float() @ a.t().float()).cpu())
+    out = torch.empty(4, 4, device="cuda")
+    assert torch.equal(torch.addmm(wide, a, a.t(), out_dtype=torch.float32, out=out).cpu(), (2 * wide).cpu())
+
+
 class Steps(TrainerCallback):
     """How much had been waited for when a step was done."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # Holds nothing but the place for `Run.explore`'s page, filled below.
 import dynamics.records as _records
+from dynamics.version import __version__ as __version__
 
 # Type checkers take this name as true. The one in `typing` would cost the import of that module.
 TYPE_CHECKING = False
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from dynamics.training.plain_loop import LoopRecorder
     from dynamics.training.recording.token_recorder import TokenRecorder
     from dynamics.training.trainer import DynamicsTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AttentionDropout",

@@ -19,7 +19,7 @@ ROOT = Path(dynamics.__file__).parent
 
 # ---------------------------------------------------------------------------------------------------------- the tables
 
-COMMON = ("errors", "validation", "reporting", "cache", "predicted")
+COMMON = ("errors", "validation", "reporting", "cache", "predicted", "version")
 
 #: Each room with the rooms that it may import, lowest first: a room's own stand above it here. "" is the package's
 #: face, `dynamics/__init__.py`.
@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cache": (),
     "reporting": (),
     "predicted": (),
+    "version": (),
     "validation": ("errors",),
     "ops": COMMON,
     "regularizers": (*COMMON, "ops"),

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-import dynamics
 from dynamics.errors import DeviceFull
+from dynamics.version import __version__
 
 # Where Linux tells of NVIDIA's driver.
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -33,8 +33,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this library and of what it computes with."""
-    # Its own from itself: a checkout that was never installed has no metadata.
-    found = {"python": platform.python_version(), "dynamics": dynamics.__version__}
+    found = {"python": platform.python_version(), "dynamics": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import pytest
 import torch
 from support.models import build
 from support.simulated_cuda import CUDA, simulated_cuda
 
+import dynamics
 from dynamics.errors import DeviceFull
 from dynamics.training.environment import hardware as module
 from dynamics.training.environment.hardware import float32_products, hardware, leaving_the_device_free, weight_dtype
@@ -49,3 +52,14 @@ def test_a_full_device_is_one_line_with_what_to_do():
     with pytest.raises(DeviceFull, match="no memory left .CUDA out of memory. Tried to allocate 2.00 GiB.*batch_size"):
         with leaving_the_device_free():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\n GPU 0 has 1 GiB")
+
+
+def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
+    def installed(name):
+        if name in ("learning-dynamics", "datasets"):
+            raise metadata.PackageNotFoundError(name)
+        return f"{name}'s"
+
+    monkeypatch.setattr(module, "version", installed)
+    found = module.versions()
+    assert found["dynamics"] == dynamics.__version__ and found["torch"] == "torch's" and "datasets" not in found

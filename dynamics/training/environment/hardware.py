@@ -68,6 +68,12 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return found
 
 
+def visible_devices() -> list[str]:
+    """Return the CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named, n = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return named.split(",")[:n] if named else [str(number) for number in range(n)]
+
+
 @contextmanager
 def leaving_the_device_free() -> Iterator[None]:
     """Give up what was on the device on leaving, and say in one line that there was no room for more.

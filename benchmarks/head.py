@@ -11,8 +11,9 @@
 - `products`: the three products alone, by torch.mm, into memory that is there already: the floor of `plain`.
 - `products, fused`: the same by the routines that `fused` uses, chunk by chunk: the floor of `fused`.
 - rivals, where they are installed and run: torch's linear_cross_entropy (loss alone), TRL's chunked function (loss,
-  entropy, argmax), Liger's linear_cross_entropy (loss alone, GPUs) and its scaled one (loss, entropy; any device).
-  `pip install -c constraints.txt -e '.[benchmarks]'` installs them.
+  entropy, argmax), Liger's linear_cross_entropy (loss alone, GPUs) and its scaled one (loss, entropy; any device), and
+  cut-cross-entropy (loss alone, GPUs; it leaves out gradients below what half precision resolves).
+  `pip install -c constraints.txt -e '.[benchmarks]'` installs all but the last.
 - `validation`: forward alone, statistics included, over linear and cross_entropy.
 """
 
@@ -38,11 +39,11 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def inputs(rows: int, hidden: int, vocabulary: int, device: str, dtype: torch.dtype) -> Tensors:
     """Hidden states and a weight at the scale of a trained head (logits of a few units), and targets."""
-    generator = torch.Generator().manual_seed(0)
-    h = torch.randn(rows, hidden, generator=generator)
-    w = torch.randn(vocabulary, hidden, generator=generator) * (3 / hidden**0.5)
-    y = torch.randint(vocabulary, (rows,), generator=generator)
-    return h.to(device, dtype).requires_grad_(), w.to(device, dtype).requires_grad_(), y.to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    h = torch.randn(rows, hidden, device=device, generator=generator)
+    w = torch.randn(vocabulary, hidden, device=device, generator=generator) * (3 / hidden**0.5)
+    y = torch.randint(vocabulary, (rows,), device=device, generator=generator)
+    return h.to(dtype).requires_grad_(), w.to(dtype).requires_grad_(), y
 
 
 def plain(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> None:
@@ -69,9 +70,10 @@ def fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
 
 def fused_loss_only(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     static = linear_statistics._Static(None, HeadOptions(statistics=False), -100, None, h.dtype)
-    total = linear_statistics._LinearTokenStatistics.apply(h, w, None, y, static)[0]
-    total.backward()
-    return total
+    outputs = linear_statistics._LinearTokenStatistics.apply(h, w, None, y, static)
+    result = linear_statistics.LinearTokenStatistics(*outputs)
+    result.total_loss.backward()
+    return result
 
 
 def fused_by(route: Route, h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
@@ -83,11 +85,14 @@ def fused_by(route: Route, h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) ->
 def fused_products(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     route = routes.head_route(w.shape[1], len(w), w.dtype, w.device)
     slices = weight_slices(w, route)
-    grad = torch.empty_like(w)
-    logits = None
+    grad = torch.empty_like(w, dtype=torch.promote_types(w.dtype, torch.float32))
+    logits = factor = None
     for start, stop in spans(len(h), rows_per_chunk(len(w), h.dtype, h.device)):
         logits = None
         logits = logits_product(h[start:stop], slices, None, route)
+        if logits.dtype != h.dtype:  # one cast for all chunks: what is in it does not matter to the time
+            factor = logits.to(h.dtype) if factor is None else factor
+            logits = factor[: stop - start]
         hidden_product(logits, w, route)
         accumulate_outer_(grad, logits, h[start:stop], route, first=start == 0)
     return grad
@@ -128,6 +133,14 @@ def trl_chunked(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     return found
 
 
+def cut_cross_entropy(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
+    from cut_cross_entropy import linear_cross_entropy
+
+    loss = linear_cross_entropy(h, w, y)
+    loss.backward()
+    return loss
+
+
 def liger_fused(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Any:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
@@ -149,21 +162,30 @@ RIVALS: dict[str, Callable[..., Any]] = {
     "TRL chunked": trl_chunked,
     "Liger fused": liger_fused,
     "Liger scaled": liger_scaled,
+    "cut-cross-entropy": cut_cross_entropy,
 }
-RIVAL_PACKAGES = ("trl", "liger-kernel")
+RIVAL_PACKAGES = ("trl", "liger-kernel", "cut-cross-entropy")
 
 
-def that_run(rivals: dict[str, Callable[..., Any]], device: str, dtype: torch.dtype) -> dict[str, Callable[..., Any]]:
-    """Return those that run here, and say why others do not."""
-    found = {}
+def that_run(
+    rivals: dict[str, Callable[..., Any]], device: str, dtype: torch.dtype
+) -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
+    """Return those that run here, and why others do not."""
+    found, not_run = {}, {}
     for name, function in rivals.items():
         try:
             function(*inputs(64, 64, 1024, device, dtype))
         except Exception as error:  # noqa: BLE001 (whatever another library raises where it cannot run)
-            print(f"{name}: not run ({type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''})")
+            not_run[name] = reason(error)
         else:
             found[name] = function
-    return found
+    return found, not_run
+
+
+def reason(error: Exception) -> str:
+    """Return an error in one line."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:120]}"
 
 
 @torch.no_grad()
@@ -208,7 +230,10 @@ def measure(
     route = routes.head_route(hidden, vocabulary, dtype, torch.device(device))
     either = routes.ROUTES if has_onednn(dtype, torch.device(device)) else ()
     by_route = {f"fused, {name}": functools.partial(fused_by, name) for name in either}
-    everyone = COMPETITORS | by_route | that_run(RIVALS, device, dtype)
+    rivals, not_run = that_run(RIVALS, device, dtype)
+    for name, why in not_run.items():
+        print(f"{name}: not run ({why})")
+    everyone = COMPETITORS | by_route | rivals
     functions = {name: cleared(function) for name, function in everyone.items()}
     functions["products"] = bare_products(*tensors)
     seconds = timing.interleaved(functions, rounds)

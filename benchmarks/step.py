@@ -4,7 +4,7 @@
     python -m benchmarks.step --threads 1 --quick    # a minute, into build/benchmarks: does it work?
 
 - `step`: DynamicsTrainer (fused head, per-token statistics, metrics) over transformers.Trainer; the same model, batches
-  and optimiser, from one step's beginning to its end. The head's products take the route that this machine chose
+  and optimiser, from one step's end to the next one's. The head's products take the route that this machine chose
   (`dynamics.ops.routes`); `step, onednn` and `step, mm` are either one's, where there are two.
 - `recording`: the clean pass after an epoch, files written and flushed, over a bare forward pass (logits, nothing done
   with them) on the same tokens.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -25,10 +24,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from benchmarks import timing
+from benchmarks.trainings import StepTimes, arguments, qwen3, sequences, wait
 from dynamics import DynamicsTrainer, TokenRecorder
 from dynamics.ops import routes
 from dynamics.ops.products import has_onednn
@@ -37,59 +37,11 @@ from dynamics.training.loop.clean_pass import forward_context
 from dynamics.training.recording.run_writer import RunWriter
 
 
-class StepTimes(TrainerCallback):
-    """Seconds of each optimiser step, the first two left out."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._start = 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        _wait()
-        self._start = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        _wait()
-        self.seconds.append(time.perf_counter() - self._start)
-
-    def median(self) -> float:
-        return statistics.median(self.seconds[2:])
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def sequences(n: int, block: int, vocabulary: int, seed: int) -> list[dict[str, torch.Tensor]]:
-    ids = torch.randint(vocabulary, (n, block), generator=torch.Generator().manual_seed(seed))
-    labels = ids.clone()
-    labels[:, 0] = -100
-    return [{"input_ids": one, "labels": label} for one, label in zip(ids, labels, strict=True)]
-
-
-def arguments(folder: Path, batch: int, device: str) -> TrainingArguments:
-    return TrainingArguments(
-        str(folder / "out"),
-        num_train_epochs=1,
-        per_device_train_batch_size=batch,
-        per_device_eval_batch_size=batch,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        use_cpu=device == "cpu",
-        bf16=device == "cuda",
-        dataloader_pin_memory=device == "cuda",
-    )
-
-
 def measure(size: str, vocabulary: int, given: argparse.Namespace, device: str) -> dict[str, Any]:
     shape: dict[str, Any] = dict(NAMED_SIZES[size])
     if given.layers:
         shape["num_hidden_layers"] = given.layers
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**shape, vocab_size=vocabulary, use_cache=False))
+    model = qwen3(size, vocabulary, **shape)
     train = sequences(given.batch * given.steps, given.block, vocabulary, 0)
     held_out = sequences(max(1, len(train) // 4), given.block, vocabulary, 1)
     where = torch.device(device)
@@ -99,7 +51,7 @@ def measure(size: str, vocabulary: int, given: argparse.Namespace, device: str) 
     for round_ in range(given.rounds + 1):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            args = arguments(folder, given.batch, device)
+            args = arguments(folder, given.batch, device, bf16=device == "cuda")
             kinds = ["plain", *either][:: 1 if round_ % 2 else -1]
             found = {kind: step_seconds(kind, copy.deepcopy(model), train, args) for kind in kinds}
             found["ours"] = found[route]
@@ -147,7 +99,7 @@ def recording(
     record = RunWriter.epoch
 
     def timed(*given: Any) -> Any:
-        _wait()
+        wait()
         begin = time.perf_counter()
         result = record(*given)
         spent.append(time.perf_counter() - begin)
@@ -163,7 +115,7 @@ def recording(
     with torch.no_grad(), forward_context(ids.device, dtype):
         for part in ids.split(args.per_device_eval_batch_size):
             trained(input_ids=part, use_cache=False)
-    _wait()
+    wait()
     bare = time.perf_counter() - begin
     shutil.rmtree(folder / "run")
     # With: training, and one recording more (that of epoch 0 belongs to the run, not to an epoch).

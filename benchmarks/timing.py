@@ -82,10 +82,12 @@ def peak_memory(prepare: Callable[[], Callable[[], Any]], device: str) -> int:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    result = run()
-    peak = max(peak, _resident())
-    done.set()
-    sampler.join()
+    try:
+        result = run()
+        peak = max(peak, _resident())
+    finally:
+        done.set()
+        sampler.join()
     del result
     return peak - before
 
@@ -116,8 +118,13 @@ def hardware(device: str, packages: Sequence[str] = ()) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
-        **{package: _version(package) for package in packages},
+        **versions(packages),
     }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Return the packages' versions, None where one is not installed."""
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dynamics.errors import DamagedRecordError, InputError, TrainingDiverged
+from dynamics.errors import DamagedRecordError, DeviceFull, InputError, TrainingDiverged
 
 if TYPE_CHECKING:
     from dynamics.recipe.studies import StudyRecipe
@@ -70,7 +70,7 @@ def _command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrup
                     function(*args, **kwargs)
                 except InputError as error:
                     _fail(f"Error: {error}", 2)
-                except (DamagedRecordError, TrainingDiverged) as error:
+                except (DamagedRecordError, DeviceFull, TrainingDiverged) as error:
                     _fail(f"Error: {error}", 1)
                 except OSError as error:
                     _fail_of_system(error)

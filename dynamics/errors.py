@@ -17,6 +17,10 @@ class TrainingDiverged(RuntimeError):
     """The training loss is NaN or infinite."""
 
 
+class DeviceFull(RuntimeError):
+    """The device that computes has no memory left. The command line exits with 1."""
+
+
 class DamagedRecordError(ValueError):
     """Records on disk are damaged or incomplete. The command line exits with 1.
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import yaml
 
@@ -120,8 +121,15 @@ def _run_here(folders: Sequence[Path], reporter: Reporter) -> None:
 
 
 def _run_apart(folders: Sequence[Path], jobs: int, reporter: Reporter) -> None:
+    from dynamics.training.environment.hardware import visible_devices
+
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    devices = visible_devices()
+    # Each job has a device to itself, as long as there are as many.
+    places: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for job in range(jobs):
+        places.put({"CUDA_VISIBLE_DEVICES": devices[job % len(devices)]} if devices else {})
     running: set[subprocess.Popen[str]] = set()
     stopping = threading.Event()
 
@@ -129,10 +137,11 @@ def _run_apart(folders: Sequence[Path], jobs: int, reporter: Reporter) -> None:
         if stopping.is_set():
             return folder, 130, ""
         command = [sys.executable, "-m", *run_command(folder)]
+        place = places.get()
         # A process group of its own: Ctrl-C reaches this process, which passes it on once.
         child = subprocess.Popen(
             command,
-            env=environment,
+            env={**environment, **place},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -141,6 +150,7 @@ def _run_apart(folders: Sequence[Path], jobs: int, reporter: Reporter) -> None:
         running.add(child)
         out, err = child.communicate()
         running.discard(child)
+        places.put(place)
         return folder, child.returncode, (err.strip() or out.strip())
 
     failed = []

@@ -29,8 +29,12 @@ model, optimizer, train, validation = accelerator.prepare(model, optimizer, trai
 total_steps = n_epochs * -(-len(train) // accelerator.gradient_accumulation_steps)
 scheduler = accelerator.prepare(get_scheduler("linear", optimizer, 0, total_steps * accelerator.num_processes))
 
+precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+
 with LoopRecorder(TokenRecorder(f"{output}/run"), EntroDrop(ratio=0.15, pool=0.5)) as recorder:
-    recorder.begin(model, train=train, validation=validation, total_steps=total_steps, tokenizer=tokenizer)
+    recorder.begin(
+        model, train=train, validation=validation, total_steps=total_steps, tokenizer=tokenizer, dtype=precision
+    )
     for _ in range(n_epochs):
         model.train()
         for batch in train:

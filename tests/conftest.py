@@ -1,4 +1,4 @@
-"""Makes `support`, what several test rooms share, importable whatever pytest's import mode."""
+"""Makes `support`, what several test rooms share, and `benchmarks` importable whatever pytest's import mode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 # Which route of the head's products is faster is found by timing, and kept in a cache. Tests that compare bits between
 # processes have caches of their own: here all take one, and tests/ops tries both.

@@ -30,7 +30,7 @@ def results_section(results: Mapping[str, Result]) -> str:
 
 
 def _device(name: str, result: Result) -> list[str]:
-    steps: dict[str, Result] = result["steps"]
+    steps: dict[str, Result] = {step.name: result["steps"][step.name] for step in STEPS if step.name in result["steps"]}
     environment = steps.get("environment", {}).get("measured", {})
     versions = ", ".join(
         f"{one} {environment[one]}" for one in ("torch", "triton", "transformers") if environment.get(one)

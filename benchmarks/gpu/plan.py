@@ -42,4 +42,15 @@ def load(module: str) -> tuple[str, Run]:
 STEPS = (
     Step("environment", 30),
     Step("ceilings", 30),
+    Step("kernels", 60),
+    Step("doors", 120, times=False),
+    Step("suite", 120, times=False),
+    Step("resume", 120, times=False),
+    Step("packaged_study", 120, times=False),
+    Step("compiled", 120, times=False),
+    Step("operator_error", 50),
+    Step("operator_cost", 110),
+    Step("training_step", 120),
+    Step("recording_pass", 60),
+    Step("large_model", 60),
 )

@@ -53,7 +53,10 @@ class StepProcess:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                # On a CPU nothing is to find a device that may be there.
+                env=os.environ
+                | {"PYTHONUNBUFFERED": "1"}
+                | ({"CUDA_VISIBLE_DEVICES": ""} if where.device == "cpu" else {}),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,7 +1,13 @@
 """One pass over a linear head: the loss, what is known of every token, and the gradients, chunk by chunk.
 
-Shapes: N rows, H hidden size, V vocabulary. Of the N x V logits only a chunk of rows exists at a time; it turns into
-its own gradient in place. A row's weight and the common factors enter where things are small, at N x H.
+Shapes: N rows, H hidden size, V vocabulary. Of the N x V logits only a chunk of rows exists at a time. A row's weight
+and the common factors enter where things are small, at N x H.
+
+On a CPU everything is float32 at least, and logits turn into their own gradient in place. On accelerators inputs of
+half precision stay the factors that they are, for the tensor cores, and products are float32. Rounded to the inputs'
+type, once each, are the gradient for the logits and hidden states times their row's weight, factors of the next
+products, and the gradients returned. Logits are not, nor is the weight's gradient between chunks. Inputs of float32 are
+multiplied as torch.set_float32_matmul_precision says.
 """
 
 from __future__ import annotations
@@ -18,7 +24,14 @@ import torch
 from dynamics.errors import InputError
 from dynamics.ops import placement
 from dynamics.ops.chunking import rows_per_chunk, spans
-from dynamics.ops.products import Route, accumulate_outer_, hidden_product, logits_product, weight_slices
+from dynamics.ops.products import (
+    Route,
+    accumulate_outer_,
+    accumulate_rows_,
+    hidden_product,
+    logits_product,
+    weight_slices,
+)
 from dynamics.ops.routes import head_route
 from dynamics.ops.row_statistics import HeadOptions, RowValues, direct_rows, identity_entropy, normalised_rows_
 
@@ -32,8 +45,12 @@ WeightFunction = Callable[[torch.Tensor, torch.Tensor, Rows], torch.Tensor]
 # z itself, within 1e-6 (10 + max |z|); above it, where W has a large common part, it was seen to be 1.5 times that.
 IDENTITY_BOUND = 32.0
 
-# Elements of float32 that the torch rows turn half-precision logits into at a time.
-_UPCAST_ELEMENTS = 1 << 26
+# Accelerators: logits of which plain torch makes probabilities at a time, another tensor of float32.
+_TORCH_ELEMENTS = 1 << 26
+
+# Accelerators: rows begin a multiple of so many numbers apart, 128 bytes in half precision, so that products and kernel
+# move 16 bytes at a time whatever the vocabulary.
+_ALIGNMENT = 64
 
 
 @dataclasses.dataclass
@@ -99,22 +116,23 @@ def head_pass(
     gradients = _room_for_gradients(hidden, weight, needs, exact, n_run)
 
     chunk_rows = chunk_rows or rows_per_chunk(weight.shape[0], head.weight.dtype, hidden.device)
+    buffers = None if on_cpu else _chunk_buffers(min(chunk_rows, n_run), head.weight, exact, gradient=any(needs))
     grad_logits: torch.Tensor | None = None
     for start, stop in spans(n_run, chunk_rows):
         rows: Rows = slice(start, stop) if index is None else index[start:stop]
         h = hidden[rows].to(head.weight.dtype).contiguous()
         y = targets[rows] if on_cpu else targets[rows].where(kept[rows], 0)
         grad_logits = None  # frees the last chunk before the next comes
-        found, grad_logits, back = _run_rows(head, h, y, needs)
+        found, grad_logits, back = _run_rows(head, h, y, needs, buffers)
         if callable(token_weight):
             coefficient[rows] = _called(token_weight, found, rows, kept[rows])
         for destination, value in zip(values, found, strict=True):
             destination[rows] = value
         if any(needs):
-            c = coefficient[rows] * head.scale
+            c = coefficient[rows]
             if gradients.hidden is not None and back is not None:
-                gradients.hidden[rows] = (back * c[:, None]).to(hidden.dtype)
-            _accumulate_(gradients, head.route, grad_logits, h, c, first=start == 0)
+                gradients.hidden[rows] = (back * (c * head.scale)[:, None]).to(hidden.dtype)
+            _accumulate_(gradients, head, grad_logits, h, c, first=start == 0)
 
     total = _total(coefficient, values.training_loss, kept, factor)
     if token_weight is None:
@@ -127,7 +145,7 @@ def head_pass(
 class _Head(NamedTuple):
     """A head as the products take it, and where its logit_scale goes."""
 
-    weight: torch.Tensor  # of the logits' type
+    weight: torch.Tensor  # of the factors' type
     bias: torch.Tensor | None
     slices: tuple[torch.Tensor, ...]
     route: Route
@@ -135,6 +153,13 @@ class _Head(NamedTuple):
     hidden_scale: float  # what of it the rows of `hidden` take before the product
     row_options: HeadOptions  # with what the rows of logits take of it
     identity: bool  # whether entropy may be read off the gradient
+
+
+class _Buffers(NamedTuple):
+    """The memory of an accelerator's chunk, one for all chunks: the allocator cuts up what is freed in between."""
+
+    logits: torch.Tensor
+    gradient: torch.Tensor | None  # the logits' own where that is the factors' type, None where none is needed
 
 
 class _Gradients(NamedTuple):
@@ -194,22 +219,40 @@ def _room_for_gradients(
     )
 
 
+def _chunk_buffers(n_rows: int, weight: torch.Tensor, exact: torch.dtype, *, gradient: bool) -> _Buffers:
+    """Room for logits of the exact type, and for their gradient in the factors' type if that is another."""
+    n_vocab = len(weight)
+    width = -(-n_vocab // _ALIGNMENT) * _ALIGNMENT
+
+    def room(dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(n_rows, width, dtype=dtype, device=weight.device).narrow(1, 0, n_vocab)
+
+    logits = room(exact)
+    if not gradient:
+        return _Buffers(logits, None)
+    return _Buffers(logits, logits if weight.dtype == exact else room(weight.dtype))
+
+
 def _run_rows(
-    head: _Head, h: torch.Tensor, y: torch.Tensor, needs: tuple[bool, bool, bool]
+    head: _Head, h: torch.Tensor, y: torch.Tensor, needs: tuple[bool, bool, bool], buffers: _Buffers | None
 ) -> tuple[RowValues, torch.Tensor, torch.Tensor | None]:
     """Return what is known of some rows, their loss's gradient for the logits, and that for `h` where it is needed.
 
     The gradients are over logit_scale; the first is undefined where nothing needs one.
     """
     # One name throughout, lest a second tensor of the chunk's size stay alive through the products.
-    logits = logits_product(
-        h if head.hidden_scale == 1.0 else h * head.hidden_scale, head.slices, head.bias, head.route
-    )
+    room = None if buffers is None else buffers.logits[: len(y)]
+    scaled = h if head.hidden_scale == 1.0 else h * head.hidden_scale
+    logits = logits_product(scaled, head.slices, head.bias, head.route, room)
     normalised = normalised_rows_(logits, y, head.row_options, IDENTITY_BOUND) if head.identity else None
     if normalised is not None:
         found = normalised.values
+    elif buffers is None:
+        found, logits = direct_rows(logits, y, head.row_options, gradient=any(needs))
     else:
-        found, logits = _direct(logits, y, head.row_options, gradient=any(needs))
+        room = None if buffers.gradient is None else buffers.gradient[: len(y)]
+        found = _accelerator_rows(logits, y, head.row_options, room)
+        logits = logits if room is None else room
     back = hidden_product(logits, head.weight, head.route) if needs[0] else None
     if normalised is not None and back is not None and head.row_options.statistics:
         product = torch.linalg.vecdot(h, back) * head.scale
@@ -218,33 +261,31 @@ def _run_rows(
 
 
 def _accumulate_(
-    gradients: _Gradients, route: Route, grad_logits: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *, first: bool
+    gradients: _Gradients, head: _Head, grad_logits: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *, first: bool
 ) -> None:
     """Add some rows' part of the weight's and the bias's gradient; `c`, of shape (n,), multiplies each row's."""
     if gradients.weight is not None:
-        accumulate_outer_(gradients.weight, grad_logits, (h * c[:, None]).to(grad_logits.dtype), route, first=first)
+        weighted = (h * (c * head.scale)[:, None]).to(grad_logits.dtype)
+        accumulate_outer_(gradients.weight, grad_logits, weighted, head.route, first=first)
     if gradients.bias is not None:
-        gradients.bias.add_(torch.mv(grad_logits.t(), c.to(grad_logits.dtype)).to(gradients.bias.dtype))
+        accumulate_rows_(gradients.bias, grad_logits, c.to(grad_logits.dtype), head.scale)
 
 
-def _direct(
-    logits: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, gradient: bool
-) -> tuple[RowValues, torch.Tensor]:
-    """The statistics, and the logits' gradient in the logits' type, by Triton or by torch."""
+def _accelerator_rows(
+    logits: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad: torch.Tensor | None
+) -> RowValues:
+    """The statistics, and the logits' gradient into `grad`, by Triton or by torch. The logits are scratch space."""
     if uses_triton(logits):
         from dynamics.ops import triton_kernels
 
-        return triton_kernels.row_statistics_(logits, y, options, gradient=gradient), logits
-    if placement.host_computes(logits.device):
-        return direct_rows(logits, y, options, gradient=gradient)
-    # Some rows at a time: the arithmetic is float32.
+        return triton_kernels.row_statistics(logits, y, options, grad)
     parts = []
-    for start, stop in spans(len(y), max(1, _UPCAST_ELEMENTS // logits.shape[1])):
-        found, grad = direct_rows(logits[start:stop], y[start:stop], options, gradient=gradient)
+    for start, stop in spans(len(y), max(1, _TORCH_ELEMENTS // logits.shape[1])):
+        found, p = direct_rows(logits[start:stop], y[start:stop], options, gradient=grad is not None)
         parts.append(found)
-        if gradient:
-            logits[start:stop] = grad
-    return RowValues(*(torch.cat(column) for column in zip(*parts, strict=True))), logits
+        if grad is not None:
+            grad[start:stop] = p
+    return RowValues(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def uses_triton(logits: torch.Tensor) -> bool:

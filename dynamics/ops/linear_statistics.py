@@ -78,7 +78,7 @@ def linear_token_statistics(
     label_smoothing : float
         Share of a target spread evenly over the vocabulary, in the total and its gradients alone.
     chunk_rows : int, optional
-        Rows of logits held at a time. The default suits the device.
+        Rows of logits held at a time, on which last digits depend. The default suits the device (`ops.chunking`).
 
     Returns
     -------
@@ -97,8 +97,9 @@ def linear_token_statistics(
     Notes
     -----
     On a CPU the products are float32 whatever the inputs, and entropy is read off the gradient where that is accurate
-    (`head_pass.IDENTITY_BOUND`). On CUDA the logits have the inputs' type, as those of the model's own head do, and
-    one Triton kernel treats the rows, or plain torch where Triton is missing; neither has been run on a GPU so far.
+    (`head_pass.IDENTITY_BOUND`). Elsewhere half-precision factors give float32 products: logits are not rounded as a
+    model's own are, but their gradient is, the next products' factor. On CUDA one Triton kernel treats the rows, or
+    plain torch where Triton is missing, as on other devices; neither has been run on a GPU so far.
 
     Gradients are computed here, for the inputs that need them: none under ``no_grad``, where nothing is saved. Results
     kept past the backward pass should be detached.
@@ -213,8 +214,11 @@ class _LinearTokenStatistics(torch.autograd.Function):
                 out.append(None)
             elif one:
                 out.append(grad.to(dtype))
+            elif grad.dtype != dtype:
+                # In one pass over the memory, rounded once.
+                out.append(torch.mul(grad, multiplier, out=torch.empty_like(grad, dtype=dtype)))
             else:
-                out.append((grad.mul_(multiplier) if in_place else grad * multiplier).to(dtype))
+                out.append(grad.mul_(multiplier) if in_place else grad * multiplier)
         return (*out, None, None)
 
 

@@ -1,5 +1,9 @@
 """The three matrix products of a linear head, by either of two routes.
 
+Results are float32 at least. Of half-precision factors that is the exact sum's one rounding less than torch.mm makes:
+on CUDA the tensor cores add up in float32 and write that; on devices whose torch.mm has no such output the factors are
+turned to float32, which gives products of the same numbers.
+
 On x86 CPUs torch's own float32 products (``torch.mm``) go to MKL; torch also carries oneDNN, whose dense float32
 product is reached through the operator that TorchInductor generates code for. Which of the two is faster differs
 between processors of one family, and with the shape: `dynamics.ops.routes` chooses. Both are exact to float32's
@@ -65,6 +69,29 @@ def _by_onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = Non
     return out
 
 
+def _half(a: torch.Tensor) -> bool:
+    return a.dtype in (torch.bfloat16, torch.float16)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """a b, float32 of half-precision factors and of the factors' type otherwise; into `out` where that is given."""
+    if not _half(a):
+        return torch.mm(a, b, out=out)
+    if a.device.type == "cuda":
+        return torch.mm(a, b, out_dtype=torch.float32, out=out)
+    return torch.mm(a.float(), b.float(), out=out)
+
+
+def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add a b, as `_product` gives it, to `total`."""
+    if not _half(a):
+        total.addmm_(a, b)
+    elif a.device.type != "cuda":
+        total.addmm_(a.float(), b.float())
+    else:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+
+
 def weight_slices(weight: torch.Tensor, route: Route) -> tuple[torch.Tensor, ...]:
     """Cut a weight along its columns as `logits_product` wants it: made once a pass, a copy if there are several.
 
@@ -85,9 +112,13 @@ def weight_slices(weight: torch.Tensor, route: Route) -> tuple[torch.Tensor, ...
 
 
 def logits_product(
-    hidden: torch.Tensor, slices: tuple[torch.Tensor, ...], bias: torch.Tensor | None, route: Route
+    hidden: torch.Tensor,
+    slices: tuple[torch.Tensor, ...],
+    bias: torch.Tensor | None,
+    route: Route,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return hidden weight^T + bias, new.
+    """Return hidden weight^T + bias.
 
     Parameters
     ----------
@@ -96,14 +127,21 @@ def logits_product(
         From `weight_slices`, for this route.
     bias : Tensor, shape (V,), or None
     route : "onednn" or "mm"
+    out : Tensor, shape (N, V), optional
+        Where to write it, of the result's type; new otherwise. Not for oneDNN.
 
     Returns
     -------
     Tensor, shape (N, V)
+        float32 of half-precision factors, as of every product here.
     """
     if not _onednn(route, hidden, *slices):
         (weight,) = slices
-        return torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
+        if bias is not None and not _half(hidden):
+            return torch.addmm(bias, hidden, weight.t(), out=out)
+        logits = _product(hidden, weight.t(), out)
+        return logits if bias is None else logits.add_(bias)
+    assert out is None
     out = _by_onednn(hidden[:, : slices[0].shape[1]], slices[0], bias)
     start = slices[0].shape[1]
     for part in slices[1:]:
@@ -127,7 +165,7 @@ def hidden_product(grad: torch.Tensor, weight: torch.Tensor, route: Route) -> to
     Tensor, shape (N, H)
     """
     if not (_onednn(route, grad, weight) and weight.is_contiguous()):
-        return torch.mm(grad, weight)
+        return _product(grad, weight)
     out: torch.Tensor | None = None
     for start, stop in spans(grad.shape[1], _MOST_TERMS):
         partial = _by_onednn(grad[:, start:stop], weight[start:stop].t())
@@ -158,13 +196,21 @@ def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rou
                 total[start:stop].copy_(partial)
             else:
                 total[start:stop].add_(partial)
-    elif total.dtype != a.dtype:
-        partial = torch.mm(a.t(), b)
-        if first:
-            total.copy_(partial)
-        else:
-            total.add_(partial)
     elif first:
-        torch.mm(a.t(), b, out=total)
+        _product(a.t(), b, total)
     else:
-        total.addmm_(a.t(), b)
+        _add_product_(total, a.t(), b)
+
+
+def accumulate_rows_(total: torch.Tensor, a: torch.Tensor, c: torch.Tensor, scale: float) -> None:
+    """Add scale a^T c to `total`.
+
+    Parameters
+    ----------
+    total : Tensor, shape (V,)
+        Changed in place. Of the factors' type, or float32 for half-precision factors.
+    a : Tensor, shape (N, V)
+    c : Tensor, shape (N,)
+    scale : float
+    """
+    total.add_(_product(c[None], a)[0] if _half(a) else torch.mv(a.t(), c), alpha=scale)

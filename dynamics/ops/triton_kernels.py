@@ -1,4 +1,4 @@
-"""The row kernel for CUDA: one program a row reads it once for all statistics, and once more to leave the gradient.
+"""The row kernel for CUDA: one program a row reads it once for all statistics, and once more for the gradient.
 
 Import it only where Triton is installed. It is checked under Triton's interpreter (TRITON_INTERPRET=1, on a CPU) and
 compiles for NVIDIA GPUs; it has not been run, or timed, on one.
@@ -17,29 +17,51 @@ from dynamics.ops.row_statistics import HeadOptions, RowValues
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-_MAX_BLOCK = 4096
+# Columns that a program holds at a time: 8 a thread, two loads of 16 bytes in float32 and one store of 16 in half
+# precision. Each thread keeps sums for each of its 8 (see `_reduced_row`), in some 64 registers: three or four programs
+# of 8 warps are on a multiprocessor together, with more than enough loads under way for its share of the bandwidth.
+_MAX_BLOCK = 2048
 _WARPS = 8
 
 
 # A program has one row, and holds BLOCK of its columns at a time. Parameters have no annotations because Triton looks
-# their names up. The vocabulary is a constant of the compiled kernel: a model has one. What a kernel calls must be
-# compiled for it too, and is put into it.
+# their names up. The vocabulary is a constant of the compiled kernel: a model has one. All blocks but the last are full
+# and need no mask, which would narrow their loads where V is odd. What a kernel calls must be compiled for it too, and
+# is put into it.
 @triton.jit
 def _tanh_of_ratio(z, softcap):  # type: ignore[no-untyped-def]
     """tanh(z / softcap), by the exponential."""
     return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / softcap))
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _as_logits(u, logit_scale, softcap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Products times logit_scale, capped, in float32."""
+    z = u * logit_scale
+    if CAPPED:
+        z = softcap * _tanh_of_ratio(z, softcap)
+    return z
+
+
 @triton.jit
-def _scaled(u_row, column, valid, logit_scale):  # type: ignore[no-untyped-def]
-    """Columns of a row times logit_scale in float32; the padding behind the last is -inf."""
-    return tl.load(u_row + column, mask=valid, other=float("-inf")).to(tl.float32) * logit_scale
+def _taken_in(z, start, top, best, mass, moment):  # type: ignore[no-untyped-def]
+    """A block's logits taken into running values, each thread's columns into its own.
+
+    Online, after Milakov & Gimelshein, "Online normalizer calculation for softmax" (2018): `mass`, of exp(z - top), and
+    `moment`, of (z - top) exp(z - top), are relative to the largest logit so far.
+    """
+    rise = z - top
+    higher = z > top  # strictly: the first of equals stays; not of NaN, which goes into mass
+    shared = tl.exp(-tl.abs(rise))
+    rise = tl.minimum(tl.maximum(rise, -1.0e4), 1.0e4)  # as good as infinite, but 0 times it is 0
+    moment = tl.where(higher, shared * (moment - rise * mass), moment + shared * rise)
+    mass = tl.where(higher, shared * mass + 1.0, mass + shared)
+    return tl.maximum(top, z), tl.where(higher, start, best), mass, moment
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _reduced_row(  # type: ignore[no-untyped-def]
     u_row,
-    target,
     logit_scale,
     softcap,
     N_VOCAB: tl.constexpr,
@@ -47,44 +69,70 @@ def _reduced_row(  # type: ignore[no-untyped-def]
     SMOOTHED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Largest logit, its first column, sums of exp(z - top) and (z - top) exp(z - top), target's logit, sum of all.
+    """Largest logit, its first column, sums of exp(z - top) and (z - top) exp(z - top), and sum of all.
 
-    Online, after Milakov & Gimelshein, "Online normalizer calculation for softmax" (2018): the sums `mass` and `moment`
-    are relative to the largest logit so far. The last is 0 but for smoothing.
+    Threads meet once, at the end: in the loop each keeps these values of its own columns. The last is 0 but for
+    smoothing.
     """
-    # The start is finite, lest a masked first block (-inf) make NaN of -inf + inf.
-    top = -3.0e38
-    best = 0
-    mass = 0.0
-    moment = 0.0
-    sum_z = 0.0
-    target_z = 0.0
-    for start in range(0, N_VOCAB, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        valid = column < N_VOCAB
-        z = _scaled(u_row, column, valid, logit_scale)
-        if CAPPED:
-            z = softcap * _tanh_of_ratio(z, softcap)
-            z = tl.where(valid, z, float("-inf"))  # padding must stay there
-        block_top = tl.max(z, axis=0)
-        block_best = tl.min(tl.where(z == block_top, column, 2147483647), axis=0)
-        best = tl.where(block_top > top, block_best, best)  # strictly: the first of equals
-        new_top = tl.maximum(top, block_top)
-        shrink = tl.exp(top - new_top)
-        distance = tl.maximum(z - new_top, -1.0e4)  # as good as -inf, but 0 times it is 0
-        e = tl.exp(distance)
-        moment = shrink * (moment + (top - new_top) * mass) + tl.sum(e * distance, axis=0)
-        mass = shrink * mass + tl.sum(e, axis=0)
-        top = new_top
-        target_z += tl.sum(tl.where(column == target, z, 0.0), axis=0)
+    FULL: tl.constexpr = N_VOCAB // BLOCK * BLOCK
+    lane = tl.arange(0, BLOCK)
+    # The start is finite, lest masked columns (-inf) make NaN of -inf + inf.
+    top = tl.full((BLOCK,), -3.0e38, tl.float32)
+    best = tl.zeros((BLOCK,), tl.int32)
+    mass = tl.zeros((BLOCK,), tl.float32)
+    moment = tl.zeros((BLOCK,), tl.float32)
+    sum_z = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, FULL, BLOCK):
+        z = _as_logits(tl.load(u_row + start + lane), logit_scale, softcap, CAPPED)
+        top, best, mass, moment = _taken_in(z, start, top, best, mass, moment)
         if SMOOTHED:
-            sum_z += tl.sum(tl.where(valid, z, 0.0), axis=0)
-    return top, best, mass, moment, target_z, sum_z
+            sum_z += z
+    if FULL < N_VOCAB:
+        valid = FULL + lane < N_VOCAB
+        z = _as_logits(tl.load(u_row + FULL + lane, mask=valid, other=0.0), logit_scale, softcap, CAPPED)
+        if SMOOTHED:
+            sum_z += tl.where(valid, z, 0.0)
+        z = tl.where(valid, z, float("-inf"))
+        top, best, mass, moment = _taken_in(z, FULL, top, best, mass, moment)
+    row_top = tl.max(top, axis=0)
+    first = tl.min(tl.where(top == row_top, best + lane, 2147483647), axis=0)
+    fall = tl.maximum(top - row_top, -1.0e4)
+    share = tl.exp(fall)
+    moment = tl.sum(share * (moment + fall * mass), axis=0)
+    return row_top, first, tl.sum(share * mass, axis=0), moment, tl.sum(sum_z, axis=0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _leave_gradient(  # type: ignore[no-untyped-def]
+def _gradient(  # type: ignore[no-untyped-def]
+    u,
+    column,
+    target,
+    top,
+    inverse_mass,
+    logit_scale,
+    softcap,
+    label_smoothing,
+    N_VOCAB: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SMOOTHED: tl.constexpr,
+):
+    """The loss's gradient for products of some columns, over logit_scale."""
+    z = u * logit_scale
+    slope = 1.0
+    if CAPPED:
+        capped = _tanh_of_ratio(z, softcap)
+        slope = 1.0 - capped * capped
+        z = softcap * capped
+    grad = tl.exp(z - top) * inverse_mass - tl.where(column == target, 1.0 - label_smoothing, 0.0)
+    if SMOOTHED:
+        grad -= label_smoothing / N_VOCAB
+    return grad * slope
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _write_gradient(  # type: ignore[no-untyped-def]
     u_row,
+    grad_row,
     target,
     top,
     mass,
@@ -96,26 +144,43 @@ def _leave_gradient(  # type: ignore[no-untyped-def]
     SMOOTHED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Overwrite a row with its loss's gradient."""
-    for start in range(0, N_VOCAB, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    """Write the gradient for a row, which may be written over the row itself.
+
+    From the last block to the first: what was read last is still in the L2 cache.
+    """
+    FULL: tl.constexpr = N_VOCAB // BLOCK * BLOCK
+    lane = tl.arange(0, BLOCK)
+    inverse_mass = 1.0 / mass
+    if FULL < N_VOCAB:
+        column = FULL + lane
         valid = column < N_VOCAB
-        z = _scaled(u_row, column, valid, logit_scale)
-        slope = 1.0
-        if CAPPED:
-            capped = _tanh_of_ratio(z, softcap)
-            slope = 1.0 - capped * capped
-            z = softcap * capped
-        grad = tl.exp(z - top) / mass - tl.where(column == target, 1.0 - label_smoothing, 0.0)
-        if SMOOTHED:
-            grad -= label_smoothing / N_VOCAB
-        grad = grad * slope
-        tl.store(u_row + column, grad.to(u_row.dtype.element_ty), mask=valid)
+        u = tl.load(u_row + column, mask=valid, other=0.0)
+        grad = _gradient(
+            u, column, target, top, inverse_mass, logit_scale, softcap, label_smoothing, N_VOCAB, CAPPED, SMOOTHED
+        )
+        tl.store(grad_row + column, grad.to(grad_row.dtype.element_ty), mask=valid)
+    for done in range(0, FULL, BLOCK):
+        column = (FULL - BLOCK - done) + lane
+        grad = _gradient(
+            tl.load(u_row + column),
+            column,
+            target,
+            top,
+            inverse_mass,
+            logit_scale,
+            softcap,
+            label_smoothing,
+            N_VOCAB,
+            CAPPED,
+            SMOOTHED,
+        )
+        tl.store(grad_row + column, grad.to(grad_row.dtype.element_ty))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def row_kernel(  # type: ignore[no-untyped-def]
     u_ptr,
+    grad_ptr,
     target_ptr,
     training_loss_ptr,
     loss_ptr,
@@ -123,22 +188,24 @@ def row_kernel(  # type: ignore[no-untyped-def]
     correct_ptr,
     logsumexp_ptr,
     row_stride,
+    grad_stride,
     logit_scale,
     softcap,
     label_smoothing,
     N_VOCAB: tl.constexpr,
     CAPPED: tl.constexpr,
     SMOOTHED: tl.constexpr,
+    STATISTICS: tl.constexpr,
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Reduce one row, store its statistics, and with GRADIENT overwrite it."""
-    row = tl.program_id(0).to(tl.int64)
-    u_row = u_ptr + row * row_stride  # 64 bits: rows times columns exceeds 2**31
+    """Reduce one row, store its statistics, and with GRADIENT its loss's gradient."""
+    row = tl.program_id(0).to(tl.int64)  # 64 bits: rows times columns may exceed 2**31
+    u_row = u_ptr + row * row_stride
     target = tl.load(target_ptr + row).to(tl.int32)
-    top, best, mass, moment, target_z, sum_z = _reduced_row(
-        u_row, target, logit_scale, softcap, N_VOCAB, CAPPED, SMOOTHED, BLOCK
-    )
+    # Read before anything is written over it.
+    target_z = _as_logits(tl.load(u_row + target), logit_scale, softcap, CAPPED)
+    top, first, mass, moment, sum_z = _reduced_row(u_row, logit_scale, softcap, N_VOCAB, CAPPED, SMOOTHED, BLOCK)
     log_mass = tl.log(mass)
     loss = log_mass + (top - target_z)
     training_loss = loss
@@ -147,27 +214,33 @@ def row_kernel(  # type: ignore[no-untyped-def]
         training_loss = (1.0 - label_smoothing) * loss + label_smoothing * mean_loss
     tl.store(loss_ptr + row, loss)
     tl.store(training_loss_ptr + row, training_loss)
-    tl.store(entropy_ptr + row, log_mass - moment / mass)
     tl.store(logsumexp_ptr + row, top + log_mass)
-    tl.store(correct_ptr + row, (best == target) & (target_z == top))
+    if STATISTICS:
+        tl.store(entropy_ptr + row, log_mass - moment / mass)
+        tl.store(correct_ptr + row, (first == target) & (mass > 0.0))  # mass is NaN where a logit is
+    else:  # the compiler leaves out what only these need
+        tl.store(entropy_ptr + row, float("nan"))
+        tl.store(correct_ptr + row, False)
     if GRADIENT:
-        _leave_gradient(
-            u_row, target, top, mass, logit_scale, softcap, label_smoothing, N_VOCAB, CAPPED, SMOOTHED, BLOCK
+        grad_row = grad_ptr + row * grad_stride
+        _write_gradient(
+            u_row, grad_row, target, top, mass, logit_scale, softcap, label_smoothing, N_VOCAB, CAPPED, SMOOTHED, BLOCK
         )
 
 
-def row_statistics_(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, gradient: bool) -> RowValues:
-    """Return the statistics of rows, in float32; with `gradient`, overwrite them with their loss's gradient.
+def row_statistics(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad: torch.Tensor | None) -> RowValues:
+    """Return the statistics of rows, in float32, and write their loss's gradient.
 
     Parameters
     ----------
-    u : Tensor, shape (N, V)
-        The product, before logit_scale and softcap: bfloat16, float16 or float32, rows contiguous.
+    u : Tensor of float32, shape (N, V)
+        The product, before logit_scale and softcap; rows contiguous, and best 16 numbers or a multiple of it apart.
     y : Tensor of int64, shape (N,)
         Targets, all of them columns.
     options : HeadOptions
-    gradient : bool
-        Leave d training_loss / d u over logit_scale in `u`.
+    grad : Tensor, shape (N, V), or None
+        Where to leave d training_loss / d u over logit_scale, of any floating type, rows contiguous: `u` itself, or
+        memory apart from it.
 
     Returns
     -------
@@ -175,7 +248,9 @@ def row_statistics_(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, g
         As `row_statistics.direct_rows` gives them.
     """
     n_rows, n_vocab = u.shape
-    assert u.stride(1) == 1, u.stride()
+    assert u.dtype == torch.float32 and u.stride(1) == 1 and y.is_contiguous(), (u.dtype, u.stride(), y.stride())
+    target = u if grad is None else grad
+    assert target.shape == u.shape and target.stride(1) == 1, (target.shape, target.stride())
     training_loss, loss, entropy, logsumexp = torch.empty(4, n_rows, dtype=torch.float32, device=u.device)
     correct = torch.empty(n_rows, dtype=torch.bool, device=u.device)
     if n_rows:
@@ -183,6 +258,7 @@ def row_statistics_(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, g
         with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]
             row_kernel[(n_rows,)](
                 u,
+                target,
                 y,
                 training_loss,
                 loss,
@@ -190,15 +266,18 @@ def row_statistics_(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, g
                 correct,
                 logsumexp,
                 u.stride(0),
+                target.stride(0),
                 options.logit_scale,
                 1.0 if options.softcap is None else options.softcap,
                 options.label_smoothing,
                 N_VOCAB=n_vocab,
                 CAPPED=options.softcap is not None,
                 SMOOTHED=options.label_smoothing > 0,
-                GRADIENT=gradient,
+                STATISTICS=options.statistics,
+                GRADIENT=grad is not None,
                 BLOCK=min(_MAX_BLOCK, triton.next_power_of_2(n_vocab)),
                 num_warps=_WARPS,
+                enable_fp_fusion=True,  # Triton is about to change what it does unasked
             )
     loss.clamp_(min=0.0)
     entropy.clamp_(min=0.0)

@@ -62,9 +62,11 @@ class LossTruncation(Regularizer):
 
         super().__init__(**settings)
         self._steps = 0
-        self._step = torch.zeros(N_BINS, dtype=torch.int32)  # of the step that is under way
-        self._history = torch.zeros(self.settings.window, N_BINS, dtype=torch.int32)  # step s in row s % window
-        self._threshold = torch.tensor(torch.inf)
+        # On the host, until there is a batch.
+        self._step = torch.zeros(N_BINS, dtype=torch.int32, device="cpu")  # of the step that is under way
+        window = self.settings.window
+        self._history = torch.zeros(window, N_BINS, dtype=torch.int32, device="cpu")  # step s in row s % window
+        self._threshold = torch.tensor(torch.inf, dtype=torch.float32, device="cpu")
 
     @property
     def threshold(self) -> float:
@@ -115,7 +117,8 @@ class LossTruncation(Regularizer):
         first = self._steps - len(state["bins"])
         for step, (places, counts) in enumerate(zip(state["bins"], state["counts"], strict=True), first):
             row = self._history[step % self.settings.window]
-            row[torch.tensor(places, dtype=torch.int64)] = torch.tensor(counts, dtype=torch.int32).to(row.device)
+            at = torch.tensor(places, dtype=torch.int64, device=row.device)
+            row[at] = torch.tensor(counts, dtype=torch.int32, device=row.device)
         self._renew()
 
     def _renew(self) -> None:

@@ -189,11 +189,18 @@ class LoopRecorder:
         Raises
         ------
         InputError
-            Before `begin`, within another one, or for a batch without token ids and labels.
+            Before `begin`, within another one, for a batch without token ids and labels, or for one that is not yet
+            where the model is, which regularisers act in.
         """
         model = self._begun("batch")
         self._loop.begin_pass()
         known = self._loop.read(batch)
+        here, there = known.predicted.device, next(model.parameters()).device
+        if self._loop.methods.all and here.type != there.type:
+            raise InputError(
+                f"LoopRecorder: the batch is on {here} and the model on {there}; move it there before "
+                "`with recorder.batch(...)`, so that regularisers act where the model is"
+            )
         left = {key: value for key, value in batch.items() if key != "sequence_id"}
         if self._loop.methods.needs_current_values:
             known = with_values(known, current_values(model, left, dtype=self._dtype, fused=False))

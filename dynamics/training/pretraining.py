@@ -16,20 +16,22 @@ from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.batches.sequence_dataset import SequenceDataset
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.environment.arguments import training_arguments
+from dynamics.training.environment.hardware import leaving_the_device_free
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.loop.training_pass import Moment, TrainingPass
 from dynamics.training.preparation.prepare import Prepared, prepare
 from dynamics.training.trainer import DynamicsTrainer
 
 
-def prepare_recipe(recipe: Recipe, reporter: Reporter) -> Prepared:
+def prepare_recipe(recipe: Recipe, reporter: Reporter, *, precision: str | None = None) -> Prepared:
     """Return what a run of `recipe` starts from, made or found in the cache; see `prepare`."""
-    return prepare(recipe, reporter, pretrain=pretrain)
+    return prepare(recipe, reporter, pretrain=pretrain, precision=precision)
 
 
 def reference(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     """Do the reference pass alone; return its ``path``, whether it was ``cached``, and its means."""
-    prepared = prepare_recipe(recipe, reporter)
+    with leaving_the_device_free():
+        prepared = prepare_recipe(recipe, reporter)
     return {
         "path": prepared.reference_path,
         "cached": prepared.reference_cached,
@@ -48,12 +50,19 @@ def pretrain(
     model: PreTrainedModel, packed: PackedSplit, training: dict[str, Any], seed: int, path: Path, reporter: Reporter
 ) -> float:
     """Train `model` in place; return its mean training loss over the last epoch, in nats."""
+    with leaving_the_device_free():
+        return _pretrain(model, packed, training, seed, path, reporter)
+
+
+def _pretrain(
+    model: PreTrainedModel, packed: PackedSplit, training: dict[str, Any], seed: int, path: Path, reporter: Reporter
+) -> float:
     args = training_arguments(training, output_dir=path, seed=seed, where="base.training")
     losses = _Losses()
     n_sequences, n_positions = packed.token_id.shape
     with reporter.progress(n_sequences * int(training["num_train_epochs"]), "pretraining the base") as progress:
         loop = TrainingLoop(recording=losses, on_batch=progress.update)
-        loop.open(BatchReader(torch.arange(n_sequences), n_positions), total_steps=1)
+        loop.open(BatchReader(torch.arange(n_sequences, device="cpu"), n_positions), total_steps=1)
         trainer = DynamicsTrainer(
             model=model,
             args=args,

@@ -17,6 +17,7 @@ from dynamics.recipe.loading import resolved
 from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.metrics import append_metrics
+from dynamics.records.reader import open_run
 from dynamics.regularizers.base import Regularizer
 from dynamics.regularizers.registry import build_regularizers
 from dynamics.reporting import Reporter
@@ -24,16 +25,17 @@ from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.batches.sequence_dataset import SequenceDataset
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.environment.arguments import forward_dtype, training_arguments
+from dynamics.training.environment.hardware import leaving_the_device_free
 from dynamics.training.environment.interrupts import finishing_steps
 from dynamics.training.environment.processes import on_rank_zero, rank, wait_for_all, world_size
-from dynamics.training.loop.clean_pass import evaluate_tokens
+from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
 from dynamics.training.loop.methods import training_data
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.loop.training_pass import Moment, TrainingPass
 from dynamics.training.preparation.prepare import Prepared
 from dynamics.training.pretraining import prepare_recipe
-from dynamics.training.recording.run_writer import OnRecorded, RunPlan, RunWriter
+from dynamics.training.recording.run_writer import OnRecorded, RunPlan, RunWriter, reference_of_run
 from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints, telling_full_disk
 from dynamics.training.resuming.resume_point import claim, config_hash_of, discard, resume_point
 from dynamics.training.resuming.same import Resumption, restore_hardware
@@ -59,9 +61,16 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         For bad input, before anything is written; or if `output` holds another run.
     TrainingDiverged
         The training loss is NaN or infinite, unless the recipe says to go on.
+    DeviceFull
+        The device has no memory left.
     Interrupted
         A signal asked to stop; what is complete is kept.
     """
+    with leaving_the_device_free():
+        _train(recipe, output, resume=resume, reporter=reporter)
+
+
+def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> None:
     # Before anything else, so that the processes of a launcher have met.
     training_arguments(recipe.training, output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed)
     finished, changed = on_rank_zero(lambda: claim(recipe, output, resume=resume, reporter=reporter))
@@ -80,8 +89,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
         on_rank_zero(lambda: discard(output))
     else:
         resumption = Resumption(epoch=point.epoch, step=point.step, changed=changed)
-        for line in restore_hardware(output):
+        for line in restore_hardware(output, args.device):
             reporter.line(line)
+        _rank_as_before(methods, prepared, output, seed=recipe.seed)
     writer = RunWriter(plan, on_recorded=_after_epoch(prepared, args, output, reporter), completes=False)
     epochs = round(args.num_train_epochs)
     n_sequences = len(plan.splits["train"].token_id)
@@ -107,17 +117,37 @@ def make_ready(
     recipe: Recipe, output: Path, reporter: Reporter
 ) -> tuple[Prepared, list[Regularizer], TrainingArguments]:
     """Return all that `recipe` trains with; whatever it gets wrong shows here, and nothing is in `output` yet."""
-    prepared = prepare_recipe(recipe, reporter)
+    # A run that goes on does so in its own precision, whatever the device at hand would choose.
+    precision = open_run(output).manifest.get("precision") if (output / schema.MANIFEST_FILE).exists() else None
+    prepared = prepare_recipe(recipe, reporter, precision=precision)
     methods = build_regularizers(recipe.regularizers)
     args = training_arguments(
-        _merged_training(recipe, methods), output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed, save=True
+        _merged_training(recipe, methods),
+        output_dir=output / schema.CHECKPOINTS_FOLDER,
+        seed=recipe.seed,
+        save=True,
+        precision=precision,
     )
-    data = training_data(
-        prepared.splits["train"], prepared.reference["train"], tokenizer=prepared.tokenizer, seed=recipe.seed
-    )
+    _show(methods, prepared, prepared.reference["train"], seed=recipe.seed)
+    return prepared, methods, args
+
+
+def _show(methods: list[Regularizer], prepared: Prepared, reference: TokenValues, *, seed: int) -> None:
+    """Show methods the training set, and its values under the starting model."""
+    data = training_data(prepared.splits["train"], reference, tokenizer=prepared.tokenizer, seed=seed)
     for method in methods:
         method.prepare(data)
-    return prepared, methods, args
+
+
+def _rank_as_before(methods: list[Regularizer], prepared: Prepared, output: Path, *, seed: int) -> None:
+    """Show methods the reference values that the run in `output` began with, where those at hand are others.
+
+    A cache that was filled on another device holds others, and masks would change in the middle of the run.
+    """
+    here, before = prepared.reference["train"], reference_of_run(output, ["train"])["train"]
+    pairs = ((here.loss, before.loss), (here.entropy, before.entropy))
+    if not all(np.array_equal(*pair, equal_nan=True) for pair in pairs):
+        _show(methods, prepared, before, seed=seed)
 
 
 def trainer_of(
@@ -126,7 +156,7 @@ def trainer_of(
     """Return the trainer of a recipe's run; its sequences are the rows of the training set, and `loop` is opened."""
     train_split = prepared.splits["train"]
     n_sequences, n_positions = train_split.token_id.shape
-    loop.open(BatchReader(torch.arange(n_sequences), n_positions), total_steps=1)
+    loop.open(BatchReader(torch.arange(n_sequences, device="cpu"), n_positions), total_steps=1)
     trainer = DynamicsTrainer(
         model=model,
         args=args,
@@ -149,10 +179,12 @@ def _plan(
         config=resolved(recipe),
         splits={split: prepared.splits[split] for split in recorded},
         reference=prepared.reference,
+        reference_made=prepared.reference_made,
         sequences={split: getattr(recipe.recording, f"{split}_sequences") for split in recorded},
         regularizers=methods,
         value_dtype=recipe.recording.dtype,
         forward_dtype=forward_dtype(args),
+        device=args.device,
         batch_size=args.per_device_eval_batch_size,
         seeds={"seed": recipe.seed, "base": recipe.base.seed if recipe.base else None},
         facts=prepared.facts,

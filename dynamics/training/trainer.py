@@ -13,6 +13,7 @@ Private methods of transformers.Trainer that are overridden here, read in transf
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
@@ -37,6 +38,8 @@ from dynamics.training.loop.training_loop import with_values
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.checkpoints import Checkpoints
 from dynamics.training.resuming.loop_state import write_loop_state
+
+log = logging.getLogger(__name__)
 
 # Under which a batch carries what is known of it from the loader to its loss.
 _BATCH = "_dynamics_batch"
@@ -93,8 +96,14 @@ class DynamicsTrainer(Trainer):
         super().__init__(model, args, *positional, **kwargs)
         if self.compute_loss_func is not None:
             _require_no_own_loss(callback.loop.methods.all)
-        # One process uses one device: DataParallel would split a batch behind the regularisers' back.
-        self.args._n_gpu = min(self.args.n_gpu, 1)
+        if self.args.n_gpu > 1:
+            # DataParallel would split a batch behind the regularisers' back.
+            log.warning(
+                "one process uses one device, and %d are visible; to use all, start a process for each (torchrun)",
+                self.args.n_gpu,
+            )
+            self.args._n_gpu = 1
+            self._train_batch_size = self.args.train_batch_size
         self.checkpoints = checkpoints
         self._staging: str | None = None
         self._loss_is_known = False

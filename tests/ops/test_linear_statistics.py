@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.errors import InputError
-from dynamics.ops import chunking, head_pass, placement
+from dynamics.ops import head_pass, placement
 from dynamics.ops.head_pass import IDENTITY_BOUND
 from dynamics.ops.linear_statistics import linear_token_statistics
 from dynamics.ops.row_statistics import HeadOptions, first_argmax
@@ -690,17 +690,7 @@ def test_bad_input(arguments, options, message):
         linear_token_statistics(*arguments, **options)
 
 
-# --- chunks
-
-
-def test_rows_per_chunk():
-    cpu, other = torch.device("cpu"), torch.device("meta")
-    for v in (1, 4_096, 32_000, 151_936):
-        rows = chunking.rows_per_chunk(v, torch.float32, cpu)
-        assert rows % 16 == 0 and 64 <= rows <= 192
-        assert rows == 64 or rows * v * 4 <= 32 << 20
-        assert chunking.rows_per_chunk(v, torch.bfloat16, other) >= 2048
-    assert chunking.spans(5, 2) == [(0, 2), (2, 4), (4, 5)] and chunking.spans(0, 2) == []
+# --- without statistics
 
 
 def test_loss_alone_is_the_same_loss():

@@ -87,7 +87,7 @@ def targets():
 def accelerator_route(monkeypatch):
     monkeypatch.setattr(placement, "host_computes", lambda device: False)
     monkeypatch.setattr(head_pass, "_has_triton", lambda: False)
-    monkeypatch.setattr(head_pass, "_UPCAST_ELEMENTS", 1400)  # seven rows at a time
+    monkeypatch.setattr(head_pass, "_TORCH_ELEMENTS", 1400)  # seven rows at a time
 
 
 @pytest.mark.parametrize("weighting", WEIGHTS)

@@ -21,5 +21,5 @@ def test_kernels_and_the_route_of_accelerators() -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     # Without Triton, on another platform, the route is tested with the torch rows alone.
-    least = 60 if importlib.util.find_spec("triton") is not None else 1
+    least = 150 if importlib.util.find_spec("triton") is not None else 50
     assert passed is not None and int(passed[1]) >= least, done.stdout[-500:]

@@ -5,7 +5,8 @@ import torch
 from support.batches import rows_batch, training_data
 from support.canonical import CANONICAL, method_of
 from support.models import build
-from support.waits import counting_waits
+
+from benchmarks.waits import counting_waits
 
 N_VOCAB = 64
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kills import content
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.run_contents import contents
 from dynamics.records import schema
 from dynamics.records.check import check_run
 from dynamics.records.reader import open_run
@@ -84,7 +86,7 @@ def undisturbed(root: Path, recipe: Path, cache: Path) -> tuple[dict[str, Any], 
             "epoch": folder_size(out / schema.epoch_folder(1)),
             "model": folder_size(out / schema.MODEL_FOLDER),
         }
-        return content(out), sizes
+        return contents(out), sizes
 
 
 def folder_size(folder: Path) -> int:
@@ -121,7 +123,7 @@ def attempt(name: str, size: int, root: Path, recipe: Path, cache: Path, expecte
         if resumed.returncode:
             wrong.append("resuming: " + resumed.stderr[-2000:])
             return found
-        after = content(out)
+        after = contents(out)
         differing = sorted(key for key in {*after, *expected} if after.get(key) != expected.get(key))
         if differing:
             wrong.append(f"{', '.join(differing)} differ from the undisturbed run")

@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from rich.console import Console
 from support.tiny import tiny_recipe
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.run_contents import contents, differing
 from dynamics.records import metrics as metrics_module
 from dynamics.records import schema
 from dynamics.records.check import check_run
@@ -38,8 +40,6 @@ from dynamics.training.recipe_run import train
 
 CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 MUST_BE_GIVEN = {"weight_decay": {"value": 0.5}, "loss_truncation": {"warmup": 1}}
-# Rows of metrics carry this one field of wall-clock time, and manifests this one.
-WALL_CLOCK = ("tokens_per_second",)
 
 
 def recipe(**changes: Any) -> Any:
@@ -105,25 +105,6 @@ def attempt(one: Any, folder: Path, *, kill_at: int | None = None) -> tuple[int,
     return code, first, rest
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Everything of a finished run that must be the same: bytes, and JSON without its wall-clock fields."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir():
-            continue
-        if name == schema.METRICS_FILE:
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows]
-        elif name == schema.MANIFEST_FILE:
-            manifest = schema.read_manifest(path)
-            left_out = ("timing", schema.SELF_HASH, "metrics_file")
-            found[name] = {key: value for key, value in manifest.items() if key not in left_out}
-        else:
-            found[name] = schema.sha256_file(path)
-    return found
-
-
 def readable(folder: Path) -> str | None:
     """Return what is wrong with an interrupted run as a reader sees it; every epoch that it shows must be whole."""
     if not (folder / schema.MANIFEST_FILE).exists():
@@ -147,7 +128,7 @@ def torture(n_instants: int, root: Path, one: Any, *, at: float = 0.0) -> dict[s
         code, said, events = attempt(one, root / name)
         assert code == 0, said
     whole = root / "whole"
-    expected = content(whole)
+    expected = contents(whole)
     # Evenly over all that happens, so that every kind of instant is among them.
     last = len(events) - 1
     chosen = [round(n * last / (n_instants - 1)) for n in range(n_instants)] if n_instants > 1 else [round(at * last)]
@@ -167,10 +148,9 @@ def torture(n_instants: int, root: Path, one: Any, *, at: float = 0.0) -> dict[s
         if code != 0:
             wrong.append(f"{where}: resuming ended with {said}")
             continue
-        found = content(folder)
-        differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-        if differing:
-            wrong.append(f"{where}: {', '.join(differing)} differ")
+        differ = differing(contents(folder), expected)
+        if differ:
+            wrong.append(f"{where}: {', '.join(differ)} differ")
         shutil.rmtree(folder)
     return {"events": len(events), "killed": len(chosen), "kinds": dict(kinds), "wrong": wrong}
 

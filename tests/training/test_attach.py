@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.models import FAMILIES, Padder, build, examples
+from support.on_device import CHECKPOINTING
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from dynamics import DynamicsTrainer, EntroDrop, TokenRecorder, WeightDecay, attach, open_run
@@ -100,12 +101,6 @@ def lora(model):
     return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 
 
-# The field's name before and after transformers 5.20 or so.
-CHECKPOINTING = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in TrainingArguments.__dataclass_fields__
-)
 SITUATIONS = {
     "prompts": {"data": examples(prompt=3)},
     "padded on the left": {"collator": Padder("left")},

@@ -6,12 +6,13 @@ import pytest
 import torch
 from support.canonical import CANONICAL, method_of
 from support.models import Padder, build, examples
-from support.waits import counting_waits
+from support.waits import waits_of
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
+from benchmarks.waits import counting_waits
 from dynamics import DynamicsTrainer, EntroDrop, RandomTokenDropout, TokenRecorder, attach
 from dynamics.ops import placement
-from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.loop.clean_pass import evaluate_tokens
 
 
 def arguments(tmp_path, **changes):
@@ -32,32 +33,8 @@ def arguments(tmp_path, **changes):
     return TrainingArguments(**{**fields, **changes})
 
 
-def waits_of(trainer, monkeypatch):
-    """Train, and return what waited in this project between the second step's beginning and the fourth's end."""
-    found = []
-    monkeypatch.setattr(placement, "host_computes", lambda device: False)  # as on an accelerator
-    step = LoopCallback.on_step_end
-    counting = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # The first step has looked at the model's loss and brought tables to the device.
-        result = step(self, args, state, control, **kwargs)
-        if state.global_step == 1:
-            counting.append(counting_waits())
-            found.append(counting[0].__enter__())
-        if state.global_step == 3:
-            counting.pop().__exit__(None, None, None)
-        return result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LoopCallback, "on_step_end", on_step_end)
-        trainer.train()
-    assert not counting and len(found) == 1
-    return [wait for wait in found[0] if wait.ours]
-
-
 @pytest.mark.parametrize("name", list(CANONICAL))
-def test_a_step_of_every_method_waits_for_nothing(tmp_path, monkeypatch, name):
+def test_a_step_of_every_method_waits_for_nothing(tmp_path, name):
     trainer = DynamicsTrainer(
         build(),
         arguments(tmp_path),
@@ -66,7 +43,7 @@ def test_a_step_of_every_method_waits_for_nothing(tmp_path, monkeypatch, name):
         regularizers=method_of(CANONICAL[name]),
         recorder=TokenRecorder(tmp_path / "run", training_pass=True),
     )
-    assert waits_of(trainer, monkeypatch) == []
+    assert waits_of(trainer) == []
 
 
 SITUATIONS = {
@@ -80,20 +57,37 @@ SITUATIONS = {
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_a_step_in_every_situation_waits_for_nothing(tmp_path, monkeypatch, situation):
+def test_a_step_in_every_situation_waits_for_nothing(tmp_path, situation):
     changes = dict(SITUATIONS[situation])
     fused, collator = changes.pop("fused", True), changes.pop("collator", Padder())
     trainer = DynamicsTrainer(
         build(), arguments(tmp_path, **changes), collator, train_dataset=examples(24), fused=fused
     )
-    assert waits_of(trainer, monkeypatch) == []
+    assert waits_of(trainer) == []
 
 
 @pytest.mark.parametrize("target", ["input", "loss", "both"])
-def test_an_attached_step_waits_for_nothing(tmp_path, monkeypatch, target):
+def test_an_attached_step_waits_for_nothing(tmp_path, target):
     trainer = Trainer(build(), arguments(tmp_path), Padder(), train_dataset=examples(24))
     attach(trainer, TokenRecorder(tmp_path / "run"), RandomTokenDropout(ratio=0.4, target=target))
-    assert waits_of(trainer, monkeypatch) == []
+    assert waits_of(trainer) == []
+
+
+def test_a_recording_goes_from_batch_to_batch_without_waiting(monkeypatch):
+    """Its values are read when they have arrived; the check of the head, before them, looks at the device."""
+    monkeypatch.setattr(placement, "host_computes", lambda device: False)
+    token_id = torch.randint(3, 64, (6, 12), generator=torch.Generator().manual_seed(0)).numpy()
+    labels = token_id.copy()
+    labels[:, 0] = -100
+    model = build()
+    with counting_waits() as found:
+        values = evaluate_tokens(model, token_id, labels, batch_size=2)
+    assert [wait for wait in found if wait.ours and "evaluate_tokens" in wait.stack[0]] == []
+    whole = evaluate_tokens(model, token_id, labels, batch_size=6)
+    for name in ("loss", "entropy", "correct"):
+        torch.testing.assert_close(
+            *map(torch.from_numpy, (getattr(values, name), getattr(whole, name))), equal_nan=True
+        )
 
 
 def test_what_waits_is_seen(tmp_path, monkeypatch):
@@ -108,14 +102,7 @@ def test_what_waits_is_seen(tmp_path, monkeypatch):
 
     trainer = DynamicsTrainer(build(), arguments(tmp_path), Padder(), train_dataset=examples(24), regularizers=[method])
     monkeypatch.setattr("dynamics.training.loop.methods.Methods.dropped", lambda self, batch: looking(method, batch))
-    trainer_waits = waits_of_all(trainer, monkeypatch)
-    assert len(trainer_waits) >= 2 and {wait.op.partition(".")[0] for wait in trainer_waits} >= {"_local_scalar_dense"}
-
-
-def waits_of_all(trainer, monkeypatch):
-    """As `waits_of`, whoever waited; the test's own look at the device is in no file of the project."""
-    import support.waits as waits
-
-    with monkeypatch.context() as patch:
-        patch.setattr(waits, "_OURS", "/")
-        return waits_of(trainer, monkeypatch)
+    # As `waits_of`, whoever waited: the test's own look at the device is in no file of the project.
+    monkeypatch.setattr("benchmarks.waits._OURS", "/")
+    waits = waits_of(trainer)
+    assert len(waits) >= 2 and {wait.op.partition(".")[0] for wait in waits} >= {"_local_scalar_dense"}

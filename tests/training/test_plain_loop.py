@@ -565,3 +565,45 @@ def test_a_model_that_is_refused_keeps_no_hook(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no"):
         LoopRecorder(TokenRecorder(tmp_path / "run"), EntroDrop()).begin(model, train=batches(), total_steps=2)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_in_a_data_parallel_is_refused(tmp_path):
+    """Each device would see a part of the batch, under a mask of the whole."""
+    recorder = LoopRecorder(TokenRecorder(tmp_path / "run"), RandomTokenDropout(ratio=0.4))
+    with pytest.raises(InputError, match="in a DataParallel, .* give the model itself"):
+        recorder.begin(nn.DataParallel(build()), train=batches(), total_steps=4)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def defaults():
+    """Tensors that do not say what they are, or where, are float64, and nowhere."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(before)
+
+
+def test_what_is_made_beside_a_training_is_no_matter_of_defaults(tmp_path, request):
+    def run(name):
+        models[name].train()
+        recorder = LoopRecorder(TokenRecorder(tmp_path / name), EntroDrop(ratio=0.4, schedule="constant"))
+        train(models[name], recorder, optimizers[name], epochs=2)
+        return open_run(tmp_path / name)
+
+    models = {name: build() for name in ("plain", "strange")}
+    optimizers = {name: torch.optim.SGD(model.parameters(), lr=1e-2) for name, model in models.items()}
+    plain = run("plain")
+    given = {epoch: order(epoch) for epoch in range(2)}
+    everything = batches()
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setitem(globals(), "order", given.get)
+    monkeypatch.setitem(globals(), "batches", lambda: everything)
+    request.getfixturevalue("defaults")
+    strange = run("strange")
+    assert equal_models(*models.values())
+    for values in ("loss", "entropy", "dropped"):
+        one, other = (getattr(run.records("train"), values)(2) for run in (plain, strange))
+        assert np.array_equal(one, other, equal_nan=values != "dropped")

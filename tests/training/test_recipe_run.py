@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from dynamics.errors import InputError
 from dynamics.records.check import check_run
+from dynamics.training import recipe_run
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recipe_run import make_ready, train, trainer_of
 
@@ -210,3 +214,21 @@ def test_a_tuning_part_is_measured_and_never_recorded(tmp_path):
     assert run.splits == ["train", "validation"]
     values = [row["tuning_loss"] for row in run.metrics() if "tuning_loss" in row]
     assert len(values) == 3 and values[-1] < values[0]
+
+
+def test_a_run_leaves_nothing_of_its_trainer_behind(tmp_path, monkeypatch):
+    """The next run of a study wants the room: a trainer is part of a circle, which is collected now and then."""
+    made = []
+
+    def noted(*parts):
+        trainer = trainer_of(*parts)
+        made.append((weakref.ref(trainer), weakref.ref(trainer.model)))
+        return trainer
+
+    monkeypatch.setattr(recipe_run, "trainer_of", noted)
+    gc.disable()
+    try:
+        run_tiny(tmp_path / "run", corpus={"source": "builtin:python-reference", "documents": 5})
+        assert [(trainer(), model()) for trainer, model in made] == [(None, None)]
+    finally:
+        gc.enable()

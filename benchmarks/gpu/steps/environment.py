@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +44,9 @@ def _of_cuda() -> tuple[dict[str, Any], list[Check]]:
         "CUDA of torch": torch.version.cuda,
         "devices": torch.cuda.device_count(),
         "tf32 of products": torch.backends.cuda.matmul.allow_tf32,
+        # What Triton builds its launchers with.
+        "C compiler": next(filter(None, map(shutil.which, (os.environ.get("CC") or "gcc", "clang"))), None),
+        "Python.h": Path(sysconfig.get_paths()["include"], "Python.h").exists(),
         **smi,
     }
     checks = [

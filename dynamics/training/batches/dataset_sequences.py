@@ -119,7 +119,8 @@ def gather_sequences(
             "none of the examples has a token to predict (a label other than -100 after its first token); check the "
             "labels that the collator makes"
         )
-    return DatasetSequences(packed=_packed(tokens, predicted, tokenizer), keys=torch.tensor(keys))
+    known = torch.tensor(keys, dtype=torch.int64, device="cpu")
+    return DatasetSequences(packed=_packed(tokens, predicted, tokenizer), keys=known)
 
 
 def _packed(tokens: list[np.ndarray], predicted: list[np.ndarray], tokenizer: Any) -> PackedSplit:

@@ -32,7 +32,7 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
         return {
             "input_ids": self._token_id[index],
             "labels": self._labels[index],
-            "sequence_id": torch.tensor(index),
+            "sequence_id": torch.tensor(index, device="cpu"),
         }
 
 
@@ -62,7 +62,7 @@ class KeyedOrder(Sampler[int]):
             seed=self._seed,
             stream=STREAM_ORDER,
             epoch=self._epoch,
-            sequence_id=torch.arange(self._n_sequences),
-            position=torch.zeros(1, dtype=torch.int64),
+            sequence_id=torch.arange(self._n_sequences, device="cpu"),
+            position=torch.zeros(1, dtype=torch.int64, device="cpu"),
         )
         return iter(torch.argsort(draw, stable=True).tolist())

@@ -17,6 +17,7 @@ from dynamics.errors import InputError
 from dynamics.records.reader import open_run
 from dynamics.training.batches.dataset_sequences import DatasetSequences, ending, gather_sequences
 from dynamics.training.environment.generators import isolated_rng
+from dynamics.training.environment.hardware import weight_dtype
 from dynamics.training.environment.processes import highest_of_ranks, on_rank_zero
 from dynamics.training.head.fused_head import causal_model
 from dynamics.training.loop.training_loop import TrainingLoop
@@ -138,6 +139,8 @@ def plan_of(recorder: TokenRecorder, loop: TrainingLoop, training: LoopTraining,
         regularizers=loop.methods.all,
         value_dtype=recorder.dtype,
         forward_dtype=dtype,
+        weight_dtype=weight_dtype(training.model),
+        device=next(training.model.parameters()).device,
         batch_size=batch_size,
         seeds={"seed": training.settings["mask_seed"]},
     )

@@ -22,6 +22,7 @@ from dynamics.training.driving.trainer_data import (
     tokenizer_of,
 )
 from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.environment.hardware import weight_dtype
 from dynamics.training.environment.processes import rank, wait_for_all
 from dynamics.training.head.causal import require_causal
 from dynamics.training.loop.clean_pass import TokenValues
@@ -119,6 +120,8 @@ def _plan(
         regularizers=regularizers,
         value_dtype=recorder.dtype,
         forward_dtype=forward_dtype(args),
+        weight_dtype=weight_dtype(cast(Any, trainer.model)),
+        device=args.device,
         batch_size=recorder.batch_size or args.per_device_eval_batch_size,
         seeds={"seed": args.seed},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -11,8 +12,12 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import TrainingArguments
+from transformers.utils.generic import strtobool
 
 from dynamics.errors import InputError, nearest
+
+#: Fields that say where a training computes, and in which arithmetic: what is measured beside it follows them.
+ARITHMETIC = ("use_cpu", "bf16", "fp16", "tf32", "full_determinism")
 
 # What transformers leaves unchecked: (lowest, lowest itself allowed, highest).
 _RANGES: dict[str, tuple[float, bool, float]] = {
@@ -70,12 +75,29 @@ def check_training(training: Mapping[str, Any], *, where: str = "training") -> N
 
 
 def training_arguments(
-    training: Mapping[str, Any], *, output_dir: Path, seed: int, where: str = "training", save: bool = False
+    training: Mapping[str, Any],
+    *,
+    output_dir: Path,
+    seed: int,
+    where: str = "training",
+    save: bool = False,
+    precision: str | None = None,
 ) -> TrainingArguments:
     """Return the TrainingArguments of a run: the recipe's fields over the project's.
 
-    With `save`, a checkpoint is due after every epoch. On a CUDA device that can, training is in bf16 unless the
-    recipe chooses a precision itself.
+    Parameters
+    ----------
+    training : mapping
+        As in a recipe.
+    output_dir : Path
+    seed : int
+    where : str
+        The recipe's key, for messages.
+    save : bool
+        Whether a checkpoint is due after every epoch.
+    precision : str, optional
+        ``float32``, ``bfloat16`` or ``float16``, where the recipe chooses none: that of the run that goes on. By
+        default bfloat16 on a CUDA device that computes in it, else float32.
 
     Raises
     ------
@@ -83,6 +105,11 @@ def training_arguments(
         A field is wrong.
     """
     check_training(training, where=where)
+    cuda = on_cuda(training)
+    if precision is None:
+        # Older devices emulate it, at a fraction of their speed.
+        precision = "bfloat16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    chosen = {"bf16": precision == "bfloat16", "fp16": precision == "float16"}
     fields: dict[str, Any] = {
         "report_to": "none",
         "disable_tqdm": True,
@@ -91,7 +118,9 @@ def training_arguments(
         "ddp_find_unused_parameters": False,
         "logging_strategy": "no" if training.get("report_to", "none") == "none" else "steps",
         "per_device_eval_batch_size": training.get("per_device_train_batch_size", 8),
-        "bf16": "fp16" not in training and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        **({} if chosen.keys() & training.keys() else chosen),
+        # A batch that is copied while the host waits makes the device idle before every step.
+        **({"accelerator_config": {"non_blocking": True}} if cuda else {}),
         **training,
         "output_dir": str(output_dir),
         "seed": seed,
@@ -99,13 +128,28 @@ def training_arguments(
         "save_strategy": "epoch" if save else "no",
         "eval_strategy": "no",
         "remove_unused_columns": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        # What a launcher says, TrainingArguments heeds in part.
+        "use_cpu": _use_cpu(training),
+        "dataloader_pin_memory": cuda,
     }
+    if cuda and training.get("full_determinism"):
+        # torch looks at it once, at the first product of the process, and refuses every product of a deterministic
+        # training if it was not there. transformers sets the same, but not before its Trainer is made.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     try:
         return TrainingArguments(**fields)
     except Exception as error:  # the library raises many kinds: of values, of files that it wants to read, of imports
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: TrainingArguments refuses it ({reason})") from error
+
+
+def on_cuda(training: Mapping[str, Any]) -> bool:
+    """Whether a training computes on a CUDA device: there is one, and nothing asks for the CPU."""
+    return torch.cuda.is_available() and not _use_cpu(training)
+
+
+def _use_cpu(training: Mapping[str, Any]) -> bool:
+    return bool(training.get("use_cpu") or strtobool(os.environ.get("ACCELERATE_USE_CPU", "False")))
 
 
 def forward_dtype(args: TrainingArguments) -> torch.dtype:

@@ -30,7 +30,7 @@ def isolated_rng() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; on leaving its mode and all global generators are as before."""
+    """Put a model in evaluation mode, to measure it; on leaving its mode and all global generators are as before."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -39,3 +39,6 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        # Weights that autocast has cast without gradients: before torch 2.11 a training pass within the same autocast
+        # would take them, and its gradients would end there.
+        torch.clear_autocast_cache()

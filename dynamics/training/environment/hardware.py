@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dynamics.errors import DeviceFull
 from dynamics.version import __version__
+
+# Where Linux tells of NVIDIA's driver.
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 _PACKAGES = (
     "torch",
@@ -34,20 +42,80 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    """Return processor, cores, threads and, where there is one, the CUDA device."""
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return processor, cores and threads, and the device that computes.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the model is. Of a CUDA device its name, compute capability, bytes of memory, the versions of CUDA and of
+        the driver, and what float32 products are made in (`ieee` or `tf32`).
+    """
     found: dict[str, Any] = {
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": "cpu",
+        "device": device.type,
     }
-    if torch.cuda.is_available():
-        found["device"] = torch.cuda.get_device_name()
-        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+    if device.type == "cuda":
+        found["device"] = torch.cuda.get_device_name(device)
+        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        found["memory"] = torch.cuda.get_device_properties(device).total_memory
         found["cuda"] = torch.version.cuda
+        found["driver"] = _driver()
+        found["float32_products"] = float32_products()
     return found
+
+
+def visible_devices() -> list[str]:
+    """Return the CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named, n = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return named.split(",")[:n] if named else [str(number) for number in range(n)]
+
+
+@contextmanager
+def leaving_the_device_free() -> Iterator[None]:
+    """Give up what was on the device on leaving, and say in one line that there was no room for more.
+
+    Raises
+    ------
+    DeviceFull
+        In place of torch's own error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        said = " ".join(str(error).split())
+        raise DeviceFull(
+            f"the device has no memory left ({said[:200]}); set training.per_device_train_batch_size lower and "
+            "training.gradient_accumulation_steps higher, or checkpoint activations"
+        ) from error
+    finally:
+        # A trainer is part of a circle: until the next collection its model and its optimiser's state would stay on
+        # the device, beside those of the next run.
+        gc.collect()
+
+
+def weight_dtype(model: torch.nn.Module) -> torch.dtype:
+    """Return the type of a model's weights: that of the first which holds numbers with a point."""
+    return next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+
+
+def float32_products() -> str:
+    """Return in what CUDA multiplies float32 matrices, as torch is set: `ieee` or `tf32`."""
+    matmul: Any = torch.backends.cuda.matmul
+    # Since torch 2.9 there is a setting by name. To read the older one where the newer was written is an error.
+    set_to = getattr(matmul, "fp32_precision", None)
+    if set_to is None:
+        set_to = "tf32" if matmul.allow_tf32 else "ieee"
+    return "tf32" if set_to == "tf32" else "ieee"
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver, where the system tells it."""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", _DRIVER.read_text()) if _DRIVER.is_file() else None
+    return found.group() if found else None
 
 
 def _processor() -> str:

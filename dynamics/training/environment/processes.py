@@ -81,7 +81,7 @@ def highest_of_ranks(number: int) -> int:
     """Return the highest `number` of all processes. The hosts wait for one another, and for no device."""
     if not _several():
         return number
-    found = torch.tensor(number)
+    found = torch.tensor(number, device="cpu")
     dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_hosts())
     return int(found)
 
@@ -118,7 +118,7 @@ def over_ranks(array: np.ndarray, *, blank: float | bool) -> np.ndarray:
             # Where several know a value (a sequence that a loader repeated), theirs are the same: the largest is it.
             known = (~piece.isnan()).to(torch.uint8)
             dist.all_reduce(known, op=dist.ReduceOp.MAX)
-            piece = piece.nan_to_num(nan=-torch.inf)
+            piece = torch.where(piece.isnan(), -torch.inf, piece)
             dist.all_reduce(piece, op=dist.ReduceOp.MAX)
             flat[start : start + step] = torch.where(known.bool(), piece, torch.nan).cpu().numpy()
     return flat.reshape(array.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from transformers.models.auto import modeling_auto
 
 from dynamics.errors import InputError
@@ -22,7 +23,8 @@ _WE = "recording and regularisers work on causal language models"
 
 
 def require_causal(model: Any) -> None:
-    """Raise InputError, in one line, for a model that is no causal language model, or whose inputs are not its tokens.
+    """Raise InputError, in one line, for a model that is no causal language model, whose inputs are not its tokens, or
+    that is not run as a whole.
 
     Parameters
     ----------
@@ -31,6 +33,11 @@ def require_causal(model: Any) -> None:
     """
     chain, base = wrapping(model)
     for part in chain:
+        if isinstance(part, nn.DataParallel):
+            raise InputError(
+                "the model is in a DataParallel, which splits each batch over devices behind the regularisers' back; "
+                "give the model itself, and start a process for each device (torchrun)"
+            )
         for config in getattr(part, "peft_config", {}).values():
             if getattr(config, "is_prompt_learning", False):
                 raise InputError(

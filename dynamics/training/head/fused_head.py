@@ -189,6 +189,8 @@ class _Route:
         try:
             self._state = state_of(self._inner)
             self.problem = unsuitable(self._inner) or self._examine(called)
+        except torch.OutOfMemoryError:
+            raise  # whole logits would want more
         except Exception as error:
             self.problem = _told(error)
         finally:
@@ -241,7 +243,7 @@ class _Route:
             if self.problem is None:
                 try:
                     output = self._fused(request, args, self._without_cache(kwargs))
-                except InputError:
+                except (InputError, torch.OutOfMemoryError):
                     raise
                 except Exception as error:
                     if self._proven or self._growth is not None:

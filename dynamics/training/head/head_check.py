@@ -131,8 +131,9 @@ def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
         vocabulary = min(vocabulary, embedding)
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     known = [i for i in range(min(vocabulary, 200)) if i != pad]
-    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(known)[chosen].to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    chosen = torch.randint(len(known), (_N_ROWS, _N_POSITIONS), generator=generator, device="cpu")
+    return torch.tensor(known, device="cpu")[chosen].to(device)
 
 
 class Probe:
@@ -166,7 +167,7 @@ class Probe:
             exact = torch.float64 if own.dtype == torch.float64 else torch.float32
             returned = own.to(exact)
             if returned.ndim == 3:
-                returned[:_N_PROBED_ROWS] = _probe(returned[:_N_PROBED_ROWS].shape).to(returned)
+                returned[:_N_PROBED_ROWS] = _probe(returned[:_N_PROBED_ROWS].shape, returned.device).to(returned)
             # A second call gets other numbers, and what it returned is not taken for the first one's.
             self._returned = returned * self._calls
         # What is done to it from here on by something that is trained shows in the logits.
@@ -193,8 +194,10 @@ class Probe:
             return f"its head returns {tuple(self._returned.shape)} and its logits are {tuple(logits.shape)}"
         if logits.requires_grad:
             return "something trainable comes after its head"
-        # On the host, for not every device has float64.
-        return _form(self._returned.cpu().double(), logits.cpu().double())
+        # Where the model is: of a large vocabulary the host would take longer than both forward passes. It stands in
+        # for the one device that has no float64.
+        z, found = (each.cpu() if each.device.type == "mps" else each for each in (self._returned, logits))
+        return _form(z.double(), found.double())
 
     @property
     def tolerance(self) -> float:
@@ -205,10 +208,14 @@ class Probe:
         return 4.0 * GROWN * torch.finfo(self._rounded_to).eps / 2
 
 
-def _probe(shape: torch.Size) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    sign = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0
-    values = sign * 10.0 ** (torch.rand(shape, generator=generator) * 5.0 - 2.0)
+def _probe(shape: torch.Size, device: torch.device) -> torch.Tensor:
+    """Numbers of either sign from 0.01 to 1000, but for three; those of a position are the last one's, moved by one."""
+    n_rows, n_positions, n_vocab = shape
+    options: dict[str, Any] = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
+    sign = torch.randint(0, 2, (n_vocab,), **options) * 2.0 - 1.0
+    drawn = (sign * 10.0 ** (torch.rand(n_vocab, dtype=torch.float32, **options) * 5.0 - 2.0)).to(device)
+    place = torch.arange(n_vocab, device=device) + torch.arange(n_positions, device=device)[:, None]
+    values = drawn[place % n_vocab].repeat(n_rows, 1, 1)
     values[0, 0, 0], values[0, 1, 0], values[0, 2, 0] = 1.0, _LARGE, _LARGE / 2
     return values
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dynamics.ops.token_statistics import IGNORE_INDEX, shift
+from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import causal_model
 from dynamics.training.head.head_answer import last_positions, logits_of
@@ -79,8 +79,14 @@ def own_loss(model: nn.Module, inputs: Mapping[str, Any], *, dtype: torch.dtype 
         return None
     # With labels, a tuple holds the loss first.
     logits = logits_of(output[1:] if isinstance(output, tuple) else output)
-    logits = last_positions(logits, one["labels"]).double()
+    logits = last_positions(logits, one["labels"])
     # Decoders of translators (BART's) expect labels that are shifted already: nothing is added in them either.
     pairs = (shift(logits, one["labels"]), (logits.flatten(0, 1), one["labels"].flatten()))
-    found = [float(nn.functional.cross_entropy(*pair, ignore_index=IGNORE_INDEX)) for pair in pairs]
+    found = [_mean_loss(*pair) for pair in pairs]
     return OwnLoss(own=float(own), cross_entropy=min(found, key=lambda value: abs(value - float(own))))
+
+
+def _mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    # Some rows at a time: float64 logits of a long row may need more room than all of training does.
+    loss = token_statistics(logits, targets).loss[targets != IGNORE_INDEX]
+    return float(loss.cpu().double().mean())

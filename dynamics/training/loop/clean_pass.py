@@ -14,6 +14,7 @@ from dynamics.ops.token_statistics import IGNORE_INDEX, shift, token_statistics,
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import causal_model, fused_head, takes
 from dynamics.training.head.head_answer import HeadRequest, last_positions, logits_of
+from dynamics.training.loop.landing import Landing, sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +68,30 @@ def evaluate_tokens(
     on_batch : callable, optional
         Called with the number of sequences done in each batch.
     """
+    assert (labels[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
     device = next(model.parameters()).device
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    loss, entropy = (np.full(token_id.shape, np.nan, dtype=np.float32) for _ in range(2))
+    correct = np.zeros(token_id.shape, dtype=np.bool_)
+    landing: Landing[slice] = Landing()
+
+    def keep(landed: list[tuple[slice, np.ndarray]]) -> None:
+        for rows, found in landed:
+            loss[rows], entropy[rows], correct[rows] = found
+
+    starts = range(0, len(token_id), batch_size)
     nothing = torch.zeros(1, token_id.shape[1], dtype=torch.int64, device=device)
     with evaluating(model), forward_context(device, dtype), fused_head(model, dtype=dtype) as fused:
-        for start in range(0, len(token_id), batch_size):
-            inputs = torch.from_numpy(token_id[start : start + batch_size].astype(np.int64)).to(device)
-            targets = torch.from_numpy(labels[start : start + batch_size]).to(device)
-            assert (targets[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
-            values = forward_values(model, {"input_ids": inputs}, targets, fused=fused)
-            parts.append((values.loss.float().cpu(), values.entropy.float().cpu(), values.correct.cpu()))
+        for start in starts:
+            rows = slice(start, start + batch_size)
+            inputs = sent(token_id[rows].astype(np.int64), device)
+            values = forward_values(model, {"input_ids": inputs}, sent(labels[rows], device), fused=fused)
+            landing.send(rows, torch.stack([one.float() for one in (values.loss, values.entropy, values.correct)]))
+            keep(landing.arrived())
             if on_batch is not None:
                 on_batch(len(inputs))
-        for _ in range(len(parts), n_batches):
+        for _ in range(len(starts), n_batches):
             forward_values(model, {"input_ids": nothing}, torch.full_like(nothing, IGNORE_INDEX), fused=fused)
-    if not parts:
-        blank = np.zeros((0, token_id.shape[1]), dtype=np.float32)
-        return TokenValues(loss=blank, entropy=blank, correct=blank.astype(np.bool_))
-    loss, entropy, correct = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+        keep(landing.all())
     return TokenValues(loss=loss, entropy=entropy, correct=correct)
 
 

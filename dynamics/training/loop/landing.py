@@ -1,7 +1,8 @@
-"""Numbers on their way from the device to the host, for which nobody waits.
+"""Numbers on their way from the device to the host and back, for which nobody waits.
 
 Reading a number off a GPU stops the host until all that was queued before it is done. Here a copy is queued, and the
-number is read once the copy has arrived, which is a step or two later.
+number is read once the copy has arrived, which is a step or two later. Sending one from memory that is not pinned stops
+the host in the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ import torch
 Tag = TypeVar("Tag")
 
 _TYPES = {torch.int64: np.int64, torch.float32: np.float32, torch.float64: np.float64}
+
+
+def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return an array as a tensor on a device."""
+    here = torch.from_numpy(values)
+    # The pinned copy is kept for as long as the device reads it, by the allocator that it is from.
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 class Landing(Generic[Tag]):
@@ -32,7 +40,7 @@ class Landing(Generic[Tag]):
             self._under_way.append((tag, here, None))
             return
         # Only pinned memory is copied to without the host.
-        there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        there = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
         there.copy_(values, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(values.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,12 +74,14 @@ class PassTables:
         self._shape = shape
         n_tokens = shape[0] * shape[1]
         # One place more, for what must not be written anywhere: an index costs the host nothing, a selection would.
-        self._tables: dict[str, torch.Tensor] = {"visited": torch.zeros(shape[0] + 1, dtype=torch.bool)}
+        # On the host, until there is a batch.
+        bits: Any = {"dtype": torch.bool, "device": "cpu"}
+        self._tables: dict[str, torch.Tensor] = {"visited": torch.zeros(shape[0] + 1, **bits)}
         if dropped:
-            self._tables["dropped"] = torch.zeros(n_tokens + 1, dtype=torch.bool)
+            self._tables["dropped"] = torch.zeros(n_tokens + 1, **bits)
         if values:
             for name in ("loss", "entropy"):
-                self._tables[name] = torch.full((n_tokens + 1,), torch.nan)
+                self._tables[name] = torch.full((n_tokens + 1,), torch.nan, dtype=torch.float32, device="cpu")
 
     def note(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.corpus.sources import corpus_hash
@@ -16,7 +16,7 @@ from dynamics.corpus.tokenizer import (
 )
 from dynamics.recipe.settings import Recipe
 from dynamics.reporting import Reporter
-from dynamics.training.environment.arguments import check_training
+from dynamics.training.environment.arguments import ARITHMETIC, check_training, training_arguments
 from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.preparation.documents import base_documents, domain_documents, pack, recipe_tokenizer
 from dynamics.training.preparation.reference_pass import reference_pass
@@ -38,6 +38,8 @@ class Prepared:
         The cached reference pass.
     reference_cached : bool
         Whether it was there already.
+    reference_made : dict
+        The device and the precision that it was made in.
     load_model : callable
         Returns a fresh starting model.
     facts : dict
@@ -49,17 +51,27 @@ class Prepared:
     reference: dict[str, TokenValues]
     reference_path: Path
     reference_cached: bool
+    reference_made: dict[str, str]
     load_model: Callable[[], PreTrainedModel]
     facts: dict[str, Any]
 
 
-_last: tuple[str, Prepared] | None = None
+_last: tuple[Any, Prepared] | None = None
 
 
-def prepare(recipe: Recipe, reporter: Reporter, *, pretrain: Pretrain) -> Prepared:
+def prepare(recipe: Recipe, reporter: Reporter, *, pretrain: Pretrain, precision: str | None = None) -> Prepared:
     """Return what a run of `recipe` starts from, made or found in the cache.
 
     The runs of a study share all of it, so the last result is kept for the next run in the same process.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    reporter : Reporter
+    pretrain : callable
+        See `Pretrain`.
+    precision : str, optional
+        That of the run that goes on; see `training_arguments`.
 
     Raises
     ------
@@ -67,18 +79,21 @@ def prepare(recipe: Recipe, reporter: Reporter, *, pretrain: Pretrain) -> Prepar
         For whatever in the recipe cannot be done; nothing has been written to the output then.
     """
     global _last
-    key = recipe.model_dump_json(include=_SHARED_FIELDS)
+    arithmetic = {name: recipe.training[name] for name in ARITHMETIC if name in recipe.training}
+    key = (recipe.model_dump_json(include=_SHARED_FIELDS), arithmetic, precision)
     if _last is None or _last[0] != key:
-        _last = (key, _prepare(recipe, reporter, pretrain))
+        check_training(recipe.training)
+        # Of the training only where it computes and in what: what is left out may want several processes.
+        args = training_arguments(arithmetic, output_dir=Path("unused"), seed=recipe.seed, precision=precision)
+        _last = (key, _prepare(recipe, args, reporter, pretrain))
     return _last[1]
 
 
-# What the starting point depends on; training, regularisers and seeds are left out.
+# What the starting point depends on, beside `ARITHMETIC`; training, regularisers and seeds are left out.
 _SHARED_FIELDS = {"corpus", "tokenizer", "model", "base", "block_size", "validation", "tuning"}
 
 
-def _prepare(recipe: Recipe, reporter: Reporter, pretrain: Pretrain) -> Prepared:
-    check_training(recipe.training)
+def _prepare(recipe: Recipe, args: TrainingArguments, reporter: Reporter, pretrain: Pretrain) -> Prepared:
     if recipe.base is not None:
         check_training(recipe.base.training, where="base.training")
     reporter.stage("reading the corpus")
@@ -88,7 +103,7 @@ def _prepare(recipe: Recipe, reporter: Reporter, pretrain: Pretrain) -> Prepared
     tokenizer = recipe_tokenizer(recipe, [*base_docs, *parts["train"]])
     splits = {name: pack(docs, tokenizer, recipe.block_size) for name, docs in parts.items()}
     load_model, model_facts = starting_model(recipe, tokenizer, base_docs, reporter, pretrain)
-    values, path, cached = reference_pass(splits, load_model, model_facts["hash"], reporter)
+    reference = reference_pass(splits, load_model, model_facts["hash"], args, reporter)
     facts = {
         "data": {
             "corpus_hash": corpus_hash(domain),
@@ -102,9 +117,10 @@ def _prepare(recipe: Recipe, reporter: Reporter, pretrain: Pretrain) -> Prepared
     return Prepared(
         tokenizer=tokenizer,
         splits=splits,
-        reference=values,
-        reference_path=path,
-        reference_cached=cached,
+        reference=reference.values,
+        reference_path=reference.path,
+        reference_cached=reference.cached,
+        reference_made=reference.made,
         load_model=load_model,
         facts=facts,
     )

@@ -5,38 +5,54 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from dynamics.cache import cached_folder
 from dynamics.corpus.packing import PackedSplit
 from dynamics.reporting import Reporter
-from dynamics.training.environment.arguments import forward_dtype, training_arguments
-from dynamics.training.environment.hardware import versions
+from dynamics.training.environment.arguments import forward_dtype
+from dynamics.training.environment.hardware import float32_products, hardware, versions
 from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
 from dynamics.training.preparation.starting_model import require_one_process
 
 _REFERENCE_BATCH = 16
+_FILE = "reference.safetensors"
+
+
+class Reference(NamedTuple):
+    """Values by split, the folder of the cache that holds them, whether it was there, and what they were made on."""
+
+    values: dict[str, TokenValues]
+    path: Path
+    cached: bool
+    made: dict[str, str]
 
 
 def reference_pass(
     splits: dict[str, PackedSplit],
     load_model: Callable[[], PreTrainedModel],
     weights_hash: str,
+    args: TrainingArguments,
     reporter: Reporter,
-) -> tuple[dict[str, TokenValues], Path, bool]:
+) -> Reference:
+    """Measure the starting model, or find what was measured: where `args` compute, and in their precision."""
     wanted = {name: splits[name] for name in ("train", "validation")}
-    args = training_arguments({}, output_dir=Path("unused"), seed=0)
     dtype = forward_dtype(args)
     tokens = hashlib.sha256("".join(packed.tokens_hash() for packed in wanted.values()).encode()).hexdigest()
-    key = {
+    key: dict[str, Any] = {
         "model": weights_hash,
         "tokens": tokens,
         "dtype": str(dtype),
         "versions": {name: versions()[name] for name in ("torch", "transformers")},
     }
+    if args.device.type == "cuda":
+        # Devices that share a cache share these values too, which arms of a study must have in common.
+        key |= {"device": "cuda", "float32_products": float32_products()}
 
     def build(path: Path) -> None:
         require_one_process("the reference pass is not done yet")
@@ -59,10 +75,11 @@ def reference_pass(
                     f"{name}.entropy": values.entropy,
                     f"{name}.correct": values.correct,
                 }
-        save_file(arrays, path / "reference.safetensors")
+        made = {"device": hardware(args.device)["device"], "precision": str(dtype).removeprefix("torch.")}
+        save_file(arrays, path / _FILE, metadata=made)
 
     folder, cached = cached_folder("references", key, build)
-    arrays = load_file(folder / "reference.safetensors")
+    arrays = load_file(folder / _FILE)
     values = {
         name: TokenValues(
             loss=arrays[f"{name}.loss"],
@@ -71,4 +88,6 @@ def reference_pass(
         )
         for name in wanted
     }
-    return values, folder, cached
+    with safe_open(folder / _FILE, framework="numpy") as file:
+        made = dict(file.metadata() or {})
+    return Reference(values, folder, cached, made)

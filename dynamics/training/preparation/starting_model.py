@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynamics.cache import cached_folder
@@ -17,7 +16,8 @@ from dynamics.corpus.tokenizer import tokenizer_hash
 from dynamics.errors import InputError
 from dynamics.recipe.settings import ModelSettings, Recipe
 from dynamics.reporting import Reporter
-from dynamics.training.environment.hardware import versions
+from dynamics.training.environment.arguments import forward_dtype, on_cuda, training_arguments
+from dynamics.training.environment.hardware import float32_products, versions
 from dynamics.training.environment.processes import launched
 from dynamics.training.preparation.documents import pack
 from dynamics.training.preparation.models import build_model, model_hash
@@ -52,7 +52,10 @@ def starting_model(
         return untrained, {"name": settings.name, "hash": model_hash(untrained())}
     base = recipe.base
     training = {**BASE_TRAINING, **base.training, "num_train_epochs": base.epochs}
-    key = {
+    # Where the run computes, its starting model is made, unless the recipe says otherwise.
+    where = {"use_cpu": True} if recipe.training.get("use_cpu") and "use_cpu" not in training else {}
+    cuda = on_cuda({**training, **where})
+    key: dict[str, Any] = {
         "corpus": corpus_hash(base_docs),
         "tokenizer": tokenizer_hash(tokenizer),
         "untrained": model_hash(untrained()),
@@ -60,8 +63,11 @@ def starting_model(
         "seed": base.seed,
         "training": training,
         "versions": {name: versions()[name] for name in ("torch", "transformers")},
-        "cuda": torch.cuda.is_available(),
+        "cuda": cuda,
     }
+    if cuda:
+        args = training_arguments(training, output_dir=Path("unused"), seed=base.seed, where="base.training")
+        key |= {"dtype": str(forward_dtype(args)), "float32_products": float32_products()}
 
     def build(path: Path) -> None:
         require_one_process("the starting model is not pretrained yet")
@@ -69,7 +75,7 @@ def starting_model(
         loss = pretrain(
             model,
             pack(base_docs, tokenizer, recipe.block_size),
-            training,
+            {**training, **where},
             base.seed,
             path,
             reporter,

@@ -98,7 +98,7 @@ class EpochRecorder:
                 **(_of_rows(seen, rows) if split == "train" and seen is not None else {}),
             )
             known = ~np.isnan(measured.loss)
-            sums = torch.tensor([measured.loss[known].sum(dtype=np.float64), known.sum()], dtype=torch.float64)
+            sums = torch.from_numpy(np.array([measured.loss[known].sum(dtype=np.float64), known.sum()]))
             total, count = sum_over_ranks(sums).tolist()
             means[split] = total / count if count else float("nan")
             self.values[split] = values_over_ranks(self._spread(split, measured, rows))

@@ -13,11 +13,12 @@ import torch
 from safetensors.numpy import load_file
 
 from dynamics.corpus.packing import PackedSplit
+from dynamics.errors import InputError
 from dynamics.ops import chosen_routes
 from dynamics.recipe.yaml_reading import dump
 from dynamics.records import schema
 from dynamics.records.metrics import rewind_metrics
-from dynamics.records.reader import open_run
+from dynamics.records.reader import Run, open_run
 from dynamics.records.writer import discard_epochs, finished_files, write_tokens
 from dynamics.regularizers.base import Regularizer
 from dynamics.regularizers.registry import curricula
@@ -45,6 +46,8 @@ class RunPlan:
     splits : mapping of str to PackedSplit
     reference : mapping of str to TokenValues
         Under the starting model, of every split.
+    reference_made : mapping
+        The device and the precision that they were made in, where another run or command made them.
     sequences : mapping of str to int or "all"
         How many of each split to record.
     regularizers : sequence of Regularizer
@@ -52,6 +55,10 @@ class RunPlan:
         ``float16`` or ``float32``, on disk.
     forward_dtype : torch.dtype
         The autocast type of training, or float32.
+    weight_dtype : torch.dtype
+        Of the model's weights: what it computes in without autocast.
+    device : torch.device
+        Where it computes.
     batch_size : int
         Sequences per forward pass.
     seeds : mapping
@@ -64,13 +71,22 @@ class RunPlan:
     config: Mapping[str, Any]
     splits: Mapping[str, PackedSplit]
     reference: Mapping[str, TokenValues]
+    reference_made: Mapping[str, Any] = field(default_factory=dict)
     sequences: Mapping[str, int | str]
     regularizers: Sequence[Regularizer] = ()
     value_dtype: str = "float16"
     forward_dtype: torch.dtype = torch.float32
+    weight_dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
     batch_size: int = 8
     seeds: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> str:
+        """What training computes in: `float32`, `bfloat16` or `float16`."""
+        dtype = self.weight_dtype if self.forward_dtype == torch.float32 else self.forward_dtype
+        return str(dtype).removeprefix("torch.")
 
 
 def plain_values(value: Any) -> Any:
@@ -94,6 +110,16 @@ def reference_values(file: Path) -> TokenValues:
     loss = arrays["reference_loss"] if "reference_loss" in arrays else arrays["loss"]
     entropy = arrays["reference_entropy"] if "reference_entropy" in arrays else arrays["entropy"]
     return TokenValues(loss=loss, entropy=entropy, correct=np.zeros(loss.shape, dtype=np.bool_))
+
+
+def _require_precision(run: Run, plan: RunPlan) -> None:
+    """Raise InputError where a run would go on in another precision than it was trained in."""
+    before = run.manifest.get("precision", plan.precision)
+    if before != plan.precision:
+        raise InputError(
+            f"{plan.output} holds a run that was trained in {before}, and training would go on in {plan.precision}; "
+            f"go on in {before}, or start anew in a new directory"
+        )
 
 
 class RunWriter:
@@ -135,9 +161,12 @@ class RunWriter:
             for split, packed in plan.splits.items()
         }
         started, config_hash, history = time.time(), schema.config_hash(plan.config), []
+        reference_made = dict(plan.reference_made)
         if resumption is not None:
             before = open_run(plan.output)
+            _require_precision(before, plan)
             started, config_hash = before.manifest["timing"]["started"], before.manifest["config_hash"]
+            reference_made = before.manifest.get("reference", {})
             # A run that goes on as it was leaves no trace of it: its bytes are those of one that was not interrupted.
             entries = [resumption.entry(total_steps)] if resumption.changed else []
             history = [*before.manifest.get("resumed", []), *entries]
@@ -170,10 +199,11 @@ class RunWriter:
             "config_hash": config_hash,
             "config_sha256": schema.sha256_file(plan.output / schema.CONFIG_FILE),
             "versions": versions(),
-            "hardware": {**hardware(), "processes": world_size()},
+            "hardware": {**hardware(plan.device), "processes": world_size()},
             "seeds": dict(plan.seeds),
             **plan.facts,
-            "precision": str(plan.forward_dtype).removeprefix("torch."),
+            "precision": plan.precision,
+            **({"reference": reference_made} if reference_made else {}),
             "tokens": tokens,
             "curriculum": curricula(plan.regularizers, total_steps),
             "steps_per_epoch": total_steps if steps_per_epoch is None else steps_per_epoch,

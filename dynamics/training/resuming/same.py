@@ -125,9 +125,16 @@ def require_same_facts(run: Run, facts: Mapping[str, Any], *, what: str, remedy:
         raise InputError(f"{what} holds a run of other data than is given now ({', '.join(differing)}); {remedy}")
 
 
-def restore_hardware(output: Path) -> list[str]:
-    """Compute with as many threads, and the same matrix products, as the run in `output`; return what to say of it."""
-    before, now = open_run(output).manifest["hardware"], {**hardware(), "processes": world_size()}
+def restore_hardware(output: Path, device: torch.device) -> list[str]:
+    """Compute with as many threads, and the same matrix products, as the run in `output`; return what to say of it.
+
+    Parameters
+    ----------
+    output : Path
+    device : torch.device
+        Where training computes now.
+    """
+    before, now = open_run(output).manifest["hardware"], {**hardware(device), "processes": world_size()}
     said = []
     restore_routes(open_run(output).manifest.get("head_routes", {}))
     threads = before.get("threads", now["threads"])

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import runner
 from benchmarks.gpu.plan import Step
 from benchmarks.gpu.protocol import Where, at_most, holds, speed
@@ -135,21 +134,3 @@ def test_a_missed_target_is_told_and_is_no_failure(steps, tmp_path):
     entry = result["steps"]["slow"]
     assert entry["status"] == "passed"
     assert "missed: ratio: 1.5 (at most 1.3)" in runner.line("slow", entry)
-
-
-def test_arguments_that_make_no_sense_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        command.arguments(["--device", "cpu"])
-    assert "add --tiny" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command.arguments(["--only", "nonsense"])
-    assert "nonsense" in capsys.readouterr().err
-
-
-def test_the_result_of_a_device_bears_its_name():
-    assert (
-        command.default_path(Where("cuda", tiny=False), "NVIDIA H100 80GB HBM3").name
-        == "gpu-nvidia-h100-80gb-hbm3.json"
-    )
-    assert command.default_path(Where("cuda", tiny=False), "x").parent.name == "results"
-    assert command.default_path(TINY, "cpu").parent.name == "benchmarks"

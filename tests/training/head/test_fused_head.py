@@ -321,3 +321,20 @@ def test_gradients_are_synchronised_over_two_processes(tmp_path, kind):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err.decode()
         assert out.decode().strip().endswith("ok")
+
+
+@pytest.mark.parametrize("where", ["the check", "a request"])
+def test_a_full_device_is_no_reason_for_whole_logits(monkeypatch, where):
+    """They would want more room still, and the error would be theirs."""
+    model = build()
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        if where == "the check":
+            monkeypatch.setattr("dynamics.training.head.head_answer.linear_token_statistics", full)
+        with fused_head(model) as fused:
+            assert fused
+            monkeypatch.setattr("dynamics.training.head.head_answer.linear_token_statistics", full)
+            model(input_ids=IDS, head_request=HeadRequest(labels=LABELS))

@@ -60,7 +60,7 @@ def apart(model, *, before=0):
     ],
 )
 def test_a_scale_and_a_cap_are_measured(after, form):
-    z = _probe(torch.Size((1, 8, 40))).float()
+    z = _probe(torch.Size((1, 8, 40)), torch.device("cpu")).float()
     found = _form(z.double(), after(z).double())
     assert found.scale == (None if form.scale is None else pytest.approx(form.scale, rel=1e-6))
     assert found.softcap == (None if form.softcap is None else pytest.approx(form.softcap, rel=1e-6))
@@ -81,7 +81,7 @@ def test_a_scale_and_a_cap_are_measured(after, form):
     ],
 )
 def test_anything_else_after_a_head_is_seen(after):
-    z = _probe(torch.Size((1, 8, 40))).float()
+    z = _probe(torch.Size((1, 8, 40)), torch.device("cpu")).float()
     assert _form(z.double(), after(z).double()) == "its logits are not those of its head, a scale and a soft cap"
 
 
@@ -326,6 +326,18 @@ def test_an_error_after_a_request_that_was_answered_is_the_users_to_see(monkeypa
         with pytest.raises(ZeroDivisionError):
             model(input_ids=IDS, head_request=HeadRequest(labels=LABELS))
     assert "forward" not in vars(model) and "forward" not in vars(model.lm_head)
+
+
+def test_memory_that_ran_out_is_no_reason_for_whole_logits(caplog, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("2 GiB")
+
+    model = grown().eval()
+    with fused_head(model):
+        monkeypatch.setattr(head_answer, "linear_token_statistics", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            model(input_ids=IDS, head_request=HeadRequest(labels=LABELS))
+    assert caplog.records == []
 
 
 def test_an_interrupt_in_the_check_is_one(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.models import N_VOCAB, build
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BartConfig, BartForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from dynamics.training.head.own_loss import OwnLoss, own_loss
@@ -82,3 +83,22 @@ def test_a_model_that_has_diverged_adds_nothing():
         assert OwnLoss(own=diverged, cross_entropy=diverged).is_cross_entropy
         assert not OwnLoss(own=diverged, cross_entropy=2.0).is_cross_entropy
         assert not OwnLoss(own=2.0, cross_entropy=diverged).is_cross_entropy
+
+
+class Float64(TorchDispatchMode):
+    """The largest tensor of float64 that was made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+            self.largest = max(self.largest, found.numel())
+        return found
+
+
+def test_logits_are_not_held_in_float64():
+    """Of a row of 8,192 tokens and 151,936 entries they would be 10 GB, twice, before training has begun."""
+    with Float64() as seen:
+        assert own_loss(build(), BATCH).is_cross_entropy
+    assert seen.largest <= IDS.shape[1] < N_VOCAB

@@ -76,3 +76,10 @@ def test_one_bit_is_told(runs, tmp_path, name):
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="ended with 2, not 0: .*recipe.yaml"):
         resume.started(tmp_path / "run", TINY, resume.DYNAMICS).ended(0)
+
+
+def test_what_a_bare_machine_was_brought_is_found(tmp_path, monkeypatch):
+    (tmp_path / "brought.py").write_text("import dynamics\nraise SystemExit(f'{__name__} beside {dynamics.__name__}')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="brought beside dynamics"):
+        resume.started(tmp_path / "run", TINY, ("-c", "import brought")).ended(0)

@@ -79,7 +79,9 @@ def test_a_process_that_fails_says_why(tmp_path):
 
 
 def test_what_a_bare_machine_was_brought_is_found(tmp_path, monkeypatch):
-    (tmp_path / "brought.py").write_text("import dynamics\nraise SystemExit(f'{__name__} beside {dynamics.__name__}')\n")
+    (tmp_path / "brought.py").write_text(
+        "import dynamics\nraise SystemExit(f'{__name__} beside {dynamics.__name__}')\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="brought beside dynamics"):
         resume.started(tmp_path / "run", TINY, ("-c", "import brought")).ended(0)

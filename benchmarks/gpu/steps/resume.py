@@ -136,7 +136,6 @@ def started(folder: Path, where: Where, command: Sequence[str], *, resume: bool 
         # On a CPU routes are chosen by timing, each cache for itself; and sums depend on the number of threads.
         "DYNAMICS_HEAD_ROUTE": "mm",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
     }
     # It is for the library to set, before its first product.
     environment.pop("CUBLAS_WORKSPACE_CONFIG", None)

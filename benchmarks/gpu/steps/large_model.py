@@ -71,6 +71,7 @@ def run(where: Where) -> Found:
             elif batch == scale.first:
                 loss = told["loss, nats"]
                 checks.append(holds(f"large model: {kind}: finite loss", f"{loss:.2f} nats", math.isfinite(loss)))
+        where.keep(Found(measured, checks))
         batch *= 4
     for kind in (PLAIN, OURS):
         largest = [int(n) for n, told in measured["by sequences a step"].items() if told.get(kind)]

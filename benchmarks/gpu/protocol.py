@@ -21,10 +21,13 @@ class Where:
         "cuda" or "cpu".
     tiny : bool
         Sizes at which the step takes seconds on a CPU: it shows that the script works, and its speeds mean nothing.
+    keep : callable
+        Keeps what was found so far, for when the step is ended at its limit.
     """
 
     device: str
     tiny: bool
+    keep: Callable[[Found], None] = dataclasses.field(default=lambda found: None, compare=False, repr=False)
 
     @property
     def torch_device(self) -> torch.device:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.one_step import GO
+from benchmarks.gpu.one_step import GO, write_whole
 from benchmarks.gpu.plan import Step
 from benchmarks.gpu.protocol import Where
 
@@ -74,12 +74,13 @@ class StepProcess:
             timed_out = True
         self.end()
         entry: Result = {"seconds": round(time.perf_counter() - began, 2), "limit_s": round(limit_s, 1)}
-        if self._process.returncode == 0 and self._found.exists():
-            found: Result = json.loads(self._found.read_text())
+        found: Result = json.loads(self._found.read_text()) if self._found.exists() else {}
+        if self._process.returncode == 0 and found:
             broken = any(check["met"] is False and not check["target"] for check in found["checks"])
             return entry | found | {"status": "failed" if broken else "passed"}
         entry |= {"exit status": self._process.returncode, "told": self._log.read_text(errors="replace")[-_TOLD:]}
-        return entry | {"status": "timed out" if timed_out else "failed"}
+        # With what it has found before.
+        return entry | found | {"status": "timed out" if timed_out else "failed"}
 
     def end(self) -> None:
         """End it, and whatever it started."""
@@ -218,10 +219,3 @@ def sources_hash() -> str:
     ):
         digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that who reads it meanwhile, or after a kill, finds the last whole one."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text)
-    os.replace(aside, path)

@@ -204,7 +204,8 @@ class _LinearTokenStatistics(torch.autograd.Function):
         if grad_total is None:
             return None, None, None, None, None
         *grads, factor = ctx.saved_tensors
-        multiplier = grad_total if factor is None else grad_total * factor
+        # Not a scalar: as such it would be rounded to half precision before it multiplies a gradient in that.
+        multiplier = (grad_total if factor is None else grad_total * factor).reshape(1)
         # The buffers are multiplied in place unless this graph may be walked again.
         in_place = not _graph_is_kept()
         one = placement.host_computes(multiplier.device) and multiplier.item() == 1.0
@@ -214,11 +215,10 @@ class _LinearTokenStatistics(torch.autograd.Function):
                 out.append(None)
             elif one:
                 out.append(grad.to(dtype))
-            elif grad.dtype != dtype:
-                # In one pass over the memory, rounded once.
-                out.append(torch.mul(grad, multiplier, out=torch.empty_like(grad, dtype=dtype)))
             else:
-                out.append(grad.mul_(multiplier) if in_place else grad * multiplier)
+                # In one pass over the memory, rounded once.
+                room = grad if in_place and grad.dtype == dtype else torch.empty_like(grad, dtype=dtype)
+                out.append(torch.mul(grad, multiplier, out=room))
         return (*out, None, None)
 
 

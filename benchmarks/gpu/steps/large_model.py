@@ -71,6 +71,7 @@ def run(where: Where) -> Found:
             elif batch == scale.first:
                 loss = told["loss, nats"]
                 checks.append(holds(f"large model: {kind}: finite loss", f"{loss:.2f} nats", math.isfinite(loss)))
+        where.keep(Found(measured, checks))
         batch *= 4
     for kind in (PLAIN, OURS):
         largest = [int(n) for n, told in measured["by sequences a step"].items() if told.get(kind)]
@@ -112,7 +113,9 @@ def one_training(kind: str, scale: Scale, layers: int, batch: int, where: Where)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _trainer(kind, scale, layers, batch, where, Path(folder), [clock, losses]).train()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         return None
     finally:
         release()
@@ -120,6 +123,12 @@ def one_training(kind: str, scale: Scale, layers: int, batch: int, where: Where)
     if where.device == "cuda":
         found["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return found
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether the device's memory ran out: torch's allocator says so, or cuBLAS, or who loads a kernel, in words."""
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in words)
 
 
 def _trainer(

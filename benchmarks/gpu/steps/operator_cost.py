@@ -50,7 +50,10 @@ def run(where: Where) -> Found:
         if where.tiny:
             not_run[NOT_TINY] = "its import takes longer than all the rest at tiny sizes"
         for shape in shapes:
-            found, _ = _measure(where, shape, {OURS: head.fused} | rivals, begin)
+            try:
+                found, _ = _measure(where, shape, {OURS: head.fused} | rivals, begin)
+            except Exception as error:  # noqa: BLE001 (the device's context is gone: ours are kept)
+                found = {name: {"not run": head.reason(error)} for name in rivals}
             sizes[shape] |= {
                 name if name in rivals else f"{name}, beside libraries": row for name, row in found.items()
             }
@@ -104,6 +107,7 @@ def _measure(
         if time.monotonic() - begin > ENOUGH_SECONDS:
             rows[name] = {"not run": late}
             continue
+        tensors[0].grad = tensors[1].grad = None  # the last one's would count as there before
         try:
             peak = timing.peak_memory(lambda function=function: cleared(function), where.device)
         except Exception as error:  # noqa: BLE001 (whatever another library raises, or torch without memory)

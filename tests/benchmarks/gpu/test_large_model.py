@@ -44,9 +44,22 @@ def test_what_runs_out_of_memory_first_is_told(monkeypatch):
     assert not by_what(large_model.run(TINY).checks)[f"large model: {PLAIN}: a step fits"].met
 
 
-def test_memory_that_runs_out_ends_a_training_and_no_more(monkeypatch):
+def training(monkeypatch, error):
     def full(self, *args, **kwargs):
-        raise torch.OutOfMemoryError("2 GiB")
+        raise error
 
     monkeypatch.setattr("transformers.Trainer.training_step", full)
-    assert large_model.one_training(PLAIN, large_model._TINY, 1, 2, TINY) is None
+    return large_model.one_training(PLAIN, large_model._TINY, 1, 2, TINY)
+
+
+def test_memory_that_runs_out_ends_a_training_and_no_more(monkeypatch):
+    assert training(monkeypatch, torch.OutOfMemoryError("2 GiB")) is None
+    with pytest.raises(RuntimeError, match="misaligned"):
+        training(monkeypatch, RuntimeError("CUDA error: misaligned address"))
+
+
+@pytest.mark.parametrize(
+    "words", ["CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "Triton Error [CUDA]: out of memory"]
+)
+def test_others_say_in_words_that_memory_ran_out(words):
+    assert large_model.ran_out(RuntimeError(words))

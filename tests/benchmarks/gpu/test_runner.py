@@ -78,6 +78,13 @@ return Found({{}}, [])
     assert list(result["steps"])[2] == "good"
 
 
+def test_what_a_step_found_before_it_was_ended_is_kept(steps, tmp_path):
+    body = 'where.keep(Found({"rows": 3}, [at_most("error", 0.5, 1.0)]))\nimport time\ntime.sleep(60)'
+    result = runner.run_steps([steps("hangs", body, limit_s=3.0)], TINY, tmp_path / "result.json", seconds=60)
+    entry = result["steps"]["hangs"]
+    assert entry["status"] == "timed out" and entry["measured"] == {"rows": 3} and entry["checks"][0]["met"] is True
+
+
 def test_the_file_is_whole_after_every_step(steps, tmp_path, monkeypatch):
     path, seen = tmp_path / "result.json", []
     write = runner.write_whole

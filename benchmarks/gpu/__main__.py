@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from pathlib import Path
 from benchmarks import timing
 from benchmarks.gpu.plan import STEPS, Step
 from benchmarks.gpu.protocol import Where
-from benchmarks.gpu.runner import run_steps
+from benchmarks.gpu.runner import run_steps, steps_in
+from dynamics.errors import InputError
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +38,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     found = parser.parse_args(given)
     if found.device == "cpu" and not found.tiny:
         parser.error("on a CPU the full sizes take hours: add --tiny")
+    if not (math.isfinite(found.minutes) and found.minutes > 0):
+        parser.error(f"--minutes is {found.minutes:g}: give a positive number")
+    if found.output is not None and found.output.is_dir():
+        parser.error(f"--output {found.output} is a folder: give the name of a file, gpu-DEVICE.json")
     return found
 
 
@@ -71,9 +77,13 @@ def main() -> None:
     steps = selected(given.only)
     if where.tiny:  # no device is held up, and a CPU that others use may take long
         steps = [dataclasses.replace(step, limit_s=10 * step.limit_s) for step in steps]
-    if len(steps) == len(STEPS):
-        path.unlink(missing_ok=True)
-    result = run_steps(steps, where, path, seconds=60 * given.minutes)
+    try:
+        steps_in(path)  # what is no result is left alone
+        if len(steps) == len(STEPS):
+            path.unlink(missing_ok=True)
+        result = run_steps(steps, where, path, seconds=60 * given.minutes)
+    except InputError as error:
+        sys.exit(str(error))
     print(path)
     sys.exit(any(entry["status"] != "passed" for entry in result["steps"].values()))
 

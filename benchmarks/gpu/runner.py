@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.gpu.one_step import GO, write_whole
 from benchmarks.gpu.plan import Step
 from benchmarks.gpu.protocol import Where
+from dynamics.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FORMAT = 1
@@ -150,10 +151,15 @@ def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float
     -------
     dict
         The result, as it was written last.
+
+    Raises
+    ------
+    InputError
+        If what stands at `path` is no result of this benchmark; nothing has been run or written then.
     """
     deadline = time.perf_counter() + seconds
     result: Result = {"benchmark": "gpu", "format": FORMAT, "device": where.device, "tiny": where.tiny}
-    result["steps"] = json.loads(path.read_text())["steps"] if path.exists() else {}
+    result["steps"] = steps_in(path)
     before = result["steps"].get("environment", {})
     sources = sources_hash()
     groups = side_by_side(steps)
@@ -174,6 +180,22 @@ def run_steps(steps: Sequence[Step], where: Where, path: Path, *, seconds: float
                 write_whole(path, json.dumps(result, indent=1) + "\n")
                 print(line(step.name, entry), flush=True)
     return result
+
+
+def steps_in(path: Path) -> dict[str, Result]:
+    """Return the steps of the result at a path, none where nothing is there."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is no result to add steps to ({type(error).__name__}): give another --output"
+        ) from error
+    steps = found.get("steps") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(steps, dict):
+        raise InputError(f"{path} is no result of this benchmark, format {FORMAT}: give another --output")
+    return steps
 
 
 def side_by_side(steps: Sequence[Step]) -> list[list[Step]]:

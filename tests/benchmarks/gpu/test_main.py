@@ -83,13 +83,20 @@ def test_without_a_device_it_says_so():
     assert done.stderr.startswith("torch sees no CUDA device here (") and "--device cpu --tiny" in done.stderr
 
 
-def test_arguments_that_make_no_sense_are_refused(capsys):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--device", "cpu"], "add --tiny"),
+        (["--only", "nonsense"], "nonsense"),
+        (["--minutes", "nan"], "--minutes is nan: give a positive number"),
+        (["--minutes", "-1"], "--minutes is -1: give a positive number"),
+        (["--output", "/"], "--output / is a folder"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(capsys, given, said):
     with pytest.raises(SystemExit):
-        command.arguments(["--device", "cpu"])
-    assert "add --tiny" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command.arguments(["--only", "nonsense"])
-    assert "nonsense" in capsys.readouterr().err
+        command.arguments(given)
+    assert said in capsys.readouterr().err
 
 
 def test_the_result_of_a_device_bears_its_name():

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.gpu import runner
 from benchmarks.gpu.plan import Step
 from benchmarks.gpu.protocol import Where, at_most, holds, speed
+from dynamics.errors import InputError
 
 TINY = Where("cpu", tiny=True)
 START = '"""One step."""\nfrom benchmarks.gpu.protocol import Found, at_most, holds\n'
@@ -125,6 +126,15 @@ def test_other_steps_are_kept_unless_the_machine_is_another(steps, tmp_path):
     assert set(runner.run_steps([environment], TINY, path, seconds=60)["steps"]) == {"environment", "good"}
     environment = steps("environment", 'return Found({"torch": "2.14", "load": 0.1}, [])')
     assert set(runner.run_steps([environment], TINY, path, seconds=60)["steps"]) == {"environment"}
+
+
+@pytest.mark.parametrize("content", ['{"x":', "[1]", '{"steps": {}}', '{"format": 1, "steps": 3}'])
+def test_what_is_no_result_is_left_alone(steps, tmp_path, content):
+    path = tmp_path / "notes.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match="notes.json is no result .*give another --output"):
+        runner.run_steps([good(steps)], TINY, path, seconds=60)
+    assert path.read_text() == content
 
 
 def test_speeds_are_not_judged_at_tiny_sizes_and_nan_never_holds():

@@ -1,46 +1,53 @@
-"""Comparing arms: differences, the probability that one beats the other, many comparisons.
+"""Comparing arms: differences, whether they are there or absent, many comparisons.
 
-Two questions can be asked of a difference between two arms. With the trained models held fixed: would it be there on
-other documents? Then documents alone are resampled, paired, since both arms have values of the same tokens
-(`dynamics.analysis.intervals.bootstrap.bootstrap_difference`). And of the method: would it be there with other seeds
-too? Then seeds and documents are resampled (`dynamics.analysis.intervals.seeds_and_documents`).
+Two questions can be asked of a difference between two arms. Of the method: would it be there with other seeds, on other
+documents? And of these trained models: would it be there on other documents? The first is the default; the second is
+all that can be asked where an arm has one seed, and every comparison says which it answers.
 
-Shape suffixes: R resamples, S seeds, E epochs, D documents, K buckets.
+Early stopping is a baseline of its own: the best epoch of the baseline, chosen on other seeds and other documents
+(`dynamics.analysis.intervals.selection`). What does not beat it is no better than training for less long.
+
+Shape suffixes: K buckets.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from scipy.special import ndtr
 
-from dynamics.analysis.comparisons.significance import benjamini_hochberg, bootstrap_p_value, holm, probability_lower
-from dynamics.analysis.intervals.bootstrap import (
-    document_weights,
-    percentiles,
-    resampler,
-    warn_few,
+from dynamics.analysis.comparisons.significance import benjamini_hochberg, holm
+from dynamics.analysis.estimands.quantities import (
+    ChosenOn,
+    Compute,
+    Quantity,
+    arm_compute,
+    arm_quantity,
+    require_quantity,
 )
-from dynamics.analysis.intervals.cross_fitting import (
-    N_SPLITS,
-    cross_fitted_resamples,
-    normal_interval,
-    random_halves,
-    standard_error,
+from dynamics.analysis.intervals.contributions import Contributions
+from dynamics.analysis.intervals.over_documents import about_documents, over_documents
+from dynamics.analysis.intervals.over_seeds_and_documents import (
+    about_seeds,
+    over_other_seeds_and_documents,
+    over_seeds_and_documents,
 )
-from dynamics.analysis.intervals.seeds_and_documents import paired_seed_weights, require_comparable, seed_resampler
-from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
-from dynamics.analysis.sums.curves import mean_curve
-from dynamics.analysis.sums.document_sums import DocumentSums, average_sums
+from dynamics.analysis.intervals.selection import about_one_seed
+from dynamics.analysis.intervals.uncertainty import Uncertainty
+from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline
+from dynamics.analysis.sums.document_sums import DocumentSums, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
 
-Quantity = Literal["final", "rebound"]
 Over = Literal["documents", "seeds_and_documents"]
+
+#: What stands behind an arm's name where its best epoch is meant.
+EARLY_STOPPING = " (early stopping)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +57,45 @@ class Comparison:
     Attributes
     ----------
     arm, other, bucket : str
-    quantity : {"final", "rebound"}
-        Last validation loss, or cross-fitted rebound; nats per token.
+        A name that ends in " (early stopping)" stands for that arm's best epoch.
+    quantity : {"final", "best", "rebound", "area"}
+        See `dynamics.analysis.estimands.quantities`; nats per token.
+    over : {"documents", "seeds_and_documents"}
+        What the interval and the p-values generalise over.
     estimate, low, high : float
         `arm` minus `other`: negative where `arm` has the lower loss.
     probability : float
-        Probability that `arm` is lower (see `compare_arms`).
+        One minus the one-sided p-value against "`arm` is not lower"; read as the confidence that it is lower.
     p_value, p_holm, p_bh : float
         Two-sided; and adjusted for all comparisons of the same call, after Holm (1979; the chance of any false
         finding) and after Benjamini and Hochberg (1995; the expected share of false findings).
+    margin, p_equivalent, p_equivalent_holm : float
+        Two one-sided tests (Schuirmann 1987) against "they differ by `margin` or more"; NaN without a margin.
     n_documents : int
     n_seeds : tuple of int
         Of both arms.
+    same_seeds : bool
+        Whether the seeds of both arms are the same, and so paired.
     """
 
     arm: str
     other: str
     bucket: str
     quantity: Quantity
+    over: Over
     estimate: float
     low: float
     high: float
     probability: float
     p_value: float
-    p_holm: float
-    p_bh: float
     n_documents: int
     n_seeds: tuple[int, int]
+    same_seeds: bool
+    p_holm: float = math.nan
+    p_bh: float = math.nan
+    margin: float = math.nan
+    p_equivalent: float = math.nan
+    p_equivalent_holm: float = math.nan
 
 
 def compare_arms(
@@ -86,66 +105,122 @@ def compare_arms(
     baseline: str | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    over: Over = "documents",
-    n_resamples: int = 2000,
+    over: Over | None = None,
     level: float = 0.95,
-    seed: int = 0,
+    margin: float | None = None,
+    chosen_on: ChosenOn = "cross_fitted",
+    early_stopping: bool = True,
+    matched: Compute | None = None,
 ) -> list[Comparison]:
     """Compare arms pair by pair on the same tokens, with adjusted p-values.
 
     Parameters
     ----------
     data : Study, Run, Arm, or an iterable of them
-    quantity : {"final", "rebound"}
-        The rebound is cross-fitted: the best epoch of either arm is chosen on other documents than those it is
-        measured on.
+    quantity : {"final", "best", "rebound", "area"}
+        The best epoch of either arm, and where its rebound begins, is chosen elsewhere than it is measured.
     baseline : str, optional
         Compare every other arm with this one. Default: every arm with every later one.
     split : str
     buckets : Bucketing or int
-        One comparison for each bucket; an int asks for that many by reference entropy.
-    over : {"documents", "seeds_and_documents"}
-        What might have been drawn otherwise. The second needs at least two seeds in each arm. Where both arms have
-        the same seeds, these are resampled in pairs.
-    n_resamples, level, seed
-        As for `bootstrap_curve`; the least p-value is 2 / (n_resamples + 1).
+        Frozen. One comparison for each bucket; an int asks for that many by reference entropy.
+    over : {"documents", "seeds_and_documents"}, optional
+        What might have been drawn otherwise. Default: seeds and documents where both arms have two seeds or more, else
+        documents alone, with a warning. Where both arms have the same seeds these are paired.
+    level : float
+        Of the intervals.
+    margin : float, optional
+        Nats: test also whether arms are equivalent, which is to say differ by less than this. State it before you look.
+    chosen_on : {"cross_fitted", "tuning"}
+        Where a best epoch is chosen: see `arm_quantity`.
+    early_stopping : bool
+        With `quantity` final, compare every arm also with the best epoch of the baseline (without one, of the arm whose
+        name says so, or the first), and that with the baseline's end.
+    matched : {"passes", "steps", "tokens"}, optional
+        Compare after as many of these as both arms of a pair had, for arms of other lengths, batches or data. Default:
+        all arms must have the same epochs.
 
     Returns
     -------
     list of Comparison
-        `final` has a percentile interval; its probability is the share of resamples in which the arm is lower (ties
-        count half), and its p-value twice the smaller tail, (1 + resamples beyond 0) / (1 + n_resamples). `rebound`
-        has a normal interval about the cross-fitted estimate, and probability and p-value from the same normal
-        distribution. NaN, and p-values of 1, where a curve is NaN.
+        NaN, and p-values of 1, where a curve is NaN.
 
     Raises
     ------
     InputError
-        For fewer than two arms, an unknown arm or quantity, a single seed where seeds are to be resampled, or arms with
-        other epochs or an epoch that was cut after other passes: `at_common_epochs` leaves those out.
+        For fewer than two arms, an unknown arm or quantity, a single seed where seeds are asked for, a margin that is
+        not above 0, or arms with other epochs or an epoch that was cut after other passes: `matched` compares those,
+        and `at_common_epochs` leaves those epochs out.
 
     Warns
     -----
     UserWarning
-        With fewer than 50 documents.
+        Where only documents can be generalised over; with two seeds, with fewer than 15 documents, and of best epochs
+        of a single seed.
     """
-    if quantity not in ("final", "rebound"):
-        raise InputError(f"arms cannot be compared by {quantity!r}; use final or rebound")
-    if over not in ("documents", "seeds_and_documents"):
+    require_quantity(quantity)
+    if over not in (None, "documents", "seeds_and_documents"):
         raise InputError(f"over={over!r} is not known; use documents or seeds_and_documents")
+    if margin is not None and not 0.0 < margin < math.inf:
+        raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
     arms = collect_arms(data)
     pairs = _pairs(arms, baseline)
     how = as_buckets(arms, buckets)
+    if quantity == "final" and early_stopping:
+        stopped = EarlyStopped(arms[[arm.name for arm in arms].index(baseline or default_baseline(arms))])
+        pairs += [(arm, stopped) for arm in arms if arm.name != stopped.arm.name] + [(stopped, stopped.arm)]
+    options: dict[str, Any] = {"split": split, "buckets": how, "chosen_on": chosen_on, "quantity": quantity}
+    found: dict[tuple[str, Any], Contributions] = {}
     rows: list[Comparison] = []
     for arm, other in pairs:
-        parts = [each.seed_sums(split, buckets=how) for each in (arm, other)]
-        rows += _compare(arm, other, parts[0], parts[1], quantity, over, n_resamples, level, seed)
-    if not rows:
-        return []
-    adjusted = [holm([row.p_value for row in rows]), benjamini_hochberg([row.p_value for row in rows])]
-    return [
-        replace(row, p_holm=float(p_holm), p_bh=float(p_bh)) for row, p_holm, p_bh in zip(rows, *adjusted, strict=True)
-    ]
+        if matched is None:
+            _require_like_epochs(arm, other, split, how)
+        until = None if matched is None else (matched, min(arm_compute(each, matched)[-1] for each in (arm, other)))
+        for each in (arm, other):
+            if (each.name, until) not in found:
+                found[each.name, until] = _asked(each, until=until, **options)
+        sides = found[arm.name, until], found[other.name, until]
+        rows += _compare(arm, other, sides, quantity, over, level, margin, how.labels)
+    for each in _limits(rows, quantity) if rows else []:
+        warnings.warn(each, UserWarning, stacklevel=2)
+    return _adjusted(rows)
+
+
+class EarlyStopped(Arm):
+    """An arm as if it had been stopped at its best epoch."""
+
+    def __init__(self, arm: Arm) -> None:
+        super().__init__(arm.name + EARLY_STOPPING, arm.runs, epochs=arm._chosen)
+        self.arm = arm
+
+    def seed_sums(self, split: str, **options: Any) -> list[DocumentSums]:
+        return self.arm.seed_sums(split, **options)
+
+
+def difference(
+    arm: Arm, other: Arm, sides: tuple[Contributions, Contributions], over: Over | None
+) -> tuple[Uncertainty, Over]:
+    """Return the uncertainty of one arm minus another, and what it generalises over."""
+    first, second = sides
+    if over is None:
+        over = "seeds_and_documents" if min(first.n_seeds, second.n_seeds) > 1 else "documents"
+    if over == "documents":
+        return over_documents(first.minus_other_seeds(second)), over
+    if same_seeds(arm, other):
+        return over_seeds_and_documents(first.minus(second)), over
+    return over_other_seeds_and_documents(first, second), over
+
+
+def same_seeds(arm: Arm, other: Arm) -> bool:
+    """Whether the runs of two arms have the same seeds in the same order, and so can be paired."""
+    seeds = [[run.manifest.get("seeds", {}).get("seed") for run in each.runs] for each in (arm, other)]
+    return seeds[0] == seeds[1]
+
+
+def _asked(arm: Arm, *, quantity: Quantity, **options: Any) -> Contributions:
+    if isinstance(arm, EarlyStopped):
+        return arm_quantity(arm.arm, "best", **options)
+    return arm_quantity(arm, quantity, **options)
 
 
 def _pairs(arms: Sequence[Arm], baseline: str | None) -> list[tuple[Arm, Arm]]:
@@ -162,63 +237,79 @@ def _pairs(arms: Sequence[Arm], baseline: str | None) -> list[tuple[Arm, Arm]]:
 def _compare(
     arm: Arm,
     other: Arm,
-    first: list[DocumentSums],
-    second: list[DocumentSums],
+    sides: tuple[Contributions, Contributions],
     quantity: Quantity,
-    over: Over,
-    n_resamples: int,
+    over: Over | None,
     level: float,
-    seed: int,
+    margin: float | None,
+    labels: Sequence[str],
 ) -> list[Comparison]:
-    require_comparable(first[0], second[0])
-    n_documents = first[0].n_documents
-    warn_few(n_documents)
-    weights = document_weights(n_documents, n_resamples, seed)
-    means = average_sums(first), average_sums(second)
-    whole = resampler(means[0]), resampler(means[1])
-    if over == "documents":
-        resampled = whole
-    else:
-        same = _seeds_of(arm) == _seeds_of(other)
-        drawn = paired_seed_weights(len(first), len(second), same, n_resamples, seed)
-        resampled = seed_resampler(first, drawn[0]), seed_resampler(second, drawn[1])
-    if quantity == "final":
-        differences = resampled[0](weights)[:, -1] - resampled[1](weights)[:, -1]
-        estimate = mean_curve(means[0])[-1] - mean_curve(means[1])[-1]
-        low, high = percentiles(differences, level)
-        probability, p = probability_lower(differences), bootstrap_p_value(differences)
-    else:
-        halves = random_halves(n_documents, N_SPLITS, seed)
-        once = np.ones((1, n_documents), dtype=np.float32)
-        a, b = (cross_fitted_resamples(curves, halves, weights) for curves in resampled)
-        estimate = np.subtract(*(cross_fitted_resamples(curves, halves, once)[0] for curves in whole))
-        interval = normal_interval(estimate, a - b, level)
-        low, high = interval.low, interval.high
-        error = standard_error(a - b)
-        # Where no resample differs from another, the sign alone decides.
-        z = np.where(estimate == 0, 0.0, np.copysign(np.inf, estimate))
-        z[np.isnan(estimate)] = np.nan
-        np.divide(estimate, error, out=z, where=error > 0)
-        probability, p = ndtr(-z), np.where(np.isnan(z), 1.0, 2.0 * ndtr(-np.abs(z)))
+    uncertainty, answered = difference(arm, other, sides, over)
+    interval = uncertainty.interval(level)
+    p_value, lower = uncertainty.p_value(), uncertainty.p_below(0.0)
+    inside = np.full(len(labels), np.nan)
+    if margin is not None:
+        inside = np.maximum(uncertainty.p_below(margin), uncertainty.p_above(-margin))
+    known = np.isfinite(uncertainty.estimate)
     return [
         Comparison(
             arm=arm.name,
             other=other.name,
             bucket=label,
             quantity=quantity,
-            estimate=float(estimate[k]),
-            low=float(low[k]),
-            high=float(high[k]),
-            probability=float(probability[k]),
-            p_value=float(p[k]),
-            p_holm=float("nan"),
-            p_bh=float("nan"),
-            n_documents=n_documents,
-            n_seeds=(len(first), len(second)),
+            over=answered,
+            estimate=float(interval.estimate[k]),
+            low=float(interval.low[k]),
+            high=float(interval.high[k]),
+            probability=float(1.0 - lower[k]) if known[k] else math.nan,
+            p_value=float(p_value[k]),
+            n_documents=sides[0].n_documents,
+            n_seeds=(sides[0].n_seeds, sides[1].n_seeds),
+            same_seeds=same_seeds(arm, other),
+            margin=math.nan if margin is None else margin,
+            p_equivalent=float(inside[k]),
         )
-        for k, label in enumerate(means[0].labels)
+        for k, label in enumerate(labels)
     ]
 
 
-def _seeds_of(arm: Arm) -> list[object]:
-    return [run.manifest.get("seeds", {}).get("seed") for run in arm.runs]
+def _adjusted(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Return comparisons with p-values adjusted for all of them."""
+    if not rows:
+        return []
+    p_values = [row.p_value for row in rows]
+    adjusted = [holm(p_values), benjamini_hochberg(p_values)]
+    equivalent = [row.p_equivalent for row in rows]
+    adjusted.append(np.full(len(rows), np.nan) if math.isnan(equivalent[0]) else holm(equivalent))
+    return [
+        replace(row, p_holm=float(p_holm), p_bh=float(p_bh), p_equivalent_holm=float(inside))
+        for row, p_holm, p_bh, inside in zip(rows, *adjusted, strict=True)
+    ]
+
+
+def _require_like_epochs(arm: Arm, other: Arm, split: str, buckets: Bucketing) -> None:
+    first, second = (each.seed_sums(split, buckets=buckets)[0] for each in (arm, other))
+    if first.labels != second.labels or not np.array_equal(first.epochs, second.epochs):
+        raise InputError(
+            "only curves with the same epochs and buckets can be compared; cut both to common epochs "
+            '(dynamics.analysis.sums.arms.at_common_epochs), or ask matched="passes", "steps" or "tokens"'
+        )
+    require_same_passes(first, second)
+
+
+def _limits(rows: Sequence[Comparison], quantity: Quantity) -> list[str]:
+    """Return what the intervals of comparisons cannot cover, or do not speak of."""
+    found = [about_documents(rows[0].n_documents)]
+    crossed = [min(row.n_seeds) for row in rows if row.over == "seeds_and_documents"]
+    if crossed:
+        found.append(about_seeds(min(crossed)))
+    fixed = sorted({name for row in rows if row.over == "documents" for name in (row.arm, row.other)})
+    alone = any(1 in row.n_seeds for row in rows if row.over == "documents")
+    if alone:
+        found.append(
+            f"comparisons among {', '.join(fixed)} generalise over documents alone, with these trained models held "
+            "fixed, as one has a single seed; run 2 seeds or more of each, 5 if you can"
+        )
+    if alone and (quantity in ("best", "rebound") or any(name.endswith(EARLY_STOPPING) for name in fixed)):
+        found.append(about_one_seed(1))
+    return [each for each in found if each is not None]

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.analysis.intervals.interval import Interval, require_share
 from dynamics.analysis.sums.curves import mean_curve, ratio
 from dynamics.analysis.sums.document_sums import DocumentSums, require_same_passes
 from dynamics.analysis.tokens.token_records import Floats
@@ -31,15 +31,6 @@ Resampler = Callable[[NDArray[np.floating]], Floats]
 
 FEW_DOCUMENTS = 50
 _BLOCK = 4_000_000  # numbers in one block of float64 weights: 32 MB
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and its percentile interval: three arrays of one shape."""
-
-    low: Floats
-    high: Floats
-    estimate: Floats
 
 
 def document_weights(n_documents: int, n_resamples: int, seed: int) -> NDArray[np.float32]:
@@ -229,11 +220,6 @@ def warn_few(n_documents: int) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-def require_share(level: float) -> None:
-    if not 0.0 < level < 1.0:
-        raise InputError(f"level {level:g} is not a share; use a value in (0, 1) such as 0.95")
 
 
 def percentiles(values: Floats, level: float) -> tuple[Floats, Floats]:

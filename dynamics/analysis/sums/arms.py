@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -140,6 +141,17 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
     require_same_tokens([run for _, _, runs, _ in named for run in runs])
     times = Counter(name for name, *_ in named)
     return [Arm(name if times[name] == 1 else longer, runs, epochs=epochs) for name, longer, runs, epochs in named]
+
+
+def default_baseline(arms: Sequence[Arm]) -> str:
+    """Return the name of the arm that others are compared with: one that is called so, or the first.
+
+    ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name.
+    """
+    names = [arm.name for arm in arms]
+    called = [name for name in names if re.search(r"(^|[_./+-])(baseline|none|control)($|[_./+-])", name.lower())]
+    exact = [name for name in called if name.lower() == "baseline"]
+    return [*exact, *called, *names][0]
 
 
 def shared_epochs(arms: Sequence[Arm]) -> list[int]:

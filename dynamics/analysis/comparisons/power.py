@@ -1,0 +1,227 @@
+"""What a design can find: the smallest difference detected with 80 % power, and the seeds or documents that one needs.
+
+A pilot's difference of two arms has a variance with three components. Divided by the seeds and documents of another
+design they give the variance there, and the chance that its comparison comes out significant. That chance has no formula,
+since the critical value depends on the estimated components (`dynamics.analysis.intervals.uncertainty`): what a design
+would measure is drawn, normal differences and chi-square mean squares, and compared in the very way in which arms are.
+
+The pilot's own components are estimates. From three seeds the variance between seeds is known to within a factor of 40
+(95 %), so that a plan made from it is a guess; five seeds make it 12.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import t as student
+
+from dynamics.analysis.comparisons.arm_comparisons import same_seeds
+from dynamics.analysis.estimands.quantities import Quantity, arm_quantity
+from dynamics.analysis.intervals.contributions import Contributions
+from dynamics.analysis.intervals.interval import require_share
+from dynamics.analysis.intervals.over_documents import document_variance
+from dynamics.analysis.intervals.over_seeds_and_documents import seed_square, variance_together
+from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
+from dynamics.analysis.tokens.token_records import Floats
+from dynamics.errors import InputError, nearest
+
+N_DRAWS = 40_000
+_MOST_SEEDS, _MOST_DOCUMENTS = 1_000, 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """How much a difference of two arms varies with seeds and with documents.
+
+    Attributes
+    ----------
+    seeds : float
+        Variance of one seed's difference that all documents share; nats squared, as the others.
+    documents : float
+        Variance of the difference over `n_documents` documents that all seeds share.
+    together : float
+        Variance of one seed's difference over `n_documents` documents that neither explains.
+    n_seeds, n_documents : int
+    degrees : float
+        Degrees of freedom of so many documents, D - 1 if they are equally long.
+    """
+
+    seeds: float
+    documents: float
+    together: float
+    n_seeds: int
+    n_documents: int
+    degrees: float
+
+    def resized(self, n_seeds: int | None = None, n_documents: int | None = None) -> Design:
+        """Return the design with other numbers of seeds and documents, these of the same kind and lengths.
+
+        Raises
+        ------
+        InputError
+            For fewer than two of either.
+        """
+        n_seeds, n_documents = n_seeds or self.n_seeds, n_documents or self.n_documents
+        if n_seeds < 2 or n_documents < 2:
+            raise InputError(f"{n_seeds} seeds and {n_documents} documents are no design; use 2 or more of each")
+        share = self.n_documents / n_documents
+        return replace(
+            self,
+            documents=self.documents * share,
+            together=self.together * share,
+            n_seeds=n_seeds,
+            n_documents=n_documents,
+            degrees=max(1.0, self.degrees / share),
+        )
+
+    @property
+    def standard_error(self) -> float:
+        """Of the difference, in nats."""
+        return math.sqrt(self.seeds / self.n_seeds + self.documents + self.together / self.n_seeds)
+
+
+def pilot_design(
+    data: Source | list[Source],
+    arm: str,
+    other: str,
+    *,
+    quantity: Quantity = "final",
+    split: str = "validation",
+) -> Design:
+    """Return the variance components of the difference of two arms, from a pilot study.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or a list of them
+    arm, other : str
+        Arms with the same seeds, two or more.
+    quantity : {"final", "best", "rebound", "area"}
+    split : str
+
+    Raises
+    ------
+    InputError
+        For an unknown arm, a single seed, or arms with different seeds.
+    """
+    arms = {each.name: each for each in collect_arms(data)}
+    for name in (arm, other):
+        if name not in arms:
+            raise InputError(f"no arm {name!r}; there are {', '.join(arms)}{nearest(name, arms)}")
+    chosen = [arms[arm], arms[other]]
+    if not same_seeds(*chosen):
+        raise InputError(f"{arm} and {other} have different seeds; a design is planned from arms with the same ones")
+    how = as_buckets(chosen, 1)
+    sides = [arm_quantity(each, quantity, split=split, buckets=how) for each in chosen]
+    return design_of(sides[0].minus(sides[1]))
+
+
+def design_of(difference: Contributions) -> Design:
+    """Return the variance components of a difference in its first bucket; a component below 0 is 0."""
+    together = variance_together(difference)
+    n = difference.n_seeds
+    between = seed_square(difference, together).square
+    return Design(
+        seeds=max(0.0, float(between[0] - together[0])) * n,
+        documents=max(0.0, float(document_variance(difference)[0] - together[0])),
+        together=float(together[0]) * n,
+        n_seeds=n,
+        n_documents=difference.n_documents,
+        degrees=float(difference.degrees[0]),
+    )
+
+
+def power(design: Design, difference: float, *, level: float = 0.95, seed: int = 0) -> float:
+    """Return the chance that a true difference is found significant over seeds and documents.
+
+    Parameters
+    ----------
+    design : Design
+    difference : float
+        Nats per token.
+    level : float
+        Significant is what the interval of this level does not hold 0 in.
+    seed : int
+        Of the draws; the chance is within half a percent.
+    """
+    noise, error = _drawn(design, level, seed)
+    return float((np.abs(difference + noise) > error).mean())
+
+
+def detectable_difference(design: Design, *, power: float = 0.8, level: float = 0.95, seed: int = 0) -> float:
+    """Return the smallest true difference, in nats, that is found significant with the chance `power`.
+
+    Raises
+    ------
+    InputError
+        If `power` is not a share above 1 - level.
+    """
+    _require_power(power, level)
+    noise, error = _drawn(design, level, seed)
+    low, high = 0.0, 10.0 * design.standard_error
+    while (np.abs(high + noise) > error).mean() < power:
+        high *= 2.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        found = (np.abs(middle + noise) > error).mean() >= power
+        low, high = (low, middle) if found else (middle, high)
+    return high
+
+
+def seeds_needed(design: Design, difference: float, *, power: float = 0.8, level: float = 0.95) -> int | None:
+    """Return the fewest seeds with which a difference is found with the chance `power`; None if no number will do.
+
+    Documents stay as many as they are: what they make of the variance no seed takes away.
+    """
+    return _fewest(design, difference, power, level, "n_seeds", _MOST_SEEDS)
+
+
+def documents_needed(design: Design, difference: float, *, power: float = 0.8, level: float = 0.95) -> int | None:
+    """Return the fewest documents with which a difference is found with the chance `power`; None if no number will do.
+
+    Seeds stay as many as they are: what they make of the variance no document takes away.
+    """
+    return _fewest(design, difference, power, level, "n_documents", _MOST_DOCUMENTS)
+
+
+def _fewest(design: Design, difference: float, wanted: float, level: float, what: str, most: int) -> int | None:
+    _require_power(wanted, level)
+    if not difference:
+        raise InputError("a difference of 0 is found by no design; give the one that would matter, in nats")
+
+    def enough(number: int) -> bool:
+        return power(design.resized(**{what: number}), difference, level=level) >= wanted
+
+    if not enough(most):
+        return None
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _require_power(power: float, level: float) -> None:
+    require_share(level)
+    if not 1.0 - level < power < 1.0:
+        raise InputError(f"power {power:g} is not a chance between {1.0 - level:g} and 1; use a value such as 0.8")
+
+
+def _drawn(design: Design, level: float, seed: int) -> tuple[Floats, Floats]:
+    """Return what a design's comparison would be off by, and how far off it must be to be significant, N_DRAWS each."""
+    require_share(level)
+    rng = np.random.default_rng(seed)
+    together = design.together / design.n_seeds
+    between, degrees = design.n_seeds - 1.0, design.degrees
+    noise = design.standard_error * rng.standard_normal(N_DRAWS)
+    shared = together * rng.chisquare(between * degrees, N_DRAWS) / (between * degrees)
+    seeds = (design.seeds / design.n_seeds + together) * rng.chisquare(between, N_DRAWS) / between
+    documents = (design.documents + together) * rng.chisquare(degrees, N_DRAWS) / degrees
+    of_seeds, of_documents = (np.maximum(square, shared) - shared / 2.0 for square in (seeds, documents))
+    tail = (1.0 - level) / 2.0
+    variance = of_seeds + of_documents
+    critical = of_seeds * student.isf(tail, between) + of_documents * student.isf(tail, degrees)
+    return noise, np.divide(critical, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)

@@ -374,16 +374,15 @@ def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
     from dynamics.analysis.estimands.summary import arm_summary, note_on_passes
 
-    header = ("arm", "best", "epoch", "final", "95 % interval", "rebound", "cross-fitted", "dropped")
+    header = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
     summaries = [arm for one in opened for arm in arm_summary(one)]
     rows = [
         (
             arm.arm,
-            f"{arm.best:.4f}",
-            f"{arm.best_at:g}",
             f"{arm.final:.4f}",
             f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
-            f"{arm.rebound:.4f}",
+            f"{arm.best_cross_fitted:.4f}",
+            f"{arm.best_at:g}",
             f"{arm.rebound_cross_fitted:.4f}",
             f"{arm.dropped_share:.4f}",
         )

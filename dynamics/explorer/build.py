@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.analysis.intervals.bootstrap import FEW_DOCUMENTS
+from dynamics.analysis.intervals.over_documents import FEW_DOCUMENTS
 from dynamics.analysis.tokens.buckets import Buckets, make_buckets
 from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError

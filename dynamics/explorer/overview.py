@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dynamics.analysis.intervals.bootstrap import bootstrap_curve
+from dynamics.analysis.intervals.bands import curve_interval
 from dynamics.analysis.sums.curves import best_epoch
 from dynamics.analysis.sums.document_sums import document_sums
 from dynamics.analysis.tokens.buckets import Buckets
@@ -56,7 +56,7 @@ def curves_of(splits: Sequence[SplitTokens], buckets: Buckets | None) -> list[di
                 with warnings.catch_warnings():
                     # That there are few documents is said once, among the notes.
                     warnings.simplefilter("ignore", UserWarning)
-                    band = bootstrap_curve(sums, n_resamples=300)
+                    band = curve_interval([sums])
                 for k, label in enumerate(sums.labels):
                     curves.append(
                         {

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from dynamics.analysis.intervals.bootstrap import Interval
-from dynamics.plots.labels import focus, legend_above
+from dynamics.analysis.intervals.bands import Over
+from dynamics.analysis.intervals.interval import Interval
+from dynamics.plots.labels import band_note, focus, legend_above
 from dynamics.plots.panels import arm_line, draw_arm_lines, is_first, is_last, legend_over
 from dynamics.plots.style import arm_styles
 
@@ -22,6 +23,8 @@ class BucketLines:
     Attributes
     ----------
     arm : str
+    over : {"documents", "seeds_and_documents"}
+        What the intervals generalise over.
     epochs : ndarray, shape (E,)
         Where they lie on the axis: passes over the data.
     labels : tuple of str, length K
@@ -29,6 +32,7 @@ class BucketLines:
     """
 
     arm: str
+    over: Over
     epochs: NDArray[np.float64]
     labels: tuple[str, ...]
     values: Interval
@@ -69,10 +73,11 @@ def draw_bucket_lines(arms: Sequence[BucketLines], axes: Sequence[Axes], label: 
         if is_first(ax, axes):
             ax.set_ylabel(label)
         focus(ax, drawn)
+    note = f"band: {band_note([arm.over for arm in arms])}"
     if len(axes) == 1:
-        legend_above(axes[0], handles)
+        legend_above(axes[0], handles, title=note)
     else:
-        legend_over(axes, handles, handlelength=2.8)
+        legend_over(axes, handles, title=note, handlelength=2.8)
     return list(axes)
 
 

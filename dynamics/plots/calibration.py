@@ -37,7 +37,7 @@ def plot_calibration(
     """Draw mean loss against mean predicted entropy, bin by bin of equal size: a reliability diagram in nats.
 
     On the diagonal a model is calibrated, above it too sure, below it not sure enough. Bars are 95 % intervals
-    (documents resampled); the legend gives ECE_H, the mean distance from the diagonal in nats.
+    over documents; the legend gives ECE_H, the mean distance from the diagonal in nats.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ def plot_calibration(
         For records, as are the following.
     n_bins : int
     n_resamples : int
+        Of the documents, for the interval of ECE_H.
 
     Raises
     ------
@@ -67,7 +68,6 @@ def plot_overconfidence(
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw mean loss minus mean entropy over epochs, one line an arm and one panel a bucket.
 
@@ -82,7 +82,6 @@ def plot_overconfidence(
         For records, as are the following.
     buckets : Bucketing or int
         1 for all tokens, 2 for the low and high half by reference entropy.
-    n_resamples : int
 
     Returns
     -------
@@ -94,7 +93,7 @@ def plot_overconfidence(
     InputError
         If the number of axes is not that of the buckets.
     """
-    rows = as_overconfidences(data, split=split, buckets=buckets, n_resamples=n_resamples)
+    rows = as_overconfidences(data, split=split, buckets=buckets)
     return in_panels(lambda found: _draw_overconfidence(rows, found), len(rows[0].labels), ax, axes, "buckets")
 
 
@@ -107,11 +106,11 @@ def as_calibrations(
 
 
 def as_overconfidences(
-    data: Overconfidences, *, split: str = "validation", buckets: Bucketing | int = 1, n_resamples: int = 1000
+    data: Overconfidences, *, split: str = "validation", buckets: Bucketing | int = 1
 ) -> list[Overconfidence]:
     """Return the numbers of the overconfidence figure."""
     items, ready = given(data, Overconfidence)
-    return items if ready else overconfidence(items, split=split, buckets=buckets, n_resamples=n_resamples)
+    return items if ready else overconfidence(items, split=split, buckets=buckets)
 
 
 def calibration_rows(rows: Sequence[Calibration], epoch: int | None = None) -> list[dict[str, Any]]:
@@ -155,6 +154,7 @@ def overconfidence_rows(rows: Sequence[Overconfidence]) -> list[dict[str, Any]]:
             "overconfidence": row.value.estimate[e, k],
             "low": row.value.low[e, k],
             "high": row.value.high[e, k],
+            "over": row.over,
         }
         for row in rows
         for k, label in enumerate(row.labels)
@@ -220,5 +220,5 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
 
 
 def _draw_overconfidence(rows: Sequence[Overconfidence], axes: Sequence[Axes]) -> list[Axes]:
-    lines = [BucketLines(row.arm, row.at, row.labels, row.value) for row in rows]
+    lines = [BucketLines(row.arm, row.over, row.at, row.labels, row.value) for row in rows]
     return draw_bucket_lines(lines, axes, "Loss minus entropy\n(nats per token)")

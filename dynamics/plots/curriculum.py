@@ -17,9 +17,9 @@ from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, dropped
 from dynamics.analysis.sums.arms import Arm, Source, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.plots.labels import epoch_axis, legend_above, named_after, wrap_name
+from dynamics.plots.labels import band_note, epoch_axis, legend_above, named_after, wrap_name
 from dynamics.plots.panels import given, in_panel
-from dynamics.plots.style import INK, NOTE_SIZE, ArmStyle, Style, arm_styles
+from dynamics.plots.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, arm_styles
 from dynamics.records.reader import Run, Study
 from dynamics.regularizers.registry import setting
 from dynamics.regularizers.schedules import ScheduleSettings, strength
@@ -83,12 +83,11 @@ def plot_outcomes(
     *,
     quantity: Quantity = "final",
     ax: Axes | None = None,
-    n_resamples: int = 1000,
 ) -> Axes:
     """Draw what each arm came to: final validation loss or cross-fitted rebound, one row an arm.
 
-    Large markers are the average over seeds with its 95 % interval (documents resampled); small ticks are the final
-    losses of single seeds, which say how much of a difference may be the seeds'.
+    Large markers are the average over seeds with its 95 % interval, over seeds and documents where an arm has two
+    seeds or more; small ticks are the final losses of single seeds. The rebound is cross-fitted.
 
     Parameters
     ----------
@@ -96,12 +95,10 @@ def plot_outcomes(
     quantity : {"final", "rebound"}
     ax : Axes, optional
         Where to draw; a new figure of one column's width otherwise.
-    n_resamples : int
-        Resamples of the intervals, for records.
     """
     if quantity not in _TITLES:
         raise InputError(f"unknown quantity {quantity!r}; use final or rebound")
-    summaries = as_summaries(data, n_resamples=n_resamples)
+    summaries = as_summaries(data)
     height = 0.95 + _rows_height(outcome_names(summaries))
     return in_panel(lambda found: _draw_outcomes(summaries, found, quantity), ax, height=height)
 
@@ -123,11 +120,11 @@ def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> l
 
 
 def as_summaries(
-    data: Source | Iterable[Source] | Sequence[ArmSummary], *, n_resamples: int = 1000
+    data: Source | Iterable[Source] | Sequence[ArmSummary],
 ) -> list[ArmSummary]:
     """Return the outcomes of the curriculum figure."""
     items, ready = given(data, ArmSummary)
-    return items if ready else arm_summary(items, n_resamples=n_resamples)
+    return items if ready else arm_summary(items)
 
 
 def outcome_names(summaries: Sequence[ArmSummary]) -> list[str]:
@@ -163,6 +160,8 @@ def draw_curriculum(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
     _draw_outcomes(summaries, axes[1], "final")
     _draw_outcomes(summaries, axes[2], "rebound")
     axes[2].tick_params(labelleft=False)
+    note = f"bar: {band_note([summary.over for summary in summaries])}; tick: a seed"
+    axes[1].figure.supxlabel(note, fontsize=NOTE_SIZE, color=FAINT)
 
 
 def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmSummary]) -> list[dict[str, Any]]:
@@ -176,6 +175,7 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
         value: float,
         low: Any = "",
         high: Any = "",
+        over: str = "",
         seed: Any = "",
         passes: float | None = None,
     ) -> dict[str, Any]:
@@ -188,6 +188,7 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
             "value": value,
             "low": low,
             "high": high,
+            "over": over,
             "seed_index": seed,
         }
 
@@ -198,8 +199,8 @@ def curriculum_rows(curricula: Sequence[ArmCurriculum], summaries: Sequence[ArmS
         rows += [row(each.arm, "dropped_share", x, y) for x, y in measured]
     for arm in summaries:
         at = arm.final_at
-        rows.append(row(arm.arm, "final_loss", arm.final_epoch, *_outcome(arm, "final"), passes=at))
-        rows.append(row(arm.arm, "rebound", arm.final_epoch, *_outcome(arm, "rebound"), passes=at))
+        rows.append(row(arm.arm, "final_loss", arm.final_epoch, *_outcome(arm, "final"), arm.over, passes=at))
+        rows.append(row(arm.arm, "rebound", arm.final_epoch, *_outcome(arm, "rebound"), arm.over, passes=at))
         by_seed = enumerate(arm.final_by_seed)
         rows += [row(arm.arm, "final_loss_of_seed", arm.final_epoch, value, seed=i, passes=at) for i, value in by_seed]
     return rows

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from dynamics.analysis.estimands.summary import ArmCurve, arm_curves
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.sums.curves import best_epoch, rebound
-from dynamics.plots.labels import EndLabel, epoch_axis, epoch_columns, focus, label_line_ends, legend_above
+from dynamics.plots.labels import EndLabel, band_note, epoch_axis, epoch_columns, focus, label_line_ends, legend_above
 from dynamics.plots.panels import given, in_panel
 from dynamics.plots.style import FAINT, MINUS, NOTE_SIZE, arm_styles
 
@@ -24,13 +24,13 @@ def plot_degradation(
     *,
     ax: Axes | None = None,
     labels: bool = True,
-    n_resamples: int = 1000,
 ) -> Axes:
     """Draw validation loss over epochs by arm: what many epochs do to the model.
 
-    Each line has its 95 % band (documents resampled), a marker at its best epoch, and from there a
-    dotted level to the last epoch. The label gives the rebound as a number: cross-fitted (see `cross_fitted_rebound`),
-    where documents are known, and so a little less than the height of the line's end above that level.
+    Each line has its 95 % band, over seeds and documents where it has two seeds or more, a marker at its best epoch,
+    and from there a dotted level to the last epoch. The label gives the rebound as a number: cross-fitted
+    (`dynamics.analysis.intervals.selection`) where documents are known, and so a little less than the height of the
+    line's end above that level.
 
     Parameters
     ----------
@@ -40,23 +40,21 @@ def plot_degradation(
         Where to draw; a new figure of one column's width otherwise.
     labels : bool
         Write names at the ends of lines where they fit; else, or where they do not, a legend.
-    n_resamples : int
-        Resamples of the intervals, for records.
 
     Returns
     -------
     Axes
     """
-    curves = as_curves(data, n_resamples=n_resamples)
+    curves = as_curves(data)
     return in_panel(lambda found: _draw(curves, found, labels), ax, height=2.4)
 
 
-def as_curves(data: Curves, *, n_resamples: int = 1000) -> list[ArmCurve]:
+def as_curves(data: Curves) -> list[ArmCurve]:
     """Return the numbers of the degradation figure."""
     if isinstance(data, Mapping):
         return [_bare(name, np.asarray(values, dtype=float)) for name, values in data.items()]
     items, ready = given(data, ArmCurve)
-    return items if ready else arm_curves(items, n_resamples=n_resamples)
+    return items if ready else arm_curves(items)
 
 
 def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:
@@ -74,6 +72,7 @@ def degradation_rows(curves: Sequence[ArmCurve]) -> list[dict[str, Any]]:
                     "validation_loss": loss,
                     "low": low,
                     "high": high,
+                    "over": curve.over,
                     "best": int(curve.epochs[e] == best),
                     "rebound_cross_fitted": curve.rebound_cross_fitted,
                     "above_best": loss - np.nanmin(curve.loss) if best >= 0 else np.nan,
@@ -136,6 +135,8 @@ def _draw(curves: Sequence[ArmCurve], ax: Axes, labels: bool) -> Axes:
     focus(ax, [(curve.at, np.stack([curve.loss, curve.low, curve.high], 1)) for curve in curves])
     fitted = any(np.isfinite(curve.rebound_cross_fitted) for curve in curves)
     note = f"marker: best epoch; number: rebound since{', cross-fitted' if fitted else ''}"
+    if any(np.isfinite(curve.low).any() for curve in curves):
+        note += f"\nband: {band_note([curve.over for curve in curves])}"
     if labels and label_line_ends(ax, ends, fontsize=7.0):
         ax.set_title(note, loc="left", fontsize=NOTE_SIZE, color=FAINT)
     else:

@@ -40,7 +40,8 @@ from dynamics.plots.heat_map import as_landscape, as_maps, bucket_map_rows, plot
 from dynamics.plots.labels import legend_columns
 from dynamics.plots.panels import panel_axes
 from dynamics.plots.style import Style, load_style
-from dynamics.plots.tables import arm_table, latex_table, markdown_table, table_rows
+from dynamics.plots.table_text import latex_table, markdown_table
+from dynamics.plots.tables import arm_table, table_rows
 from dynamics.plots.token_dynamics import (
     as_dynamics,
     plot_token_dynamics,

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
+from dynamics.analysis.estimands.bucket_dynamics import BucketDynamics, bucket_dynamics
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.plots.bucket_lines import BucketLines, draw_bucket_lines
@@ -23,11 +23,10 @@ def plot_gap(
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw the generalisation gap over epochs, one line an arm and one panel a bucket.
 
-    Bands are 95 % intervals (documents of the two splits resampled apart).
+    Bands are 95 % intervals, over seeds and the documents of both splits where an arm has two seeds or more.
 
     Parameters
     ----------
@@ -38,8 +37,6 @@ def plot_gap(
         Where to draw several buckets, one each; a new figure otherwise.
     buckets : Bucketing or int
         For records: 1 for all tokens, 2 for the low and high half by reference entropy.
-    n_resamples : int
-        Resamples of the intervals, for records.
 
     Returns
     -------
@@ -51,14 +48,14 @@ def plot_gap(
     InputError
         If the number of axes is not that of the buckets.
     """
-    dynamics = as_gaps(data, buckets=buckets, n_resamples=n_resamples)
+    dynamics = as_gaps(data, buckets=buckets)
     return in_panels(lambda found: _draw(dynamics, found), len(dynamics[0].labels), ax, axes, "buckets")
 
 
-def as_gaps(data: Gaps, *, buckets: Bucketing | int = 1, n_resamples: int = 1000) -> list[BucketDynamics]:
+def as_gaps(data: Gaps, *, buckets: Bucketing | int = 1) -> list[BucketDynamics]:
     """Return the numbers of the gap figure."""
     items, ready = given(data, BucketDynamics)
-    return items if ready else bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
+    return items if ready else bucket_dynamics(items, buckets=buckets)
 
 
 def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
@@ -73,6 +70,7 @@ def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
             "gap": arm.gap.estimate[e, k],
             "low": arm.gap.low[e, k],
             "high": arm.gap.high[e, k],
+            "over": arm.over,
         }
         for arm in dynamics
         for k, label in enumerate(arm.labels)
@@ -81,5 +79,5 @@ def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
 
 
 def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
-    lines = [BucketLines(arm.arm, arm.at, arm.labels, arm.gap) for arm in dynamics]
+    lines = [BucketLines(arm.arm, arm.over, arm.at, arm.labels, arm.gap) for arm in dynamics]
     return draw_bucket_lines(lines, axes, "Generalisation gap\n(nats per token)")

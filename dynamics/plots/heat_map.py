@@ -50,7 +50,6 @@ def plot_bucket_map(
     split: str = "validation",
     buckets: Bucketing | int = 10,
     above_best: bool = False,
-    n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw a value by bucket (y) and epoch (x) as colours, one panel an arm.
 
@@ -74,8 +73,6 @@ def plot_bucket_map(
         10 for deciles of the reference entropy.
     above_best : bool
         Draw the distance from the bucket's best epoch; also for maps that are made already.
-    n_resamples : int
-        Resamples of the intervals, which go into the CSV alone.
 
     Returns
     -------
@@ -87,7 +84,7 @@ def plot_bucket_map(
     InputError
         If the number of axes is not that of the arms.
     """
-    maps = as_maps(data, value=value, split=split, buckets=buckets, n_resamples=n_resamples)
+    maps = as_maps(data, value=value, split=split, buckets=buckets)
     return in_panels(lambda found: _draw_maps(maps, found, above_best), len(maps), ax, axes, "arms")
 
 
@@ -139,13 +136,12 @@ def as_maps(
     value: Value = "loss",
     split: str = "validation",
     buckets: Bucketing | int = 10,
-    n_resamples: int = 1000,
 ) -> list[BucketMap]:
     """Return the numbers of the heat map."""
     items, ready = given(data, BucketMap)
     if ready:
         return items
-    return bucket_map(items, value=value, split=split, buckets=buckets, n_resamples=n_resamples)
+    return bucket_map(items, value=value, split=split, buckets=buckets)
 
 
 def as_landscape(data: Maps, *, split: str = "validation", n_buckets: int = 30) -> list[BucketMap]:
@@ -175,6 +171,7 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
                         each.value: each.values.estimate[e, k],
                         "low": each.values.low[e, k],
                         "high": each.values.high[e, k],
+                        "over": each.over,
                         "best": int(e == best[k]),
                         "above_best": above[e, k],
                     }

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.plots.style import FAINT, NOTE_SIZE
 
@@ -148,6 +149,20 @@ def named_after(names: Sequence[str], passes: Sequence[float]) -> list[str]:
     if len(set(passes)) < 2:
         return list(names)
     return [f"{name} ({at:g} epoch{'' if at == 1 else 's'})" for name, at in zip(names, passes, strict=True)]
+
+
+def in_words(overs: Sequence[Over]) -> str:
+    """Return what intervals generalise over, in words: "over seeds and documents"."""
+    both, documents = ("seeds_and_documents" in overs), ("documents" in overs)
+    if both and documents:
+        return "over seeds and documents, or documents alone for what has one seed"
+    return "over seeds and documents" if both else "over documents, the trained models held fixed"
+
+
+def band_note(overs: Sequence[Over]) -> str:
+    """Return the same in a few words, for a figure."""
+    both, documents = ("seeds_and_documents" in overs), ("documents" in overs)
+    return f"95 % over {'seeds and ' if both else ''}{'(or) ' if both and documents else ''}documents"
 
 
 def moments(passes: Sequence[float]) -> str:

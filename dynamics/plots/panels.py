@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.estimands.bucket_dynamics import BucketDynamics, bucket_dynamics
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Buckets
-from dynamics.plots.labels import epoch_axis, epoch_columns, focus, wrap_name
+from dynamics.plots.labels import band_note, epoch_axis, epoch_columns, focus, wrap_name
 from dynamics.plots.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
-from dynamics.plots.style import INK, Style, bucket_colors
+from dynamics.plots.style import INK, NOTE_SIZE, Style, bucket_colors
 
 Dynamics = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
 
@@ -30,12 +30,11 @@ def plot_token_dynamics(
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     buckets: Buckets | int = 2,
-    n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw the loss of each entropy bucket over epochs, one panel an arm.
 
-    Training is dashed and validation solid, with 95 % bands (documents resampled); colours and
-    markers tell the buckets. All panels have the same limits.
+    Training is dashed and validation solid, with 95 % bands, over seeds and documents where an arm has two seeds or
+    more; colours and markers tell the buckets. All panels have the same limits.
 
     Parameters
     ----------
@@ -46,8 +45,6 @@ def plot_token_dynamics(
         Where to draw several arms, one each; a new figure of the page's width otherwise.
     buckets : Buckets or int
         For records: 2 for the low and high half by the reference entropy of the training tokens.
-    n_resamples : int
-        Resamples of the intervals, for records.
 
     Returns
     -------
@@ -59,14 +56,14 @@ def plot_token_dynamics(
     InputError
         If the number of axes is not that of the arms.
     """
-    dynamics = as_dynamics(data, buckets=buckets, n_resamples=n_resamples)
+    dynamics = as_dynamics(data, buckets=buckets)
     return in_panels(lambda found: _draw(dynamics, found), len(dynamics), ax, axes, "arms")
 
 
-def as_dynamics(data: Dynamics, *, buckets: Buckets | int = 2, n_resamples: int = 1000) -> list[BucketDynamics]:
+def as_dynamics(data: Dynamics, *, buckets: Buckets | int = 2) -> list[BucketDynamics]:
     """Return the numbers of the token-dynamics figure."""
     items, ready = given(data, BucketDynamics)
-    return items if ready else bucket_dynamics(items, buckets=buckets, n_resamples=n_resamples)
+    return items if ready else bucket_dynamics(items, buckets=buckets)
 
 
 def token_dynamics_axes(style: Style, n_arms: int) -> tuple[Figure, list[Axes]]:
@@ -92,6 +89,7 @@ def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, An
                             "loss": interval.estimate[e, k],
                             "low": interval.low[e, k],
                             "high": interval.high[e, k],
+                            "over": arm.over,
                         }
                     )
     return rows
@@ -115,7 +113,8 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
     ]
     for ax in axes:
         focus(ax, drawn)
-    _legend(axes[0], dynamics[0].labels, colors, several=len(axes) > 1)
+    note = f"band: {band_note([arm.over for arm in dynamics])}"
+    _legend(axes[0], dynamics[0].labels, colors, note, several=len(axes) > 1)
     return list(axes)
 
 
@@ -143,7 +142,7 @@ def _line(ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *,
         ax.errorbar(epochs, estimate, [estimate - low, high - estimate], color=color, linewidth=0.9)
 
 
-def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], *, several: bool) -> None:
+def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], note: str, *, several: bool) -> None:
     handles = [
         Line2D([], [], color=INK, linewidth=1.3, label="validation"),
         Line2D([], [], color=INK, linewidth=1.0, linestyle=_TRAIN, label="training"),
@@ -161,10 +160,12 @@ def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], *, several: 
         for k, (label, color) in enumerate(zip(labels, colors, strict=True))
     ]
     if several:
-        legend_over([ax], handles, handlelength=2.8)
+        legend_over([ax], handles, title=note, handlelength=2.8)
     else:
         ax.legend(
             handles=handles,
+            title=note,
+            title_fontsize=NOTE_SIZE,
             loc="lower center",
             bbox_to_anchor=(0.5, 1.08),
             ncols=2,

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from dynamics.analysis.estimands.quantities import (
     arm_quantity,
     require_quantity,
 )
+from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.over_documents import about_documents, over_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import (
@@ -43,8 +44,6 @@ from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, d
 from dynamics.analysis.sums.document_sums import DocumentSums, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
-
-Over = Literal["documents", "seeds_and_documents"]
 
 #: What stands behind an arm's name where its best epoch is meant.
 EARLY_STOPPING = " (early stopping)"
@@ -181,8 +180,8 @@ def compare_arms(
                 found[each.name, until] = _asked(each, until=until, **options)
         sides = found[arm.name, until], found[other.name, until]
         rows += _compare(arm, other, sides, quantity, over, level, margin, how.labels)
-    for each in _limits(rows, quantity) if rows else []:
-        warnings.warn(each, UserWarning, stacklevel=2)
+    for limit in limits(rows) if rows else []:
+        warnings.warn(limit, UserWarning, stacklevel=2)
     return _adjusted(rows)
 
 
@@ -297,7 +296,7 @@ def _require_like_epochs(arm: Arm, other: Arm, split: str, buckets: Bucketing) -
     require_same_passes(first, second)
 
 
-def _limits(rows: Sequence[Comparison], quantity: Quantity) -> list[str]:
+def limits(rows: Sequence[Comparison]) -> list[str]:
     """Return what the intervals of comparisons cannot cover, or do not speak of."""
     found = [about_documents(rows[0].n_documents)]
     crossed = [min(row.n_seeds) for row in rows if row.over == "seeds_and_documents"]
@@ -310,6 +309,8 @@ def _limits(rows: Sequence[Comparison], quantity: Quantity) -> list[str]:
             f"comparisons among {', '.join(fixed)} generalise over documents alone, with these trained models held "
             "fixed, as one has a single seed; run 2 seeds or more of each, 5 if you can"
         )
-    if alone and (quantity in ("best", "rebound") or any(name.endswith(EARLY_STOPPING) for name in fixed)):
+    if alone and (
+        any(row.quantity in ("best", "rebound") for row in rows) or any(name.endswith(EARLY_STOPPING) for name in fixed)
+    ):
         found.append(about_one_seed(1))
     return [each for each in found if each is not None]

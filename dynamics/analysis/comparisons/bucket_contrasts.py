@@ -1,8 +1,8 @@
-"""Does the high-entropy half rebound by more than the low, and does an arm take more from it? The paper's very claim.
+"""Does the high-entropy half rebound by more than the low, and does an arm take more from it? The paper's own claim.
 
-The contrast is one bucket minus another within an arm; the interaction is an arm's contrast minus the baseline's: by how
-much more the arm changes the high bucket than the low. Both are paired, by document and seed, and come with the interval
-of a difference (`dynamics.analysis.comparisons.arm_comparisons`).
+The contrast is one bucket minus another within an arm; the interaction is an arm's contrast minus the baseline's: by
+how much more the arm changes the high bucket than the low. Both are paired, by document and seed, and come with the
+interval of a difference (`dynamics.analysis.comparisons.arm_comparisons`).
 
 Buckets must not be chosen by what is measured: halves by a noisy loss show the regression of that noise to its mean.
 Those by the reference model's entropy, the default, are free of it.
@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from dynamics.analysis.comparisons.arm_comparisons import Over, difference
+from dynamics.analysis.comparisons.arm_comparisons import difference
 from dynamics.analysis.comparisons.significance import holm
 from dynamics.analysis.estimands.quantities import ChosenOn, Quantity, arm_quantity
-from dynamics.analysis.intervals.over_documents import about_documents, over_documents
-from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds, over_seeds_and_documents
+from dynamics.analysis.intervals.bands import Over, uncertainty_over
+from dynamics.analysis.intervals.over_documents import about_documents
+from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
 from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms, default_baseline
@@ -129,14 +130,12 @@ def bucket_contrasts(
 
     within = []
     for arm, side in zip(arms, sides, strict=True):
-        answered = over or ("seeds_and_documents" if side.n_seeds > 1 else "documents")
-        known = over_documents(side.held()) if answered == "documents" else over_seeds_and_documents(side)
-        within.append(row(arm.name, "", known, answered))
+        within.append(row(arm.name, "", *uncertainty_over(side, over)))
     between = []
     for a, (arm, side) in enumerate(zip(arms, sides, strict=True)):
         if a != reference:
-            known, answered = difference(arm, arms[reference], (side, sides[reference]), over)
-            between.append(row(arm.name, names[reference], known, answered))
+            compared = difference(arm, arms[reference], (side, sides[reference]), over)
+            between.append(row(arm.name, names[reference], *compared))
     least = min(side.n_seeds for side in sides)
     notes = [about_documents(sides[0].n_documents), about_seeds(least) if least > 1 and over != "documents" else None]
     if quantity in ("best", "rebound"):

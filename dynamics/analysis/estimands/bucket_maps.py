@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve
+from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.sums.epochs import OverEpochs
@@ -40,6 +41,8 @@ class BucketMap(OverEpochs):
         Tokens of the bucket, the mean over epochs and seeds where they move.
     values : Interval of arrays of shape (E, K)
         Nats per token, or shares for ``correct``.
+    over : {"documents", "seeds_and_documents"}
+        What the intervals generalise over.
     passes : ndarray, shape (E,), or None
         Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
     """
@@ -56,6 +59,7 @@ class BucketMap(OverEpochs):
     n_tokens: Floats
     values: Interval
     passes: Floats | None = None
+    over: Over = "documents"
 
 
 def bucket_map(
@@ -64,9 +68,8 @@ def bucket_map(
     split: str = "validation",
     value: Value = "loss",
     buckets: Bucketing | int = 10,
-    n_resamples: int = 1000,
+    over: Over | None = None,
     level: float = 0.95,
-    seed: int = 0,
 ) -> list[BucketMap]:
     """Return a value of every arm by epoch and bucket, with intervals over documents.
 
@@ -77,19 +80,20 @@ def bucket_map(
     value : {"loss", "entropy", "correct", "certainty"}
     buckets : Bucketing or int
         An int asks for that many by reference entropy: 10 for the heat map of deciles.
-    n_resamples, level, seed
-        As for `bootstrap_curve`.
+    over, level
+        As for `curve_interval`.
 
     Warns
     -----
     UserWarning
-        With fewer than 50 documents.
+        With fewer than 15 documents, or two seeds.
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
     centres, edges, by = _axis(arms[0], split, how)
     maps = []
     for arm in arms:
+        parts = arm.seed_sums(split, buckets=how, value=value)
         sums = arm.sums(split, buckets=how, value=value)
         counts = sums.counts.sum(axis=-2)
         maps.append(
@@ -104,8 +108,9 @@ def bucket_map(
                 centres=centres,
                 edges=edges,
                 n_tokens=counts if counts.ndim == 1 else counts.mean(axis=0),
-                values=bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed),
+                values=curve_interval(parts, over=over, level=level),
                 passes=sums.passes,
+                over=over or generalises_over(parts),
             )
         )
     return maps
@@ -116,17 +121,14 @@ def loss_landscape(
     *,
     split: str = "validation",
     n_buckets: int = 30,
-    n_resamples: int = 1000,
+    over: Over | None = None,
     level: float = 0.95,
-    seed: int = 0,
 ) -> list[BucketMap]:
     """Return the loss over (reference entropy, epoch): `bucket_map` with so many buckets that it is a surface.
 
     `BucketMap.centres` is the first axis, `BucketMap.at` the second, ``values.estimate`` (E, K) the height.
     """
-    return bucket_map(
-        data, split=split, buckets=n_buckets, n_resamples=n_resamples, level=level, seed=seed, value="loss"
-    )
+    return bucket_map(data, split=split, buckets=n_buckets, over=over, level=level, value="loss")
 
 
 def _axis(arm: Arm, split: str, buckets: Bucketing) -> tuple[Floats, Floats, str]:

@@ -35,14 +35,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
 from dynamics.analysis.intervals.bootstrap import (
-    Interval,
-    bootstrap_curve,
     document_weights,
     percentiles,
     resampler,
     warn_few,
 )
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import mean_curve
 from dynamics.analysis.sums.document_sums import DocumentSums
@@ -64,6 +64,8 @@ class Overconfidence(OverEpochs):
         Nats per token; positive where the model is surer than it should be.
     passes : ndarray, shape (E,), or None
         Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
+    over : {"documents", "seeds_and_documents"}
+        What the intervals generalise over.
     """
 
     arm: str
@@ -73,6 +75,7 @@ class Overconfidence(OverEpochs):
     labels: tuple[str, ...]
     value: Interval
     passes: Floats | None = None
+    over: Over = "documents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +123,10 @@ def overconfidence(
     *,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
+    over: Over | None = None,
     level: float = 0.95,
-    seed: int = 0,
 ) -> list[Overconfidence]:
-    """Return mean loss minus mean entropy of every arm by bucket and epoch, with intervals over documents.
+    """Return mean loss minus mean entropy of every arm by bucket and epoch, with intervals.
 
     Parameters
     ----------
@@ -132,29 +134,33 @@ def overconfidence(
     split : str
     buckets : Bucketing or int
         An int asks for that many by reference entropy.
-    n_resamples, level, seed
-        As for `bootstrap_curve`.
+    over, level
+        As for `curve_interval`.
 
     Warns
     -----
     UserWarning
-        With fewer than 50 documents.
+        With fewer than 15 documents, or two seeds.
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
     rows = []
     for arm in arms:
         arm.load(split, ("loss", "entropy"), buckets=how)
-        sums = difference_sums(arm, split, how)
-        value = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
-        rows.append(Overconfidence(arm.name, len(arm.runs), split, sums.epochs, sums.labels, value, arm.passes))
+        parts = difference_sums(arm, split, how)
+        value = curve_interval(parts, over=over, level=level)
+        first = parts[0]
+        answered = over or generalises_over(parts)
+        rows.append(
+            Overconfidence(arm.name, len(arm.runs), split, first.epochs, first.labels, value, arm.passes, answered)
+        )
     return rows
 
 
-def difference_sums(arm: Arm, split: str, buckets: Bucketing | None) -> DocumentSums:
-    """Return the sums per document of loss minus entropy, averaged over the arm's seeds."""
-    loss, entropy = (arm.sums(split, buckets=buckets, value=value) for value in ("loss", "entropy"))
-    return replace(loss, sums=loss.sums - entropy.sums)
+def difference_sums(arm: Arm, split: str, buckets: Bucketing | None) -> list[DocumentSums]:
+    """Return the sums per document of loss minus entropy, one a seed."""
+    losses, entropies = (arm.seed_sums(split, buckets=buckets, value=value) for value in ("loss", "entropy"))
+    return [replace(loss, sums=loss.sums - entropy.sums) for loss, entropy in zip(losses, entropies, strict=True)]
 
 
 def calibration(
@@ -216,8 +222,7 @@ def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, lev
     difference = replace(loss, sums=loss.sums - entropy.sums)
 
     def interval(resampled: Floats, estimate: Floats) -> Interval:
-        low, high = percentiles(resampled, level)
-        return Interval(low, high, estimate)
+        return Interval(*percentiles(resampled, level), estimate)
 
     def both(ds: DocumentSums) -> tuple[Floats, Floats]:
         return resampler(ds)(weights), mean_curve(ds)
@@ -227,7 +232,6 @@ def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, lev
         loss, sums=loss.counts, counts=np.repeat(loss.counts.sum(-1, keepdims=True), loss.counts.shape[-1], -1)
     )
     shares, share = both(tokens)
-    losses, mean_loss = both(loss)
     differences, mean_difference = both(difference)
     accuracies, accuracy = both(correct)
     certainties, mean_certainty = both(certainty)
@@ -237,9 +241,9 @@ def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, lev
         split=split,
         epochs=loss.epochs,
         entropy=mean_curve(entropy),
-        loss=interval(losses, mean_loss),
-        accuracy=interval(accuracies, accuracy),
-        difference=interval(differences, mean_difference),
+        loss=curve_interval([loss], level=level),
+        accuracy=curve_interval([correct], level=level),
+        difference=curve_interval([difference], level=level),
         certainty=mean_certainty,
         share=share,
         error=interval(

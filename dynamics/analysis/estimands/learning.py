@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.analysis.intervals.bands import Over, curve_interval, gap_interval
 from dynamics.analysis.intervals.bootstrap import (
-    Interval,
-    bootstrap_curve,
-    bootstrap_difference,
     document_weights,
     resampled_curves,
     warn_few,
 )
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import epochs_to_reach, mean_curve
 from dynamics.analysis.sums.epochs import OverEpochs
@@ -92,9 +91,8 @@ def learning_curves(
     data: Source | Iterable[Source],
     *,
     buckets: Bucketing | int = 2,
-    n_resamples: int = 1000,
+    over: Over | None = None,
     level: float = 0.95,
-    seed: int = 0,
 ) -> list[LearningCurves]:
     """Return the shares learned and memorised of every arm by bucket and epoch.
 
@@ -103,30 +101,30 @@ def learning_curves(
     data : Study, Run, Arm, or an iterable of them
     buckets : Bucketing or int
         An int asks for that many by reference entropy.
-    n_resamples, level, seed
-        As for `bootstrap_curve`.
+    over, level
+        As for `curve_interval`.
 
     Warns
     -----
     UserWarning
-        With fewer than 50 documents in either split.
+        With fewer than 15 documents in either split, or two seeds.
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
-    options: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
+    options: dict[str, Any] = {"over": over, "level": level}
     rows = []
     for arm in arms:
-        train, validation = (arm.sums(split, buckets=how, value="correct") for split in ("train", "validation"))
+        train, validation = (arm.seed_sums(split, buckets=how, value="correct") for split in ("train", "validation"))
         rows.append(
             LearningCurves(
                 arm=arm.name,
                 n_seeds=len(arm.runs),
-                epochs=train.epochs,
-                labels=train.labels,
-                train=bootstrap_curve(train, **options),
-                validation=bootstrap_curve(validation, **options),
-                memorised=bootstrap_difference(train, validation, paired=False, **options),
-                passes=train.passes,
+                epochs=train[0].epochs,
+                labels=train[0].labels,
+                train=curve_interval(train, **options),
+                validation=curve_interval(validation, **options),
+                memorised=gap_interval(train, validation, **options),
+                passes=train[0].passes,
             )
         )
     return rows

@@ -1,7 +1,7 @@
 """What is asked of an arm: where it ended, its best epoch, the rebound from there, the area under its curve.
 
-Each is a number in the unit of the value, nats per token for a loss, with the contributions of seeds and documents to it
-(`dynamics.analysis.intervals.contributions`), from which its interval and every comparison come:
+Each is a number in the unit of the value, nats per token for a loss, with the contributions of seeds and documents to
+it (`dynamics.analysis.intervals.contributions`), from which its interval and every comparison come:
 
 ========  =========================================================================================================
 final     the last value
@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.contributions import Contributions, curve_contributions
 from dynamics.analysis.intervals.selection import best_contributions
@@ -161,7 +162,7 @@ def mean_until(at: Floats, end: float, last: Floats) -> Floats:
     return mean
 
 
-def _cut(parts: list[DocumentSums], recorded: Floats) -> list[DocumentSums]:
+def _cut(parts: list[DocumentSums], recorded: NDArray[np.bool_]) -> list[DocumentSums]:
     if recorded.all():
         return parts
     return [

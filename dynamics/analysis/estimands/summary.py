@@ -1,7 +1,7 @@
-"""What a study says in numbers: one row an arm, and the dynamics of its entropy buckets.
+"""What a study says in numbers: one row an arm.
 
-Curves are averages over seeds; intervals are resampled over documents, with the trained models held
-fixed. Differences between seeds are shown apart, as the values of each seed.
+Curves are averages over seeds. Intervals are over seeds and documents where an arm has two seeds or more, and over
+documents alone, with the trained model held fixed, where it has one; every row says which.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve, bootstrap_difference, bootstrap_statistic
-from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound, cross_fitted_rebound_interval
-from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
+from dynamics.analysis.estimands.quantities import Quantity, arm_quantity
+from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over, uncertainty_over
+from dynamics.analysis.sums.arms import Arm, Source, collect_arms
 from dynamics.analysis.sums.curves import best_epoch, mean_curve, rebound
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
 from dynamics.analysis.sums.epochs import OverEpochs
@@ -32,7 +31,7 @@ class ArmCurve(OverEpochs):
     """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
 
     `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known. `passes` are those over the data
-    at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
+    at each epoch, as in `Arm.passes`; None: the epochs' own numbers. `over` is what the band generalises over.
     """
 
     arm: str
@@ -43,6 +42,7 @@ class ArmCurve(OverEpochs):
     high: Floats
     rebound_cross_fitted: float = math.nan
     passes: Floats | None = None
+    over: Over = "documents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,21 @@ class ArmSummary:
     ----------
     arm : str
     n_seeds, n_documents : int
-        Seeds averaged over, and validation documents resampled.
+        Seeds averaged over, and validation documents.
+    over : {"documents", "seeds_and_documents"}
+        What the intervals generalise over.
     best, best_epoch, final, final_epoch
         Lowest and last value of the curve averaged over seeds. `best` and `best_epoch` are NaN and
         -1 if the whole curve is NaN.
     final_low, final_high : float
-        95 % percentile interval of `final`.
-    rebound, rebound_low, rebound_high : float
-        `final` minus `best`, with its interval; biased upward where the curve is flat against its
-        noise.
-    rebound_cross_fitted : float
-        The rebound without that bias, which figures and tables report; see `cross_fitted_rebound`.
-    rebound_cross_fitted_low, rebound_cross_fitted_high : float
-        Its 95 % interval; see `cross_fitted_rebound_interval`.
+        Interval of `final`.
+    best_cross_fitted, best_cross_fitted_low, best_cross_fitted_high : float
+        The value at the best epoch chosen elsewhere, with its interval: what early stopping would have given
+        (`dynamics.analysis.intervals.selection`). `best` is a little lower, by the noise that it was chosen by.
+    rebound : float
+        `final` minus `best`; biased upward where the curve is flat against its noise.
+    rebound_cross_fitted, rebound_cross_fitted_low, rebound_cross_fitted_high : float
+        `final` minus `best_cross_fitted`, with its interval: what figures and tables report.
     dropped_share : float
         Measured share of predicted tokens dropped, the mean over training; 0 without token dropout,
         NaN without metrics.
@@ -80,6 +82,7 @@ class ArmSummary:
     arm: str
     n_seeds: int
     n_documents: int
+    over: Over
     best: float
     best_epoch: int
     final: float
@@ -87,13 +90,14 @@ class ArmSummary:
     final_low: float
     final_high: float
     rebound: float
-    rebound_low: float
-    rebound_high: float
-    rebound_cross_fitted: float
     dropped_share: float
     mean_ratio: float
     final_by_seed: tuple[float, ...]
     rebound_by_seed: tuple[float, ...]
+    best_cross_fitted: float = math.nan
+    best_cross_fitted_low: float = math.nan
+    best_cross_fitted_high: float = math.nan
+    rebound_cross_fitted: float = math.nan
     rebound_cross_fitted_low: float = math.nan
     rebound_cross_fitted_high: float = math.nan
     best_passes: float | None = None
@@ -108,39 +112,6 @@ class ArmSummary:
     def final_at(self) -> float:
         """The passes over the data at the last epoch."""
         return float(self.final_epoch) if self.final_passes is None else self.final_passes
-
-
-@dataclass(frozen=True, slots=True)
-class BucketDynamics(OverEpochs):
-    """Losses of the entropy buckets of one arm.
-
-    Attributes
-    ----------
-    arm, n_seeds
-    epochs : ndarray of int64, shape (E,)
-    labels : tuple of str, length K
-    train, validation, gap : Interval of arrays of shape (E, K)
-        Nats per token; the gap is validation minus training.
-    rebound : Interval of arrays of shape (K,)
-        Of the validation loss.
-    rebound_cross_fitted, rebound_cross_fitted_low, rebound_cross_fitted_high : ndarray, shape (K,)
-        Without the plain rebound's bias; None where the interval was not asked for.
-    passes : ndarray, shape (E,), or None
-        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
-    """
-
-    arm: str
-    n_seeds: int
-    epochs: NDArray[np.int64]
-    labels: tuple[str, ...]
-    train: Interval
-    validation: Interval
-    gap: Interval
-    rebound: Interval
-    rebound_cross_fitted: Floats
-    rebound_cross_fitted_low: Floats | None = None
-    rebound_cross_fitted_high: Floats | None = None
-    passes: Floats | None = None
 
 
 def arm_sums(
@@ -165,48 +136,48 @@ def arm_sums(
 
 
 def arm_curves(
-    data: Source | Iterable[Source],
-    *,
-    split: str = "validation",
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    data: Source | Iterable[Source], *, split: str = "validation", over: Over | None = None, level: float = 0.95
 ) -> list[ArmCurve]:
-    """Return the loss of every arm over epochs, with intervals, in the order of the recipe."""
+    """Return the loss of every arm over epochs, with intervals, in the order of the recipe.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    split : str
+    over, level
+        As for `curve_interval`.
+    """
     curves = []
     for arm in collect_arms(data):
-        sums = arm.sums(split)
-        band = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
+        parts = arm.seed_sums(split)
+        band = curve_interval(parts, over=over, level=level)
         curves.append(
             ArmCurve(
                 arm.name,
                 len(arm.runs),
-                sums.epochs,
+                parts[0].epochs,
                 band.estimate[:, 0],
                 band.low[:, 0],
                 band.high[:, 0],
-                float(cross_fitted_rebound(sums)[0]),
+                float(arm_quantity(arm, "rebound", split=split).estimate[0]),
                 arm.passes,
+                over or generalises_over(parts),
             )
         )
     return curves
 
 
-def arm_summary(
-    data: Source | Iterable[Source],
-    *,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> list[ArmSummary]:
+def arm_summary(data: Source | Iterable[Source], *, over: Over | None = None, level: float = 0.95) -> list[ArmSummary]:
     """Return one row an arm: what it reached, where it ended, and how much was dropped.
 
     Parameters
     ----------
     data : Study, Run, Arm, or an iterable of them
         A run counts as one arm.
-    n_resamples, level, seed
-        As for `bootstrap_curve`. Every arm is resampled with the same documents.
+    over : {"documents", "seeds_and_documents"}, optional
+        What intervals generalise over. Default: both where an arm has two seeds or more, else documents.
+    level : float
+        Of the intervals.
 
     Returns
     -------
@@ -221,44 +192,50 @@ def arm_summary(
     Warns
     -----
     UserWarning
-        With fewer than 50 validation documents, or when seeds have different epochs.
+        With fewer than 15 validation documents, with two seeds, or when seeds have different epochs.
     """
-    rows = []
-    for arm in collect_arms(data):
-        sums = arm.sums("validation")
-        curve = mean_curve(sums)[:, 0]
-        by_seed = [mean_curve(part)[:, 0] for part in arm.seed_sums("validation")]
-        band = bootstrap_curve(sums, n_resamples=n_resamples, level=level, seed=seed)
-        rise = bootstrap_statistic(sums, _rebound_of_curves, n_resamples=n_resamples, level=level, seed=seed)
-        fitted = cross_fitted_rebound_interval(sums, n_resamples=n_resamples, level=level, seed=seed)
-        share, asked = dropout_means(arm)
-        best = best_epoch(curve, sums.epochs)
-        rows.append(
-            ArmSummary(
-                arm=arm.name,
-                n_seeds=len(arm.runs),
-                n_documents=sums.n_documents,
-                best=float(np.nanmin(curve)) if not np.isnan(curve).all() else math.nan,
-                best_epoch=best,
-                final=float(curve[-1]),
-                final_epoch=int(sums.epochs[-1]),
-                final_low=float(band.low[-1, 0]),
-                final_high=float(band.high[-1, 0]),
-                rebound=float(rise.estimate[0]),
-                rebound_low=float(rise.low[0]),
-                rebound_high=float(rise.high[0]),
-                rebound_cross_fitted=float(fitted.estimate[0]),
-                rebound_cross_fitted_low=float(fitted.low[0]),
-                rebound_cross_fitted_high=float(fitted.high[0]),
-                dropped_share=share,
-                mean_ratio=asked,
-                final_by_seed=tuple(float(values[-1]) for values in by_seed),
-                rebound_by_seed=tuple(float(rebound(values)) for values in by_seed),
-                best_passes=float(sums.at[sums.epochs == best][0]) if best >= 0 else None,
-                final_passes=float(sums.at[-1]),
-            )
-        )
-    return rows
+    return [_summary(arm, over, level) for arm in collect_arms(data)]
+
+
+def _summary(arm: Arm, over: Over | None, level: float) -> ArmSummary:
+    parts = arm.seed_sums("validation")
+    sums = arm.sums("validation")
+    curve = mean_curve(sums)[:, 0]
+    by_seed = [mean_curve(part)[:, 0] for part in parts]
+    over = over or generalises_over(parts)
+    band = curve_interval(parts, over=over, level=level)
+    ends = {}
+    asked_for: tuple[Quantity, ...] = ("best", "rebound")
+    for quantity in asked_for:
+        interval = uncertainty_over(arm_quantity(arm, quantity), over)[0].interval(level)
+        ends[quantity] = [float(values[0]) for values in (interval.estimate, interval.low, interval.high)]
+    share, asked = dropout_means(arm)
+    best = best_epoch(curve, sums.epochs)
+    return ArmSummary(
+        arm=arm.name,
+        n_seeds=len(arm.runs),
+        n_documents=sums.n_documents,
+        over=over,
+        best=float(np.nanmin(curve)) if not np.isnan(curve).all() else math.nan,
+        best_epoch=best,
+        best_cross_fitted=ends["best"][0],
+        best_cross_fitted_low=ends["best"][1],
+        best_cross_fitted_high=ends["best"][2],
+        final=float(curve[-1]),
+        final_epoch=int(sums.epochs[-1]),
+        final_low=float(band.low[-1, 0]),
+        final_high=float(band.high[-1, 0]),
+        rebound=float(rebound(curve)),
+        rebound_cross_fitted=ends["rebound"][0],
+        rebound_cross_fitted_low=ends["rebound"][1],
+        rebound_cross_fitted_high=ends["rebound"][2],
+        dropped_share=share,
+        mean_ratio=asked,
+        final_by_seed=tuple(float(values[-1]) for values in by_seed),
+        rebound_by_seed=tuple(float(rebound(values)) for values in by_seed),
+        best_passes=float(sums.at[sums.epochs == best][0]) if best >= 0 else None,
+        final_passes=float(sums.at[-1]),
+    )
 
 
 def note_on_passes(rows: Sequence[ArmSummary]) -> str | None:
@@ -273,57 +250,6 @@ def note_on_passes(rows: Sequence[ArmSummary]) -> str | None:
     if rows[0].final_at != rows[0].final_epoch:
         return f"Training was cut within an epoch, after {rows[0].final_at:g} passes over the data."
     return None
-
-
-def bucket_dynamics(
-    data: Source | Iterable[Source],
-    *,
-    buckets: Bucketing | int = 2,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> list[BucketDynamics]:
-    """Return the losses of the entropy buckets of every arm, with intervals.
-
-    Parameters
-    ----------
-    data : Study, Run, Arm, or an iterable of them
-    buckets : Bucketing or int
-        Buckets, or how many to make by the reference entropy of the training tokens: 2 for
-        halves, 10 for deciles. The same buckets serve every arm and both splits.
-    n_resamples, level, seed
-        As for `bootstrap_curve`.
-
-    Returns
-    -------
-    list of BucketDynamics
-        In the order of the recipe.
-    """
-    arms = collect_arms(data)
-    buckets = as_buckets(arms, buckets)
-    how: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
-    result = []
-    for arm in arms:
-        train = arm.sums("train", buckets=buckets)
-        validation = arm.sums("validation", buckets=buckets)
-        fitted = cross_fitted_rebound_interval(validation, **how)
-        result.append(
-            BucketDynamics(
-                arm=arm.name,
-                n_seeds=len(arm.runs),
-                epochs=validation.epochs,
-                labels=validation.labels,
-                train=bootstrap_curve(train, **how),
-                validation=bootstrap_curve(validation, **how),
-                gap=bootstrap_difference(validation, train, paired=False, **how),
-                rebound=bootstrap_statistic(validation, _rebound_of_curves, **how),
-                rebound_cross_fitted=fitted.estimate,
-                rebound_cross_fitted_low=fitted.low,
-                rebound_cross_fitted_high=fitted.high,
-                passes=arm.passes,
-            )
-        )
-    return result
 
 
 def dropout_means(arm: Arm) -> tuple[float, float]:
@@ -366,7 +292,3 @@ def step_log(run: Run) -> Floats:
     """
     rows = [(row["step"], row.get("dropped_share") or 0.0, row.get("ratio") or 0.0) for row in run.metrics()]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
-
-
-def _rebound_of_curves(curves: Floats) -> Floats:
-    return rebound(curves, axis=-2)

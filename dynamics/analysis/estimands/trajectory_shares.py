@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.intervals.bootstrap import Interval, bootstrap_curve
+from dynamics.analysis.intervals.bootstrap import bootstrap_curve
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, at_common_epochs, collect_arms
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
 from dynamics.analysis.sums.document_sums import DocumentSums, average_sums

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-from dynamics.analysis.intervals.contributions import curve_contributions
+from dynamics.analysis.intervals.contributions import Contributions, curve_contributions
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.intervals.over_documents import about_documents, over_documents, over_two_sets_of_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import (
@@ -17,6 +17,7 @@ from dynamics.analysis.intervals.over_seeds_and_documents import (
     over_seeds_and_documents,
     over_seeds_and_two_sets_of_documents,
 )
+from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.document_sums import DocumentSums, average_sums, require_same_passes
 from dynamics.errors import InputError
 
@@ -26,6 +27,14 @@ Over = Literal["documents", "seeds_and_documents"]
 def generalises_over(parts: Sequence[DocumentSums]) -> Over:
     """Return what intervals of these seeds can speak of: both, where there are two in frozen buckets, or documents."""
     return "seeds_and_documents" if len(parts) > 1 and parts[0].counts.ndim == 2 else "documents"
+
+
+def uncertainty_over(contributions: Contributions, over: Over | None = None) -> tuple[Uncertainty, Over]:
+    """Return an estimate's uncertainty and what it generalises over: by default both, where there are two seeds."""
+    over = over or ("seeds_and_documents" if contributions.n_seeds > 1 else "documents")
+    if over == "documents":
+        return over_documents(contributions.held()), over
+    return over_seeds_and_documents(contributions), over
 
 
 def curve_interval(parts: Sequence[DocumentSums], *, over: Over | None = None, level: float = 0.95) -> Interval:

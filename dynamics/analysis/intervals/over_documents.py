@@ -1,7 +1,7 @@
 """Over documents: would it be there on other documents, with these very trained models?
 
-The variance is the jackknife's (Efron and Stein 1981, The jackknife estimate of variance, Annals of Statistics 9), which
-leaves each document out in turn, with Bell and McCaffrey's degrees of freedom for documents of unequal lengths and
+The variance is the jackknife's (Efron and Stein 1981, The jackknife estimate of variance, Annals of Statistics 9): each
+document is left out in turn. It has Bell and McCaffrey's degrees of freedom for documents of unequal lengths and
 Hall's correction for skewness (`dynamics.analysis.intervals.uncertainty`).
 """
 
@@ -58,10 +58,10 @@ def about_documents(n_documents: int) -> str | None:
 
 def document_variance(contributions: Contributions) -> Floats:
     """Return the jackknife's variance over documents, shape Q; where a choice is made anew, the larger one."""
-    linear = (contributions.documents**2).sum(axis=0)
-    if contributions.documents_anew is None:
-        return linear
-    return np.fmax(linear, (contributions.documents_anew**2).sum(axis=0))
+    variance: Floats = (contributions.documents**2).sum(axis=0)
+    if contributions.documents_anew is not None:
+        variance = np.fmax(variance, (contributions.documents_anew**2).sum(axis=0))
+    return variance
 
 
 def document_skewness(contributions: Contributions) -> Floats:
@@ -76,4 +76,5 @@ def document_skewness(contributions: Contributions) -> Floats:
     third = (off**3).sum(axis=0)
     some = (used > 2) & (square > 0)
     skewness = np.divide(third, square**1.5, out=np.zeros_like(square), where=some)
-    return skewness * np.sqrt(used * np.maximum(used - 1, 0)) / np.maximum(used - 2, 1)
+    unbiased: Floats = skewness * np.sqrt(used * np.maximum(used - 1, 0)) / np.maximum(used - 2, 1)
+    return unbiased

@@ -7,8 +7,8 @@ both ways, and averaged over many random halves. On a curve that is flat in trut
 the best epoch is hard to find the value is a little higher than the lowest: it is that of the epoch at which one would
 have stopped.
 
-With one seed the epoch can be chosen on other documents alone. What the model itself does from epoch to epoch is then in
-the choice and in the value, and cannot be told from a rebound (`about_one_seed`).
+With one seed the epoch can be chosen on other documents alone. What the model itself does from epoch to epoch is then
+in the choice and in the value, and cannot be told from a rebound (`about_one_seed`).
 
 An interval needs more than how values scatter, since the choice depends on the sample too: the estimate is computed
 again without each document and without each seed (the jackknife, as in `dynamics.analysis.intervals.over_documents`).
@@ -71,9 +71,11 @@ def best_contributions(
         used = parts[0].counts[:, k] > 0
         apart = None if chosen_on is None else np.stack([part.sums[:, :, k].sum(axis=1) for part in chosen_on])
         buckets.append(_in_bucket(sums[:, :, :, k], parts[0].counts[:, k], used, apart, seed))
-    stacked = [np.stack(arrays, axis=-1) for arrays in zip(*buckets, strict=True)]
-    seeds_anew = stacked[6] if len(parts) > 2 else None
-    return Contributions(*stacked[:6], seeds_anew)
+    mean, seeds, documents, residuals, degrees, documents_anew, seeds_anew = (
+        np.stack(arrays, axis=-1) for arrays in zip(*buckets, strict=True)
+    )
+    known = seeds_anew if len(parts) > 2 else None
+    return Contributions(mean, seeds, documents, residuals, degrees, documents_anew, known)
 
 
 def n_splits(n_documents: int) -> int:
@@ -201,5 +203,5 @@ def _require_alike(parts: Sequence[DocumentSums], chosen_on: Sequence[DocumentSu
     require_like_sums(chosen_on)
     if len(parts) != len(chosen_on) or first.labels != other.labels or not np.array_equal(first.epochs, other.epochs):
         raise InputError(
-            "the best epoch can be chosen only on records of the same seeds, epochs and buckets as those it is measured on"
+            "the best epoch can be chosen only on records of the same seeds, epochs and buckets as it is measured on"
         )

@@ -1,15 +1,16 @@
 """From an estimate's variance to its interval and p-values.
 
-An estimate's variance often has several parts, each known with its own few degrees of freedom: seeds with two, documents
-with seventy. Student's t knows one number of them. Here the critical value is the mean of the parts' own, weighted by
-their shares of the variance (Cochran 1964, Approximate significance levels of the Behrens-Fisher test, Biometrics 20;
-Cochran and Cox 1950, Experimental Designs). Satterthwaite's t, which makes up one number of degrees of freedom from the
-estimated parts, is too short for them: where by chance the seeds lie together it forgets that there are only three, and
-1 of 50 comparisons of identical arms is significant at the level of 0.5 % (docs/analysis.md has the table).
+An estimate's variance often has several parts, each known with its own few degrees of freedom: seeds with two,
+documents with seventy. Student's t knows one number of them. Here the critical value is the mean of the parts' own,
+weighted by their shares of the variance (Cochran 1964, Approximate significance levels of the Behrens-Fisher test,
+Biometrics 20; Cochran and Cox 1950, Experimental Designs). Satterthwaite's t, which makes up one number of degrees of
+freedom from the estimated parts, is too short for them: where by chance the seeds lie together it forgets that there
+are only three, and 1 of 50 comparisons of identical arms is significant at the level of 0.5 % (docs/analysis.md has
+the table).
 
-Few documents of a skewed distribution make an estimate's own distribution skewed. Hall's (1992) cubic transformation (On
-the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents too,
-the interval is the union of both, and a p-value the larger of the two.
+Few documents of a skewed distribution make an estimate's own distribution skewed. Hall's (1992) cubic transformation
+(On the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents
+too, the interval is the union of both, and a p-value the larger of the two.
 
 Shape suffixes: Q any shape of estimates, C parts of a variance.
 """
@@ -87,7 +88,8 @@ class Uncertainty:
 
     def p_value(self) -> Floats:
         """Return the two-sided p-value of "the truth is 0", shape Q; 1 where it is not known."""
-        return np.minimum(1.0, 2.0 * np.minimum(self.p_below(0.0), self.p_above(0.0)))
+        p: Floats = np.minimum(1.0, 2.0 * np.minimum(self.p_below(0.0), self.p_above(0.0)))
+        return p
 
     def p_below(self, bound: float) -> Floats:
         """Return the one-sided p-value against "the truth is `bound` or more", shape Q; 1 where it is not known."""
@@ -123,7 +125,8 @@ class Uncertainty:
                 reached = _weighted(weights, [student.isf(np.exp(middle), each) for each in degrees])
                 low, high = np.where(reached > far, middle, low), np.where(reached > far, high, middle)
             tail = np.exp(high)
-        return np.where(statistic >= 0, tail, 1.0 - tail)
+        exceeding: Floats = np.where(statistic >= 0, tail, 1.0 - tail)
+        return exceeding
 
     @property
     def _weights(self) -> Floats:
@@ -131,11 +134,12 @@ class Uncertainty:
         variances = np.stack(np.broadcast_arrays(*[part.variance for part in self.parts]))
         total = variances.sum(axis=0)
         equal = np.full_like(variances, 1.0 / len(variances))
-        return np.divide(variances, total, out=equal, where=total > 0)
+        shares: Floats = np.divide(variances, total, out=equal, where=total > 0)
+        return shares
 
 
 def skewed(statistic: Floats, skewness: Floats) -> Floats:
-    """Return Hall's transformation of a t statistic, t + g t^2 / 3 + g^2 t^3 / 27 + g / 6, g the estimate's skewness."""
+    """Return Hall's transformation of a t statistic, t + g t^2 / 3 + g^2 t^3 / 27 + g / 6, g the skewness."""
     with np.errstate(invalid="ignore"):
         turned = statistic + skewness * statistic**2 / 3.0 + skewness**2 * statistic**3 / 27.0 + skewness / 6.0
     return np.where(np.isfinite(statistic), turned, statistic)

@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import t as student
 
 from dynamics.analysis.comparisons.arm_comparisons import same_seeds
 from dynamics.analysis.estimands.quantities import Quantity, arm_quantity
@@ -23,6 +22,7 @@ from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.interval import require_share
 from dynamics.analysis.intervals.over_documents import document_variance
 from dynamics.analysis.intervals.over_seeds_and_documents import seed_square, variance_together
+from dynamics.analysis.intervals.uncertainty import quantile
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError, nearest
@@ -223,5 +223,5 @@ def _drawn(design: Design, level: float, seed: int) -> tuple[Floats, Floats]:
     of_seeds, of_documents = (np.maximum(square, shared) - shared / 2.0 for square in (seeds, documents))
     tail = (1.0 - level) / 2.0
     variance = of_seeds + of_documents
-    critical = of_seeds * student.isf(tail, between) + of_documents * student.isf(tail, degrees)
+    critical = of_seeds * quantile(tail, between) + of_documents * quantile(tail, degrees)
     return noise, np.divide(critical, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from dynamics.analysis.intervals.interval import Interval, require_share
 from dynamics.analysis.tokens.token_records import Floats
@@ -69,7 +69,7 @@ class Uncertainty:
 
     def critical(self, tail: float) -> Floats:
         """Return the number of standard errors that is exceeded with probability `tail`, shape Q."""
-        return _weighted(self._weights, [student.isf(tail, part.degrees) for part in self.parts])
+        return _weighted(self._weights, [quantile(tail, part.degrees) for part in self.parts])
 
     def interval(self, level: float) -> Interval:
         """Return the estimate with an interval that covers the truth with probability `level`.
@@ -115,14 +115,14 @@ class Uncertainty:
         """Return the tail probability whose critical value a statistic is, shape Q."""
         far = np.abs(statistic)
         if len(self.parts) == 1:
-            tail = student.sf(far, np.nan_to_num(self.parts[0].degrees, nan=1.0))
+            tail = stdtr(np.nan_to_num(self.parts[0].degrees, nan=1.0), -far)
         else:
             weights = np.nan_to_num(self._weights)
             degrees = [np.nan_to_num(part.degrees, nan=1.0) for part in self.parts]
             low, high = np.full(far.shape, _LEAST_LOG_P), np.full(far.shape, np.log(0.5))
             for _ in range(_HALVINGS):
                 middle = (low + high) / 2.0
-                reached = _weighted(weights, [student.isf(np.exp(middle), each) for each in degrees])
+                reached = _weighted(weights, [quantile(np.exp(middle), each) for each in degrees])
                 low, high = np.where(reached > far, middle, low), np.where(reached > far, high, middle)
             tail = np.exp(high)
         exceeding: Floats = np.where(statistic >= 0, tail, 1.0 - tail)
@@ -136,6 +136,12 @@ class Uncertainty:
         equal = np.full_like(variances, 1.0 / len(variances))
         shares: Floats = np.divide(variances, total, out=equal, where=total > 0)
         return shares
+
+
+def quantile(tail: Floats | float, degrees: Floats | float) -> Floats:
+    """Return what Student's t with so many degrees of freedom exceeds with probability `tail`."""
+    exceeded: Floats = -stdtrit(degrees, tail)
+    return exceeded
 
 
 def skewed(statistic: Floats, skewness: Floats) -> Floats:

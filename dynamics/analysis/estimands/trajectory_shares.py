@@ -1,16 +1,17 @@
 """Trajectories of tokens, counted: shares of classes by bucket, validated on other seeds, and the cartography map.
 
-A class is chosen by a run's own losses, and so holds the winner's curse: "rebounding" picks tokens whose lowest loss was
-low by luck, too. Another seed of the same arm is another draw of all that training does at random (order, dropout), so
-what it does at the tokens and between the epochs that this one chose is free of that luck. Two things seeds share, and
-no seed removes: the realised token, whose loss is high where the text is an unlikely one, and the starting model, from
-whose loss every fall is counted.
+A class is chosen by a run's own losses, and so holds the winner's curse: "rebounding" picks tokens whose lowest loss
+was low by luck, too. Another seed of the same arm is another draw of all that training does at random (order, dropout),
+so what it does at the tokens and between the epochs that this one chose is free of that luck. Two things seeds share,
+and no seed removes: the realised token, whose loss is high where the text is an unlikely one, and the starting model,
+from whose loss every fall is counted.
 
 Shape suffixes: R sequences, B positions, D documents, K buckets, C classes, X and Y bins of the map.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,8 +115,8 @@ class CartographyMap:
     confidence_edges: Floats
     n_tokens: Floats
     correctness: Floats
-    variability_agreement: float
-    confidence_agreement: float
+    variability_agreement: float = math.nan
+    confidence_agreement: float = math.nan
 
 
 def class_shares(
@@ -131,9 +132,9 @@ def class_shares(
     """Return which share of the tokens of every arm and bucket follows each class of trajectory, and what confirms it.
 
     Tokens are followed over the epochs that all arms recorded after the same passes over the data. Classes are chosen
-    by each seed's own losses, and validated on the other seeds of the arm; what that removes, and what it cannot, stands
-    at the top of this module. No split within one seed does as much: a token's losses in neighbouring epochs share the
-    model's jitter (docs/analysis.md has what choosing by every other epoch comes to).
+    by each seed's own losses and validated on the other seeds of the arm; what that removes, and what it cannot, stands
+    at the top of this module. No split within one seed does as much: losses of neighbouring epochs share the model's
+    jitter (docs/analysis.md has what choosing by every other epoch comes to).
 
     Parameters
     ----------
@@ -174,19 +175,30 @@ def class_shares(
             records = run.records(split)
             found = token_trajectories(records, epochs=arm.epochs, level=level)
             level = found.level if level is None else level
-            seeds.append(
-                _Seed(records, found.kind, found.change, found.line_change, found.last_loss, found.lowest_epoch)
-            )
+            seeds.append(_Seed.of(records, found))
         _require_same_sequences(arm, split, seeds)
         parts = [
             _validated_sums(one, [other for other in seeds if other is not one], how.index(one.records), how.labels)
             for one in seeds
         ]
-        bands = _over_documents(parts, n_resamples=n_resamples, level=coverage, seed=seed)
+        share, in_two, confirmed, change, elsewhere = _over_documents(
+            parts, n_resamples=n_resamples, level=coverage, seed=seed
+        )
         assert level is not None
         rows.append(
             ClassShares(
-                arm.name, len(seeds), split, level, how.labels, CLASSES, *bands[:3], _by_chance(parts), *bands[3:]
+                arm=arm.name,
+                n_seeds=len(seeds),
+                split=split,
+                level=level,
+                labels=how.labels,
+                classes=CLASSES,
+                share=share,
+                share_in_two=in_two,
+                confirmed=confirmed,
+                by_chance=_by_chance(parts),
+                change=change,
+                change_elsewhere=elsewhere,
             )
         )
     return rows
@@ -202,6 +214,11 @@ class _Seed:
     line_change: NDArray[np.float32]
     last_loss: NDArray[np.float32]
     lowest_epoch: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, records: Records, found: TokenTrajectories) -> _Seed:
+        """Keep what is needed: the rest of the trajectories is three times as large."""
+        return cls(records, found.kind, found.change, found.line_change, found.last_loss, found.lowest_epoch)
 
     def change_of(self, chosen: _Seed) -> NDArray[np.float32]:
         """Return how every token changed here between the epochs that chose its class in another seed."""
@@ -322,7 +339,7 @@ def cartography(
 def _agreement(places: Sequence[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
     """Return the correlation of variabilities and of confidences between seeds, the mean over pairs."""
     pairs = [(one, other) for one, other in combinations(places, 2) if np.array_equal(one[0], other[0])]
-    return [float(np.mean([_correlation(one[k], other[k]) for one, other in pairs] or [np.nan])) for k in (1, 2)]
+    return [float(np.mean([_correlation(one[k], other[k]) for one, other in pairs] or [math.nan])) for k in (1, 2)]
 
 
 def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
@@ -330,7 +347,7 @@ def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> flo
     a, b = (values[known].astype(np.float64) for values in (first, second))
     a, b = (values - values.mean() if len(values) else values for values in (a, b))
     spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread > 0 else float("nan")
+    return float(a @ b) / spread if spread > 0 else math.nan
 
 
 def _followed_alike(data: Source | Iterable[Source]) -> list[Arm]:

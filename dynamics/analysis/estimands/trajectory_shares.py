@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,40 +169,42 @@ def class_shares(
     alone = [arm.name for arm in arms if len(arm.runs) == 1]
     if alone:
         warnings.warn(f"{', '.join(alone)}: {ONE_SEED}; train another seed", UserWarning, stacklevel=2)
-    rows = []
+    rows: list[ClassShares] = []
     for arm in arms:
-        seeds = []
-        for run in arm.runs:
-            records = run.records(split)
-            found = token_trajectories(records, epochs=arm.epochs, level=level)
-            level = found.level if level is None else level
-            seeds.append(_Seed.of(records, found))
-        _require_same_sequences(arm, split, seeds)
-        parts = [
-            _validated_sums(one, [other for other in seeds if other is not one], how.index(one.records), how.labels)
-            for one in seeds
-        ]
-        share, in_two, confirmed, change, elsewhere = _over_documents(
-            parts, n_resamples=n_resamples, level=coverage, seed=seed
-        )
-        assert level is not None
-        rows.append(
-            ClassShares(
-                arm=arm.name,
-                n_seeds=len(seeds),
-                split=split,
-                level=level,
-                labels=how.labels,
-                classes=CLASSES,
-                share=share,
-                share_in_two=in_two,
-                confirmed=confirmed,
-                by_chance=_by_chance(parts),
-                change=change,
-                change_elsewhere=elsewhere,
-            )
-        )
+        rows.append(_validated(arm, split, how, level, n_resamples=n_resamples, level=coverage, seed=seed))
+        level = rows[0].level
     return rows
+
+
+def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, **intervals: Any) -> ClassShares:
+    """Return the row of an arm; `low_to` is where low ends, `intervals` what `bootstrap_curve` is told."""
+    seeds = []
+    for run in arm.runs:
+        records = run.records(split)
+        found = token_trajectories(records, epochs=arm.epochs, level=low_to)
+        low_to = found.level
+        seeds.append(_Seed.of(records, found))
+    _require_same_sequences(arm, split, seeds)
+    parts = [
+        _validated_sums(one, [other for other in seeds if other is not one], how.index(one.records), how.labels)
+        for one in seeds
+    ]
+    share, in_two, confirmed, change, elsewhere = _over_documents(parts, **intervals)
+    assert low_to is not None
+    return ClassShares(
+        arm=arm.name,
+        n_seeds=len(seeds),
+        split=split,
+        level=low_to,
+        labels=how.labels,
+        classes=CLASSES,
+        share=share,
+        share_in_two=in_two,
+        confirmed=confirmed,
+        by_chance=_by_chance(parts),
+        change=change,
+        change_elsewhere=elsewhere,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +273,9 @@ def _validated_sums(
     )
 
 
-def _over_documents(parts: Sequence[DocumentSums], *, n_resamples: int, level: float, seed: int) -> list[Interval]:
+def _over_documents(parts: Sequence[DocumentSums], **intervals: Any) -> list[Interval]:
     """Return the five parts of `_validated_sums`, averaged over the seeds that chose, with intervals: (K, C) each."""
-    band = bootstrap_curve(average_sums(parts), n_resamples=n_resamples, level=level, seed=seed)
+    band = bootstrap_curve(average_sums(parts), **intervals)
     ends = [np.split(end, 5) for end in (band.low, band.high, band.estimate)]
     return [Interval(low.T, high.T, estimate.T) for low, high, estimate in zip(*ends, strict=True)]
 

@@ -27,6 +27,7 @@ from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
 from dynamics.analysis.sums.document_sums import DocumentSums, average_sums
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.analysis.tokens.signals import correlation
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.analysis.tokens.trajectories import CLASSES, REBOUNDING, TokenTrajectories, losses_at, token_trajectories
 from dynamics.errors import InputError
@@ -342,15 +343,7 @@ def cartography(
 def _agreement(places: Sequence[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
     """Return the correlation of variabilities and of confidences between seeds, the mean over pairs."""
     pairs = [(one, other) for one, other in combinations(places, 2) if np.array_equal(one[0], other[0])]
-    return [float(np.mean([_correlation(one[k], other[k]) for one, other in pairs] or [math.nan])) for k in (1, 2)]
-
-
-def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    known = ~(np.isnan(first) | np.isnan(second))
-    a, b = (values[known].astype(np.float64) for values in (first, second))
-    a, b = (values - values.mean() if len(values) else values for values in (a, b))
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread > 0 else math.nan
+    return [float(np.mean([correlation(one[k], other[k]) for one, other in pairs] or [math.nan])) for k in (1, 2)]
 
 
 def _followed_alike(data: Source | Iterable[Source]) -> list[Arm]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -131,16 +132,21 @@ def goes_with_surprise(signal: Signal, train: TokenRecords) -> bool:
     for epoch in {run.epochs[0], run.epochs[-1]}:
         loss, entropy = (np.asarray(records.stored(name, epoch))[predicted] for name in ("loss", "entropy"))
         surprise = loss.astype(np.float64) - entropy
-        known = np.isfinite(values) & np.isfinite(surprise)
-        if known.sum() >= _FEWEST and abs(_correlation(values[known], surprise[known])) > SURPRISE:
+        n_known = (np.isfinite(values) & np.isfinite(surprise)).sum()
+        if n_known >= _FEWEST and abs(correlation(values, surprise)) > SURPRISE:
             return True
     return False
 
 
-def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    a, b = first - first.mean(), second - second.mean()
+def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return Pearson's correlation over where both are finite; NaN where one of them does not vary there."""
+    known = np.isfinite(first) & np.isfinite(second)
+    a, b = (values[known].astype(np.float64) for values in (first, second))
+    if not len(a):
+        return math.nan
+    a, b = a - a.mean(), b - b.mean()
     spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread > 0 else 0.0
+    return float(a @ b) / spread if spread > 0 else math.nan
 
 
 def find_signal(by: By | Signal, train: TokenRecords) -> Signal:

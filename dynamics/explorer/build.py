@@ -151,6 +151,7 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
     meta["notes"] = [
         *_notes_on_choice(listed, splits, embedded, total, limit),
         *_notes_on_values(encoder.error, scale, highest),
+        _note_on_classes(len(runs)),
         *_notes_on_runs(runs, splits, epochs, n_all_epochs),
     ]
     filled = fill(json.dumps(meta), "\n".join(line for i in ranks for line in chunks[i]))
@@ -248,6 +249,17 @@ def _notes_on_values(error: float, scale: Scale, highest: float) -> list[str]:
     if highest > scale.top:
         notes.append(f"Values above {scale.top:g} nats are shown as that; the highest is {highest:.1f}.")
     return notes
+
+
+def _note_on_classes(n_runs: int) -> str:
+    """Say what the classes, and lists sorted by rebound, are worth: they were chosen by the losses that they show."""
+    other = (
+        "the list of tokens counts those of the same class in the other run" if n_runs > 1 else "one run confirms none"
+    )
+    return (
+        f"Classes and rebounds of single tokens are chosen by a run's own losses and hold its luck: {other}. "
+        "dynamics.analysis.estimands.trajectory_shares.class_shares validates them on the seeds of an arm."
+    )
 
 
 def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int], n_all_epochs: int) -> list[str]:

@@ -52,9 +52,8 @@ from dynamics.plots.trajectories import (
     as_cartography,
     as_class_shares,
     cartography_rows,
+    draw_trajectory_classes,
     plot_cartography,
-    plot_trajectory_classes,
-    trajectory_class_axes,
     trajectory_class_rows,
 )
 from dynamics.records.reader import Run, Study
@@ -164,9 +163,7 @@ def _overconfidence(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 def _trajectory_classes(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     shares = as_class_shares(arms, buckets=2)
-    figure, axes = trajectory_class_axes(style, 2, len(shares))
-    plot_trajectory_classes(shares, axes=axes)
-    return figure, trajectory_class_rows(shares)
+    return draw_trajectory_classes(shares, style), trajectory_class_rows(shares)
 
 
 def _cartography(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -10,18 +12,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from dynamics.analysis.estimands.trajectory_shares import CartographyMap, ClassShares, cartography, class_shares
+from dynamics.analysis.estimands.trajectory_shares import (
+    ONE_SEED,
+    CartographyMap,
+    ClassShares,
+    cartography,
+    class_shares,
+)
+from dynamics.analysis.intervals.bootstrap import Interval
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
-from dynamics.plots.bucket_lines import bucket_title
-from dynamics.plots.labels import legend_above, wrap_name
-from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, legend_over, panel_axes
-from dynamics.plots.style import FAINT, INK, NOTE_SIZE, Style, arm_styles
+from dynamics.plots.class_rows import CHANGES, SHARES, draw_class_rows
+from dynamics.plots.labels import wrap_name
+from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, panel_axes
+from dynamics.plots.style import FAINT, INK, NOTE_SIZE, Style
 
 Classes = Source | Iterable[Source] | ClassShares | Sequence[ClassShares]
 Cartographies = Source | Iterable[Source] | CartographyMap | Sequence[CartographyMap]
@@ -44,7 +52,9 @@ def plot_trajectory_classes(
 ) -> list[Axes]:
     """Draw which share of tokens follows each class of trajectory, a row a class and one panel a bucket.
 
-    Markers are the arms, bars their 95 % intervals (documents resampled).
+    Markers are the arms: hollow the share of tokens that one seed's losses put into the class, filled the share that is
+    of the class in another seed too, with 95 % intervals (documents resampled). Of one seed there is the first alone,
+    and the legend says that nothing validates it.
 
     Parameters
     ----------
@@ -71,13 +81,50 @@ def plot_trajectory_classes(
     """
     shares = as_class_shares(data, split=split, buckets=buckets, n_resamples=n_resamples)
     return in_panels(
-        lambda found: _draw_classes(shares, found),
+        lambda found: draw_class_rows(shares, found, SHARES),
         len(shares[0].labels),
         ax,
         axes,
         "buckets",
         new=lambda style, n: trajectory_class_axes(style, n, len(shares)),
     )
+
+
+def plot_class_changes(
+    data: Classes,
+    *,
+    ax: Axes | None = None,
+    axes: Sequence[Axes] | None = None,
+    split: str = "validation",
+    buckets: Bucketing | int = 1,
+    n_resamples: int = 1000,
+) -> list[Axes]:
+    """Draw by how much the loss of each class's tokens changed, a row a class and one panel a bucket.
+
+    Hollow markers are the mean change by which a seed chose the tokens (of rebounding ones the rise since their lowest
+    loss), filled ones that of the same tokens between the same epochs in the other seeds, with 95 % intervals
+    (documents resampled): what lies between them is the winner's curse. Parameters, returns and errors as for
+    `plot_trajectory_classes`.
+    """
+    shares = as_class_shares(data, split=split, buckets=buckets, n_resamples=n_resamples)
+    return in_panels(
+        lambda found: draw_class_rows(shares, found, CHANGES),
+        len(shares[0].labels),
+        ax,
+        axes,
+        "buckets",
+        new=lambda style, n: trajectory_class_axes(style, n, len(shares)),
+    )
+
+
+def draw_trajectory_classes(shares: Sequence[ClassShares], style: Style) -> Figure:
+    """Return the figure of both: shares above, changes below, a column a bucket, and one legend."""
+    n = len(shares[0].labels)
+    figure: Figure = style.figure(column="full", height=0.45 + 2 * max(1.75, _rows_height(len(shares))))
+    above, below = figure.subplots(2, n, sharex=False, sharey=True, squeeze=False)
+    draw_class_rows(shares, list(above), SHARES)
+    draw_class_rows(shares, list(below), CHANGES, legend=False)
+    return figure
 
 
 def plot_cartography(
@@ -93,6 +140,7 @@ def plot_cartography(
 
     They are the standard deviation and the mean over epochs of the probability exp(-loss) that the model gave the
     token; the dotted line is the greatest deviation that a probability can have at each mean.
+    Where there are several seeds the axes say how far these agree on a token, the least correlation of all arms.
     The regions that Swayamdipta et al. 2020 (arXiv 2009.10795) name are written beside it, where no token can be.
 
     Parameters
@@ -126,16 +174,24 @@ def plot_cartography(
 
 def trajectory_class_axes(style: Style, n: int, n_arms: int) -> tuple[Figure, list[Axes]]:
     """Return a new figure and its `n` panels, high enough for five rows of so many arms."""
-    rows = 0.35 + len(CLASSES) * 0.1 * n_arms
+    rows = _rows_height(n_arms)
     return panel_axes(style, n, panel=max(1.75, rows), single=max(2.2, rows))
+
+
+def _rows_height(n_arms: int) -> float:
+    return 0.35 + len(CLASSES) * 0.1 * n_arms
 
 
 def as_class_shares(
     data: Classes, *, split: str = "validation", buckets: Bucketing | int = 1, n_resamples: int = 1000
 ) -> list[ClassShares]:
-    """Return the numbers of the classes figure."""
+    """Return the numbers of the classes figure. That one seed validates nothing stands in the figure and its CSV."""
     items, ready = given(data, ClassShares)
-    return items if ready else class_shares(items, split=split, buckets=buckets, n_resamples=n_resamples)
+    if ready:
+        return items
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f".*{re.escape(ONE_SEED)}", category=UserWarning)
+        return class_shares(items, split=split, buckets=buckets, n_resamples=n_resamples)
 
 
 def as_cartography(
@@ -147,7 +203,10 @@ def as_cartography(
 
 
 def trajectory_class_rows(shares: Sequence[ClassShares]) -> list[dict[str, Any]]:
-    """Return the drawn numbers, one row an arm, bucket and class."""
+    """Return the drawn numbers, one row an arm, bucket and class: each raw one with its validated one beside it.
+
+    Of an arm with one seed `validated` is false, and what other seeds would say is NaN.
+    """
     return [
         {
             "arm": arm.arm,
@@ -159,11 +218,22 @@ def trajectory_class_rows(shares: Sequence[ClassShares]) -> list[dict[str, Any]]
             "share": arm.share.estimate[k, c],
             "low": arm.share.low[k, c],
             "high": arm.share.high[k, c],
+            "validated": int(arm.note is None),
+            **_columns("share_in_two_seeds", arm.share_in_two, k, c),
+            **_columns("confirmed", arm.confirmed, k, c),
+            "confirmed_by_chance": arm.by_chance[k, c],
+            **_columns("change", arm.change, k, c),
+            **_columns("change_in_other_seeds", arm.change_elsewhere, k, c),
         }
         for arm in shares
         for k, label in enumerate(arm.labels)
         for c, name in enumerate(arm.classes)
     ]
+
+
+def _columns(name: str, values: Interval, k: int, c: int) -> dict[str, float]:
+    ends = {"": values.estimate, "_low": values.low, "_high": values.high}
+    return {f"{name}{end}": float(of[k, c]) for end, of in ends.items()}
 
 
 def cartography_rows(maps: Sequence[CartographyMap]) -> list[dict[str, Any]]:
@@ -193,58 +263,9 @@ def _bin_row(
         "confidence_to": place[3],
         "tokens": tokens,
         "correctness": correctness,
+        "variability_agreement": each.variability_agreement,
+        "confidence_agreement": each.confidence_agreement,
     }
-
-
-def _draw_classes(shares: Sequence[ClassShares], axes: Sequence[Axes]) -> list[Axes]:
-    styles = arm_styles([arm.arm for arm in shares])
-    classes = shares[0].classes
-    # Arms side by side within a class's row.
-    offsets = np.linspace(-0.28, 0.28, len(shares)) if len(shares) > 1 else np.zeros(1)
-    ends = np.concatenate([end.ravel() for arm in shares for end in (arm.share.estimate, arm.share.high)])
-    # No token has a class where a run diverged at once.
-    top = float(ends[np.isfinite(ends)].max(initial=0.0)) or 1.0
-    for k, ax in enumerate(axes):
-        for arm, offset in zip(shares, offsets, strict=True):
-            style = styles[arm.arm]
-            y = np.arange(len(classes)) + offset
-            ax.hlines(y, arm.share.low[k], arm.share.high[k], color=style.color, linewidth=1.2, zorder=2)
-            ax.plot(
-                arm.share.estimate[k],
-                y,
-                linestyle="none",
-                marker=style.marker,
-                color=style.color,
-                markersize=3.6,
-                markeredgecolor="white",
-                markeredgewidth=0.3,
-                zorder=3,
-            )
-        # Lines between classes keep the arms of one together.
-        for c in range(1, len(classes)):
-            ax.axhline(c - 0.5, color=FAINT, linewidth=0.3, zorder=1)
-        ax.set_yticks(range(len(classes)), classes)
-        ax.set_ylim(len(classes) - 0.5, -0.5)
-        ax.tick_params(axis="y", length=0)
-        # A little below zero too, so that markers at zero are whole.
-        ax.set_xlim(-0.03 * top, 1.06 * top)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
-        if is_last(ax, axes):
-            ax.set_xlabel(f"{'Validation' if shares[0].split == 'validation' else 'Training'} tokens (%)")
-        title = bucket_title(shares[0].labels[k], len(axes))
-        if title:
-            ax.set_title(title)
-    handles = [
-        Line2D([], [], linestyle="none", marker=each.marker, color=each.color, markersize=3.8, label=name)
-        for name, each in styles.items()
-    ]
-    note = f"low: up to {shares[0].level:.2f} nats"
-    if len(axes) == 1:
-        legend_above(axes[0], handles, title=note)
-    else:
-        legend_over(axes, handles, title=note)
-    return list(axes)
 
 
 def _draw_cartography(maps: Sequence[CartographyMap], axes: Sequence[Axes], color: Colored) -> list[Axes]:
@@ -287,15 +308,21 @@ def _draw_cartography(maps: Sequence[CartographyMap], axes: Sequence[Axes], colo
         ax.set_xlim(0.0, 0.57)
         ax.set_ylim(0.0, 1.0)
         if is_last(ax, axes):
-            ax.set_xlabel("Variability")
+            ax.set_xlabel("Variability" + _agreement([each.variability_agreement for each in maps]))
         if is_first(ax, axes):
-            ax.set_ylabel("Confidence")
+            ax.set_ylabel("Confidence" + _agreement([each.confidence_agreement for each in maps]))
     label = _MAP_LABELS[color]
     if color == "n_tokens":
         label = f"{'Training' if maps[0].split == 'train' else 'Validation'} {label.lower()}"
     # Powers of ten would have exponents too small to read.
     color_bar(axes, mesh, label, format=FuncFormatter(lambda value, _: _short(value)))
     return list(axes)
+
+
+def _agreement(correlations: Sequence[float]) -> str:
+    """Return the line below an axis' name that says how far seeds agree on it, the least of all arms; none for one."""
+    known = [each for each in correlations if math.isfinite(each)]
+    return f"\n(r ≥ {math.floor(100 * min(known)) / 100:.2f} between seeds)" if known else ""
 
 
 def _short(value: float) -> str:

@@ -375,6 +375,28 @@ def test_addresses_can_be_shared(visit, pages):
     assert before[0][:4] == ["gap", "b", "2", "train"]
 
 
+def test_the_count_of_a_class_never_stands_alone(visit, pages, two_runs):
+    chosen = []
+    for run in two_runs:
+        curves = np.nan_to_num(np.stack([run.records("validation").loss(e) for e in range(5)]))
+        lowest = curves.min(axis=0)
+        chosen.append((curves[0] - lowest > 0.2) & (curves[-1] - lowest > 0.2))
+    with visit(pages["one"], "#tab=tokens") as tab:
+        assert "own losses" not in tab.locator("#tokens-count").text_content()
+        tab.select_option("#token-class", "rebounding")
+        count = tab.locator("#tokens-count").text_content()
+        alone = " as this run's own losses chose, validated by no other run"
+        assert count.startswith(f"{chosen[1].sum():,} tokens{alone}")
+    with visit(pages["two"], "#tab=tokens") as tab:
+        tab.select_option("#token-class", "rebounding")
+        both = (chosen[0] & chosen[1]).sum()
+        assert 0 < both
+        for name, mine in zip("ab", chosen, strict=True):
+            tab.select_option("#runs", name)
+            count = tab.locator("#tokens-count").text_content()
+            assert count.startswith(f"{mine.sum():,} tokens, {both:,} of this class in the other run too"), count
+
+
 def test_a_link_leads_on_from_the_state_of_the_moment(visit, pages):
     with visit(pages["one"]) as tab:
         set_epoch(tab, 1)

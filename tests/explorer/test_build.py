@@ -66,6 +66,8 @@ def test_one_run_is_in_the_page_as_recorded(two_runs, decode):
     assert decoded.meta["epochs"] == [0, 1, 2, 3, 4]
     assert page.notes[0] == f"All {tokens['validation']:,} recorded validation tokens are in this page."
     assert decoded.meta["notes"] == page.notes
+    # Classes are never shown without what they are worth.
+    assert [note for note in page.notes if "one run confirms none" in note and "hold its luck" in note]
     assert any(passage.dropped[0].any() for passage in decoded.of("train"))
 
 

@@ -37,6 +37,7 @@ def hand_records(split: str = "train") -> Any:
     return cast(
         Any,
         SimpleNamespace(
+            run=SimpleNamespace(epochs=[], splits=["train"]),
             split=split,
             token_id=np.array([[5, 5, 6, 5, 9, 0]]),
             document_id=np.array([[0, 0, 0, 1, 1, -1]]),

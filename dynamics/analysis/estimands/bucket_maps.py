@@ -133,7 +133,7 @@ def loss_landscape(
 
 def _axis(arm: Arm, split: str, buckets: Bucketing) -> tuple[Floats, Floats, str]:
     if not isinstance(buckets, Buckets):
-        by = f"current {buckets.value}" if buckets.moving and hasattr(buckets, "value") else "two signals"
+        by = buckets.by if buckets.moving else "two signals"
         return np.full(len(buckets.labels), np.nan), np.empty(0), by
     records = arm.runs[0].records(split)
     index = buckets.index(records)

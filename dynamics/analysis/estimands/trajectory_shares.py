@@ -1,13 +1,22 @@
-"""Trajectories of tokens, counted: shares of classes by bucket, and the cartography map, for every arm.
+"""Trajectories of tokens, counted: shares of classes by bucket, validated on other seeds, and the cartography map.
 
-Shape suffixes: K buckets, C classes, X and Y bins of the map.
+A class is chosen by a run's own losses, and so holds the winner's curse: "rebounding" picks tokens whose lowest loss
+was low by luck, too. Another seed of the same arm is another draw of all that training does at random (order, dropout),
+so what it does at the tokens and between the epochs that this one chose is free of that luck. Two things seeds share,
+and no seed removes: the realised token, whose loss is high where the text is an unlikely one, and the starting model,
+from whose loss every fall is counted.
+
+Shape suffixes: R sequences, B positions, D documents, K buckets, C classes, X and Y bins of the map.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +24,27 @@ from numpy.typing import NDArray
 from dynamics.analysis.intervals.bootstrap import bootstrap_curve
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, at_common_epochs, collect_arms
+from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
 from dynamics.analysis.sums.document_sums import DocumentSums, average_sums
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.analysis.tokens.signals import correlation
 from dynamics.analysis.tokens.token_records import Floats
-from dynamics.analysis.tokens.trajectories import CLASSES, TokenTrajectories, token_trajectories
+from dynamics.analysis.tokens.trajectories import CLASSES, REBOUNDING, TokenTrajectories, losses_at, token_trajectories
 from dynamics.errors import InputError
+from dynamics.records.values import Records
+
+#: What is said where classes stand on one seed alone.
+ONE_SEED = "classes that one seed chose by its own losses are not validated: shares and changes hold the winner's curse"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassShares:
-    """Shares of the trajectory classes of one arm.
+    """Shares of the trajectory classes of one arm, and what other seeds confirm of them.
+
+    Every seed in its turn chooses the classes of its tokens and is set against each other one; the pairs are averaged.
+    Intervals are over documents, with the trained models held fixed. NaN where nothing can be said: with one seed, and
+    of a class without tokens.
 
     Attributes
     ----------
@@ -37,7 +56,19 @@ class ClassShares:
     classes : tuple of str, length C
         `dynamics.analysis.tokens.trajectories.CLASSES`.
     share : Interval of arrays of shape (K, C)
-        Of the bucket's tokens; they sum to 1 but for tokens whose loss was NaN.
+        Of the bucket's tokens; they sum to 1 but for tokens whose loss was NaN. The raw share: chosen by the very
+        losses that it speaks of.
+    share_in_two : Interval of arrays of shape (K, C)
+        Share of the bucket's tokens that are of the class in the seed that chose and in another one.
+    confirmed : Interval of arrays of shape (K, C)
+        Which share of the class's tokens is of the same class in another seed.
+    by_chance : ndarray, shape (K, C)
+        What `confirmed` would be if the classes of one seed knew nothing of those of another.
+    change : Interval of arrays of shape (K, C)
+        Nats: the mean change by which the class's tokens were chosen (`TokenTrajectories.change`): of rebounding ones
+        the rise from each token's lowest epoch to the last, of others that of the fitted line.
+    change_elsewhere : Interval of arrays of shape (K, C)
+        Nats: the same tokens between the same epochs in the other seeds.
     """
 
     arm: str
@@ -47,6 +78,16 @@ class ClassShares:
     labels: tuple[str, ...]
     classes: tuple[str, ...]
     share: Interval
+    share_in_two: Interval
+    confirmed: Interval
+    by_chance: Floats
+    change: Interval
+    change_elsewhere: Interval
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said beside the shares; None where they are validated."""
+        return ONE_SEED if self.n_seeds == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +105,10 @@ class CartographyMap:
         Tokens in each bin, the mean over seeds.
     correctness : ndarray, shape (X, Y)
         Mean share of epochs in which they were the most probable ones; NaN for an empty bin.
+    variability_agreement, confidence_agreement : float
+        Correlation over tokens of a token's place in one seed with its place in another, the mean over pairs of seeds:
+        how much of the map another training would draw again. NaN with one seed, and where seeds recorded other
+        sequences.
     """
 
     arm: str
@@ -73,6 +118,8 @@ class CartographyMap:
     confidence_edges: Floats
     n_tokens: Floats
     correctness: Floats
+    variability_agreement: float = math.nan
+    confidence_agreement: float = math.nan
 
 
 def class_shares(
@@ -85,9 +132,12 @@ def class_shares(
     coverage: float = 0.95,
     seed: int = 0,
 ) -> list[ClassShares]:
-    """Return which share of the tokens of every arm and bucket follows each class of trajectory.
+    """Return which share of the tokens of every arm and bucket follows each class of trajectory, and what confirms it.
 
-    Tokens are followed over the epochs that all arms recorded after the same passes over the data.
+    Tokens are followed over the epochs that all arms recorded after the same passes over the data. Classes are chosen
+    by each seed's own losses and validated on the other seeds of the arm; what that removes, and what it cannot, stands
+    at the top of this module. No split within one seed does as much: losses of neighbouring epochs share the model's
+    jitter (docs/analysis.md has what choosing by every other epoch comes to).
 
     Parameters
     ----------
@@ -105,48 +155,142 @@ def class_shares(
     Raises
     ------
     InputError
-        For moving buckets, and as `token_trajectories` does.
+        For moving buckets, buckets that hold no token, seeds that recorded other sequences, and as `token_trajectories`
+        does.
 
     Warns
     -----
     UserWarning
-        With fewer than 50 documents, and where epochs of some arms are left out.
+        With fewer than 50 documents, where epochs of some arms are left out, and where an arm has one seed, whose
+        classes nothing validates.
     """
     arms = _followed_alike(data)
-    how = as_buckets(arms, buckets)
-    if how.moving:
+    if not isinstance(buckets, int) and buckets.moving:
         raise InputError("a trajectory crosses moving buckets; count classes in frozen ones")
-    rows = []
+    how = as_buckets(arms, buckets)
+    alone = [arm.name for arm in arms if len(arm.runs) == 1]
+    if alone:
+        warnings.warn(f"{', '.join(alone)}: {ONE_SEED}; train another seed", UserWarning, stacklevel=2)
+    rows: list[ClassShares] = []
     for arm in arms:
-        parts = []
-        for run in arm.runs:
-            records = run.records(split)
-            found = token_trajectories(records, epochs=arm.epochs, level=level)
-            level = found.level if level is None else level
-            index = how.index(records)
-            chosen = np.asarray(records.predicted, dtype=bool) & (index >= 0)
-            parts.append(class_sums(found, records.document_id, chosen, index, how.labels))
-        sums = average_sums(parts)
-        # Classes lie where epochs do elsewhere: (C, K), turned.
-        band = bootstrap_curve(sums, n_resamples=n_resamples, level=coverage, seed=seed)
-        share = Interval(band.low.T, band.high.T, band.estimate.T)
-        assert level is not None
-        rows.append(ClassShares(arm.name, len(arm.runs), split, level, sums.labels, CLASSES, share))
+        rows.append(_validated(arm, split, how, level, n_resamples=n_resamples, level=coverage, seed=seed))
+        level = rows[0].level
     return rows
 
 
-def class_sums(
-    found: TokenTrajectories,
-    document_id: NDArray[np.int32],
-    chosen: NDArray[np.bool_],
-    bucket: NDArray[np.int16],
-    labels: tuple[str, ...],
+def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, **intervals: Any) -> ClassShares:
+    """Return the row of an arm; `low_to` is where low ends, `intervals` what `bootstrap_curve` is told."""
+    seeds = []
+    for run in arm.runs:
+        records = run.records(split)
+        found = token_trajectories(records, epochs=arm.epochs, level=low_to)
+        low_to = found.level
+        seeds.append(_Seed.of(records, found))
+    _require_same_sequences(arm, split, seeds)
+    parts = [
+        _validated_sums(one, [other for other in seeds if other is not one], how.index(one.records), how.labels)
+        for one in seeds
+    ]
+    share, in_two, confirmed, change, elsewhere = _over_documents(parts, **intervals)
+    assert low_to is not None
+    return ClassShares(
+        arm=arm.name,
+        n_seeds=len(seeds),
+        split=split,
+        level=low_to,
+        labels=how.labels,
+        classes=CLASSES,
+        share=share,
+        share_in_two=in_two,
+        confirmed=confirmed,
+        by_chance=_by_chance(parts),
+        change=change,
+        change_elsewhere=elsewhere,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seed:
+    """What one seed's losses say of every token: arrays of shape (R, B), as in `TokenTrajectories`."""
+
+    records: Records
+    kind: NDArray[np.int8]
+    change: NDArray[np.float32]
+    line_change: NDArray[np.float32]
+    last_loss: NDArray[np.float32]
+    lowest_epoch: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, records: Records, found: TokenTrajectories) -> _Seed:
+        """Keep what is needed: the rest of the trajectories is three times as large."""
+        return cls(records, found.kind, found.change, found.line_change, found.last_loss, found.lowest_epoch)
+
+    def change_of(self, chosen: _Seed) -> NDArray[np.float32]:
+        """Return how every token changed here between the epochs that chose its class in another seed."""
+        rebounding = chosen.kind == REBOUNDING
+        lowest = losses_at(self.records, np.where(rebounding, chosen.lowest_epoch, np.int32(-1)))
+        return np.where(rebounding, self.last_loss - lowest, self.line_change)
+
+
+def _require_same_sequences(arm: Arm, split: str, seeds: Sequence[_Seed]) -> None:
+    for run, each in zip(arm.runs[1:], seeds[1:], strict=True):
+        if not np.array_equal(each.records.sequence_id, seeds[0].records.sequence_id):
+            raise InputError(
+                f"{arm.runs[0].path} and {run.path} recorded other sequences of {split!r}, so that one cannot validate "
+                "the classes of the other; record the same ones"
+            )
+
+
+def _validated_sums(
+    chosen: _Seed, others: Sequence[_Seed], bucket: NDArray[np.int16], labels: tuple[str, ...]
 ) -> DocumentSums:
-    """Return how many tokens of each class each document and bucket has, classes in the place of epochs."""
-    grouped = group_by_document_bucket(document_id, chosen, bucket, len(labels))
-    kind = found.kind
-    sums = np.stack([grouped.sums(kind == each) for each in range(len(CLASSES))])
-    return DocumentSums(sums, grouped.counts(), np.arange(len(CLASSES)), labels, grouped.documents)
+    """Return what `ClassShares` holds of one seed that chose, as sums and counts of shape (5 C, D, K).
+
+    In the place of epochs stand the classes, five times: shares, shares in two seeds, what is confirmed, changes, and
+    changes elsewhere.
+    """
+    n_kinds = len(CLASSES) + 1  # The last is that of tokens without a class, whose loss was NaN.
+    of = bucket.astype(np.int32) * n_kinds + np.where(chosen.kind < 0, n_kinds - 1, chosen.kind)
+    counted = np.asarray(chosen.records.predicted, dtype=bool) & (bucket >= 0)
+    if not counted.any():
+        raise InputError("no predicted token is in any of the buckets; there is nothing to count")
+    grouped = group_by_document_bucket(chosen.records.document_id, counted, of, len(labels) * n_kinds)
+
+    def by_class(sums: Floats) -> Floats:
+        return np.moveaxis(sums.reshape(len(sums), len(labels), n_kinds)[..., :-1], -1, 0)
+
+    counts = grouped.counts()
+    members = by_class(counts)
+    tokens = np.broadcast_to(counts.reshape(len(counts), len(labels), n_kinds).sum(axis=-1), members.shape)
+    same = elsewhere = np.full(members.shape, np.nan)
+    if others:
+        same = np.mean([by_class(grouped.sums(other.kind == chosen.kind)) for other in others], axis=0)
+        elsewhere = np.mean([by_class(grouped.sums(other.change_of(chosen))) for other in others], axis=0)
+    return DocumentSums(
+        np.concatenate([members, same, same, by_class(grouped.sums(chosen.change)), elsewhere]),
+        np.concatenate([tokens, tokens, members, members, members]),
+        np.arange(5 * len(CLASSES)),
+        labels,
+        grouped.documents,
+    )
+
+
+def _over_documents(parts: Sequence[DocumentSums], **intervals: Any) -> list[Interval]:
+    """Return the five parts of `_validated_sums`, averaged over the seeds that chose, with intervals: (K, C) each."""
+    band = bootstrap_curve(average_sums(parts), **intervals)
+    ends = [np.split(end, 5) for end in (band.low, band.high, band.estimate)]
+    return [Interval(low.T, high.T, estimate.T) for low, high, estimate in zip(*ends, strict=True)]
+
+
+def _by_chance(parts: Sequence[DocumentSums]) -> Floats:
+    """Return `ClassShares.by_chance`: over pairs of seeds, the share in the one at the tokens of the other."""
+    n = len(CLASSES)
+    members = np.stack([part.counts[2 * n : 3 * n].sum(axis=1) for part in parts])  # (seed, C, K)
+    share = ratio(members, np.stack([part.counts[:n].sum(axis=1) for part in parts]))
+    if len(parts) == 1:
+        return np.full(share[0].T.shape, np.nan)
+    elsewhere = (share.sum(axis=0) - share) / (len(parts) - 1)
+    return ratio((members * elsewhere).sum(axis=0), members.sum(axis=0)).T
 
 
 def cartography(
@@ -181,7 +325,11 @@ def cartography(
         total = np.zeros(bins)
         correct = np.zeros(bins)
         edges = np.linspace(0.0, 0.5, bins[0] + 1), np.linspace(0.0, 1.0, bins[1] + 1)
-        for found in _followed(arm, split):
+        places = []
+        for run in arm.runs:
+            records = run.records(split)
+            found = token_trajectories(records, epochs=arm.epochs)
+            places.append((records.sequence_id, found.variability, found.confidence))
             known = ~np.isnan(found.confidence)
             # float32 may put a deviation a hair above 0.5.
             place = np.minimum(found.variability[known], 0.5), np.minimum(found.confidence[known], 1.0)
@@ -189,8 +337,14 @@ def cartography(
             correct += np.histogram2d(*place, bins=edges, weights=found.correctness[known])[0]
         correctness = np.divide(correct, total, out=np.full(bins, np.nan), where=total > 0)
         n_seeds = len(arm.runs)
-        maps.append(CartographyMap(arm.name, n_seeds, split, *edges, total / n_seeds, correctness))
+        maps.append(CartographyMap(arm.name, n_seeds, split, *edges, total / n_seeds, correctness, *_agreement(places)))
     return maps
+
+
+def _agreement(places: Sequence[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
+    """Return the correlation of variabilities and of confidences between seeds, the mean over pairs."""
+    pairs = [(one, other) for one, other in combinations(places, 2) if np.array_equal(one[0], other[0])]
+    return [float(np.mean([correlation(one[k], other[k]) for one, other in pairs] or [math.nan])) for k in (1, 2)]
 
 
 def _followed_alike(data: Source | Iterable[Source]) -> list[Arm]:
@@ -206,8 +360,3 @@ def _followed_alike(data: Source | Iterable[Source]) -> list[Arm]:
             stacklevel=3,
         )
     return alike
-
-
-def _followed(arm: Arm, split: str) -> Iterable[TokenTrajectories]:
-    for run in arm.runs:
-        yield token_trajectories(run.records(split), epochs=arm.epochs)

@@ -194,5 +194,24 @@ def reference_buckets(arms: Sequence[Arm], n: int = 2) -> Buckets:
 
 
 def as_buckets(arms: Sequence[Arm], buckets: Bucketing | int) -> Bucketing:
-    """Return buckets as given, or that many by reference entropy (`reference_buckets`)."""
-    return reference_buckets(arms, buckets) if isinstance(buckets, int) else buckets
+    """Return buckets as given, or that many by reference entropy (`reference_buckets`).
+
+    Every function that compares the curves of buckets between epochs takes its buckets from here, once.
+
+    Warns
+    -----
+    UserWarning
+        If the buckets were chosen by the outcome (`Buckets.chosen_by_outcome`), in the name of the caller's caller.
+    """
+    if isinstance(buckets, int):
+        return reference_buckets(arms, buckets)
+    if buckets.chosen_by_outcome:
+        warnings.warn(
+            f"buckets by {buckets.by} are chosen by the outcome: differences between their curves, and their rebounds, "
+            "are regression to the mean in part or whole. Use buckets by the reference model's entropy, which are free "
+            "of it; buckets by another seed's losses are not, since seeds share the token (docs/analysis.md, Selection "
+            "on outcomes)",
+            UserWarning,
+            stacklevel=3,
+        )
+    return buckets

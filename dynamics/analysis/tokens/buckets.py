@@ -3,18 +3,29 @@
 *Frozen* buckets take their edges from the training set once, so that "a low-entropy token" means the same in the
 training set, in the validation set, and in every arm and seed of a study. *Moving* buckets sort the tokens anew in
 every epoch by what the model then says of them; a token may change its bucket from epoch to epoch.
+
+Buckets that were *chosen by the outcome*, by losses that are then compared, regress to the mean: tokens whose loss was
+high by luck are in the high bucket, and their next loss is lower on average whatever training does
+(`Buckets.chosen_by_outcome`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.tokens.signals import REFERENCE_ENTROPY, By, Signal, find_signal, signal_values
+from dynamics.analysis.tokens.signals import (
+    REFERENCE_ENTROPY,
+    By,
+    Signal,
+    find_signal,
+    goes_with_surprise,
+    signal_values,
+)
 from dynamics.analysis.tokens.token_records import TokenRecords
 from dynamics.errors import InputError
 
@@ -30,6 +41,10 @@ class Bucketing(Protocol):
     def moving(self) -> bool: ...
     @property
     def key(self) -> tuple[Any, ...]: ...
+    @property
+    def by(self) -> str: ...
+    @property
+    def chosen_by_outcome(self) -> bool: ...
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]: ...
 
 
@@ -67,6 +82,20 @@ class Buckets:
     def key(self) -> tuple[Any, ...]:
         """Equal for equal buckets, and hashable."""
         return ("frozen", self.labels, self.edges.tobytes(), self.signal)
+
+    @property
+    def by(self) -> str:
+        """What the tokens are put into buckets by, in words."""
+        return self.signal.name
+
+    @property
+    def chosen_by_outcome(self) -> bool:
+        """Whether the buckets know the losses of their tokens, so that comparing their curves shows regression.
+
+        False for reference entropy, frequency and position, true for the reference loss: the realised token's luck is
+        in it, and epoch 0 is the reference model's own where training starts from it.
+        """
+        return bool(self.signal.chosen_by_outcome)
 
     def assign(self, values: NDArray[Any]) -> NDArray[np.int16]:
         """Return the bucket of every value; see `assign_buckets`."""
@@ -109,6 +138,21 @@ class MovingBuckets:
     def key(self) -> tuple[Any, ...]:
         """Equal for equal buckets, and hashable."""
         return ("moving", self.labels, self.value, None if self.edges is None else self.edges.tobytes())
+
+    @property
+    def by(self) -> str:
+        """What the tokens are put into buckets by, in words."""
+        return f"current {self.value}"
+
+    @property
+    def chosen_by_outcome(self) -> bool:
+        """True for the entropy too, though it does not know the realised token.
+
+        The tokens that a model is surest of at an epoch are in part those that it is too sure of just then, and their
+        loss pays for it in the same epoch. In the packaged example the lowest decile by a seed's own current entropy
+        rebounds by 0.469 nats, and by 0.385 by the current entropies of the other seeds.
+        """
+        return True
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
         """Return the bucket of every token in `epoch`, shape (R, B); -1 where nothing is predicted.
@@ -163,6 +207,16 @@ class TwoWayBuckets:
         """Equal for equal buckets, and hashable."""
         return ("two-way", self.first.key, self.second.key)
 
+    @property
+    def by(self) -> str:
+        """What the tokens are put into buckets by, in words."""
+        return f"{self.first.by} and {self.second.by}"
+
+    @property
+    def chosen_by_outcome(self) -> bool:
+        """Whether either of the two is."""
+        return self.first.chosen_by_outcome or self.second.chosen_by_outcome
+
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
         """Return the pair of every token, shape (R, B); -1 where either signal is NaN."""
         first, second = self.first.index(records), self.second.index(records)
@@ -205,6 +259,8 @@ def make_buckets(
         not that of the buckets, or no predicted training token.
     """
     signal = find_signal(by, train)
+    if signal.chosen_by_outcome is None:
+        signal = replace(signal, chosen_by_outcome=goes_with_surprise(signal, train))
     if (n is None) == (edges is None):
         raise InputError(f"buckets need either n or edges; got n={n!r} and edges={edges!r}")
     if n is not None:

@@ -1,6 +1,6 @@
 """What became of each token over the epochs: classes of trajectories, learning, forgetting, cartography.
 
-Epochs are streamed: memory is about 65 bytes a predicted token, however many epochs there are.
+Epochs are streamed: memory is about 80 bytes a predicted token, however many epochs there are.
 
 Shape suffixes: R sequences, B positions, N predicted tokens.
 """
@@ -46,6 +46,10 @@ class TokenTrajectories:
         lowest value by the last.
     first_loss, lowest_loss, last_loss : ndarray of float32
         Nats.
+    lowest_epoch : ndarray of int32
+        The epoch of the lowest loss, the first of equals; -1 for none.
+    line_change : ndarray of float32
+        Nats: by how much the straight line of Rho-1's classes changes from the first epoch to the last.
     first_learned : ndarray of int32
         The first epoch in which the token was the most probable one; -1 for never.
     forgetting : ndarray of int32
@@ -64,6 +68,8 @@ class TokenTrajectories:
     first_loss: NDArray[np.float32]
     lowest_loss: NDArray[np.float32]
     last_loss: NDArray[np.float32]
+    lowest_epoch: NDArray[np.int32]
+    line_change: NDArray[np.float32]
     first_learned: NDArray[np.int32]
     forgetting: NDArray[np.int32]
     correctness: NDArray[np.float32]
@@ -74,6 +80,13 @@ class TokenTrajectories:
     def kind(self) -> NDArray[np.int8]:
         """Index in `CLASSES`, 0 to 4: rebounding where that holds, else Rho-1's class; -1 for none."""
         return np.where(self.rebounding, np.int8(REBOUNDING), self.rho_class)
+
+    @property
+    def change(self) -> NDArray[np.float32]:
+        """Nats: the change by which `kind` was chosen, that of the line, or the rise since the lowest loss."""
+        with np.errstate(invalid="ignore"):
+            rise = self.last_loss - self.lowest_loss
+        return np.where(self.rebounding, rise, self.line_change)
 
     @property
     def unforgettable(self) -> NDArray[np.bool_]:
@@ -99,6 +112,10 @@ def token_trajectories(
     when it is classified correctly, here when the token is the most probable one; a forgetting event is a correct
     epoch followed by a wrong one. There the example is looked at when it is trained on, here after each epoch, and
     epoch 0 counts: what the starting model knew can be forgotten.
+
+    All of it is chosen by this run's own losses, noise included: a token is called rebounding where its lowest loss was
+    low by luck, too. `dynamics.analysis.estimands.trajectory_shares.class_shares` sets beside each class what the same
+    tokens did in the other seeds.
 
     *Confidence, variability, correctness* (Swayamdipta et al. 2020, arXiv 2009.10795, section 2): mean and (population)
     standard deviation over the epochs of training of the probability of the true label, here of the token; share of
@@ -135,8 +152,34 @@ def token_trajectories(
         for begin in range(0, len(where), _BLOCK):
             part = slice(begin, begin + _BLOCK)
             tokens = where[part]
-            state.add(part, i, int(epoch), float(time[i]), loss.take(tokens).astype(np.float32), correct.take(tokens))
-    return _finish(state, at, time, predicted, level)
+            values = loss.take(tokens).astype(np.float32)
+            # An infinite loss, of a run that diverged, has no line.
+            with np.errstate(invalid="ignore"):
+                state.add(part, i, int(epoch), float(time[i]), values, correct.take(tokens))
+    with np.errstate(invalid="ignore"):
+        return _finish(state, at, time, predicted, level)
+
+
+def losses_at(records: TokenRecords, epoch_of: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the loss of every token in an epoch of its own.
+
+    Parameters
+    ----------
+    records : Records
+        One split of a run.
+    epoch_of : ndarray of int32, shape (R, B)
+        Recorded epochs; -1 for none.
+
+    Returns
+    -------
+    ndarray of float32, shape (R, B)
+        Nats; NaN where no epoch is asked for. Epochs are read one at a time.
+    """
+    losses = np.full(epoch_of.shape, np.nan, dtype=np.float32)
+    for epoch in np.unique(epoch_of[epoch_of >= 0]):
+        here = epoch_of == epoch
+        losses[here] = np.asarray(records.stored("loss", int(epoch)))[here]
+    return losses
 
 
 class _State:
@@ -149,6 +192,7 @@ class _State:
         self.p_squared = np.zeros(n)
         self.first = np.empty(n, dtype=np.float32)
         self.lowest = np.full(n, np.inf, dtype=np.float32)
+        self.lowest_at = np.full(n, -1, dtype=np.int32)
         self.last = np.empty(n, dtype=np.float32)
         self.learned = np.full(n, -1, dtype=np.int32)
         self.forgetting = np.zeros(n, dtype=np.int32)
@@ -169,6 +213,7 @@ class _State:
         self.loss_by_time[part] += time * loss.astype(np.float64)
         if i == 0:
             self.first[part] = loss
+        self.lowest_at[part][loss < self.lowest[part]] = epoch
         # minimum carries NaN on, so that a token that diverged once has no lowest loss.
         np.minimum(self.lowest[part], loss, out=self.lowest[part])
         self.last[part] = loss
@@ -220,6 +265,8 @@ def _finish(
         first_loss=spread(state.first, np.nan, np.float32),
         lowest_loss=spread(state.lowest, np.nan, np.float32),
         last_loss=spread(state.last, np.nan, np.float32),
+        lowest_epoch=spread(np.where(np.isnan(state.lowest), -1, state.lowest_at), -1, np.int32),
+        line_change=spread(change, np.nan, np.float32),
         first_learned=spread(state.learned, -1, np.int32),
         forgetting=spread(state.forgetting, 0, np.int32),
         correctness=spread(state.n_correct / n_training, np.nan, np.float32),

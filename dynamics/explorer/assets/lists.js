@@ -87,12 +87,19 @@ function listTokens() {
     }
   });
   found.sort((a, b) => b[0] - a[0]);
-  $("tokens-count").textContent = `${found.length.toLocaleString("en")} tokens${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${allRead ? "" : ", still reading"}`;
+  $("tokens-count").textContent = `${found.length.toLocaleString("en")} tokens${kind === null ? "" : confirmed(found, r, kind)}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${allRead ? "" : ", still reading"}`;
   replaceItems($("tokens"), found.slice(0, LISTED).map(([x, p, i]) => {
     const item = link({ ...place(p), at: addressOf(heads[p], i) }, around(heads[p], i), passageName(p), written(x));
     if (state.at === addressOf(heads[p], i)) item.firstChild.setAttribute("aria-current", "true");
     return item;
   }));
+}
+
+/** Say beside a count of tokens of a class, which a run's own losses chose, what the other run says; alone, that none does. */
+function confirmed(found, r, kind) {
+  if (meta.runs.length < 2) return " as this run's own losses chose, validated by no other run";
+  const same = found.filter(([, p, i]) => heads[p].runs[1 - r].kind[i] === kind).length;
+  return `, ${same.toLocaleString("en")} of this class in the other run too`;
 }
 
 /** Return a token between its neighbours. */

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from support.synthetic import make_run, make_study
 
-from dynamics.analysis.sums.arms import Arm, at_common_epochs, collect_arms, reference_buckets, shared_epochs
+from dynamics.analysis.sums.arms import (
+    Arm,
+    as_buckets,
+    at_common_epochs,
+    collect_arms,
+    reference_buckets,
+    shared_epochs,
+)
 from dynamics.analysis.sums.curves import mean_curve
+from dynamics.analysis.tokens.buckets import TwoWayBuckets, make_buckets, moving_buckets
 from dynamics.errors import InputError
 from dynamics.records.reader import Run, open_run, open_study
 
@@ -147,3 +155,21 @@ def test_arms_are_cut_to_the_epochs_that_all_have_after_the_same_passes(tmp_path
         _ = Arm("a", [whole, cut], epochs=[2, 3]).epochs
     with pytest.raises(InputError, match="whole, elsewhere have no epoch that all recorded after the same passes"):
         at_common_epochs([whole, open_run(make_run(tmp_path / "elsewhere", name="elsewhere", epochs=[5]))])
+
+
+def test_buckets_that_the_outcome_chose_warn_once_and_name_the_remedy(study_path: Path) -> None:
+    arms = collect_arms(open_study(study_path))
+    train = arms[0].runs[0].records("train")
+    position = make_buckets(train, "position", n=2)
+    for buckets in (2, position, make_buckets(train, n=3), make_buckets(train, "frequency", n=2)):
+        as_buckets(arms, buckets)  # warnings are errors here
+    for buckets, by in (
+        (make_buckets(train, "reference_loss", n=2), "reference_loss"),
+        (moving_buckets(2), "current entropy"),
+        (moving_buckets(2, value="loss"), "current loss"),
+        (TwoWayBuckets(position, make_buckets(train, "reference_loss", n=2)), "position and reference_loss"),
+    ):
+        message = f"by {by} are chosen by the outcome: .* regression to the mean .* reference model's entropy"
+        with pytest.warns(UserWarning, match=message) as caught:
+            assert as_buckets(arms, buckets) is buckets
+        assert len(caught) == 1

@@ -148,6 +148,21 @@ def test_moving_buckets_follow_the_epoch() -> None:
         moving_buckets()
 
 
+def test_buckets_say_whether_the_outcome_chose_them() -> None:
+    records = hand_records()
+    by = {name: make_buckets(records, name, n=2) for name in ("reference_entropy", "frequency", "position")}
+    loss = make_buckets(records, "reference_loss", n=2)
+    assert [each.chosen_by_outcome for each in by.values()] == [False] * 3
+    assert loss.chosen_by_outcome and loss.by == "reference_loss"
+    for value in ("entropy", "loss"):
+        moving = moving_buckets(2, value=value)  # type: ignore[arg-type]
+        assert moving.chosen_by_outcome and moving.by == f"current {value}"
+    assert not TwoWayBuckets(by["frequency"], by["position"]).chosen_by_outcome
+    for first, second in ((loss, by["position"]), (by["position"], loss)):
+        assert TwoWayBuckets(first, second).chosen_by_outcome
+    assert TwoWayBuckets(by["position"], loss).by == "position and reference_loss"
+
+
 def test_keys_tell_buckets_apart() -> None:
     records = hand_records()
     every = [

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynamics.analysis.tokens.trajectories import CLASSES, token_trajectories
+from dynamics.analysis.tokens.trajectories import CLASSES, losses_at, token_trajectories
 from dynamics.errors import InputError
 
 NAN = np.nan
@@ -104,12 +104,47 @@ def test_cartography_leaves_epoch_0_out() -> None:
     np.testing.assert_allclose(later.confidence, found.confidence)
 
 
+def test_what_chose_a_class_is_kept() -> None:
+    losses = np.array(
+        [
+            [4.0, 3.0, 2.0, 1.0, 0.0],  # a line from 4 to 0
+            [4.0, 1.0, 2.0, 1.0, 3.0],  # rebounds from the first of two lowest losses
+            [1.0, 1.0, 1.0, 1.0, 1.0],
+        ]
+    ).T
+    found = token_trajectories(HandRecords(losses, [0, 1, 2, 5, 9]))
+    assert found.lowest_epoch[0].tolist() == [9, 1, 0, -1]
+    line = np.polyfit([0, 1, 2, 5, 9], losses, 1)[0] * 9
+    np.testing.assert_allclose(found.line_change[0, :3], line, atol=1e-6)
+    # The rise of what rebounds, the line's change of everything else.
+    np.testing.assert_allclose(found.change[0, :3], [line[0], 2.0, 0.0], atol=1e-6)
+    assert np.isnan(found.change[0, 3])
+
+
+def test_losses_of_each_token_in_an_epoch_of_its_own() -> None:
+    records = HandRecords(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), [0, 7])
+    asked = np.array([[7, 0, -1, -1]], dtype=np.int32)
+    np.testing.assert_array_equal(losses_at(records, asked), np.array([[4.0, 2.0, NAN, NAN]], dtype=np.float32))
+
+
 def test_a_token_that_diverged_has_no_class() -> None:
     losses = np.array([[4.0, 4.0], [1.0, NAN], [4.0, 4.0]])
     found = token_trajectories(HandRecords(losses))
     assert found.kind[0].tolist() == [4, -1, -1]
     assert np.isnan(found.confidence[0, 1])
     assert np.isnan(found.lowest_loss[0, 1])
+    assert found.lowest_epoch[0].tolist() == [1, -1, -1]
+
+
+def test_an_infinite_loss_has_no_line() -> None:
+    inf = np.inf
+    found = token_trajectories(
+        HandRecords(np.array([[inf, 1.0, 3.0, inf], [1.0, inf, 1.0, inf], [3.0, 3.0, inf, inf]]))
+    )
+    assert found.rho_class[0].tolist() == [-1] * 5
+    assert found.kind[0].tolist() == [4, -1, 4, -1, -1]
+    assert found.change[0, [0, 2]].tolist() == [2.0, inf]
+    assert found.lowest_epoch[0].tolist() == [1, 0, 1, -1, -1]
 
 
 def test_blocks_do_not_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dynamics.analysis.estimands.trajectory_shares import ClassShares
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.plots.bucket_lines import bucket_title
 from dynamics.plots.labels import legend_above

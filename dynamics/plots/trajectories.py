@@ -21,7 +21,7 @@ from dynamics.analysis.estimands.trajectory_shares import (
     cartography,
     class_shares,
 )
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.trajectories import CLASSES
@@ -48,12 +48,11 @@ def plot_trajectory_classes(
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw which share of tokens follows each class of trajectory, a row a class and one panel a bucket.
 
     Markers are the arms: hollow the share of tokens that one seed's losses put into the class, filled the share that is
-    of the class in another seed too, with 95 % intervals (documents resampled). Of one seed there is the first alone,
+    of the class in another seed too, with 95 % intervals over documents. Of one seed there is the first alone,
     and the legend says that nothing validates it.
 
     Parameters
@@ -67,7 +66,6 @@ def plot_trajectory_classes(
         For records, as are the following.
     buckets : Bucketing or int
         1 for all tokens, 2 for the low and high half by reference entropy.
-    n_resamples : int
 
     Returns
     -------
@@ -79,7 +77,7 @@ def plot_trajectory_classes(
     InputError
         If the number of axes is not that of the buckets.
     """
-    shares = as_class_shares(data, split=split, buckets=buckets, n_resamples=n_resamples)
+    shares = as_class_shares(data, split=split, buckets=buckets)
     return in_panels(
         lambda found: draw_class_rows(shares, found, SHARES),
         len(shares[0].labels),
@@ -97,16 +95,15 @@ def plot_class_changes(
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
 ) -> list[Axes]:
     """Draw by how much the loss of each class's tokens changed, a row a class and one panel a bucket.
 
     Hollow markers are the mean change by which a seed chose the tokens (of rebounding ones the rise since their lowest
     loss), filled ones that of the same tokens between the same epochs in the other seeds, with 95 % intervals
-    (documents resampled): what lies between them is the winner's curse. Parameters, returns and errors as for
+    over documents: what lies between them is the winner's curse. Parameters, returns and errors as for
     `plot_trajectory_classes`.
     """
-    shares = as_class_shares(data, split=split, buckets=buckets, n_resamples=n_resamples)
+    shares = as_class_shares(data, split=split, buckets=buckets)
     return in_panels(
         lambda found: draw_class_rows(shares, found, CHANGES),
         len(shares[0].labels),
@@ -182,16 +179,14 @@ def _rows_height(n_arms: int) -> float:
     return 0.35 + len(CLASSES) * 0.1 * n_arms
 
 
-def as_class_shares(
-    data: Classes, *, split: str = "validation", buckets: Bucketing | int = 1, n_resamples: int = 1000
-) -> list[ClassShares]:
+def as_class_shares(data: Classes, *, split: str = "validation", buckets: Bucketing | int = 1) -> list[ClassShares]:
     """Return the numbers of the classes figure. That one seed validates nothing stands in the figure and its CSV."""
     items, ready = given(data, ClassShares)
     if ready:
         return items
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*{re.escape(ONE_SEED)}", category=UserWarning)
-        return class_shares(items, split=split, buckets=buckets, n_resamples=n_resamples)
+        return class_shares(items, split=split, buckets=buckets)
 
 
 def as_cartography(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dynamics import load_example
-from dynamics.analysis.estimands.summary import bucket_dynamics
+from dynamics.analysis.estimands.bucket_dynamics import bucket_dynamics
 from dynamics.analysis.estimands.trajectory_shares import cartography, class_shares
 from dynamics.analysis.tokens.buckets import make_buckets, moving_buckets
 from dynamics.analysis.tokens.signals import own_signal
@@ -64,7 +64,7 @@ def test_more_than_half_of_the_rise_is_the_winners_curse(
         sum((chosen[s] & chosen[o]).sum() for s, o in PAIRS) / 2 / n,
     )
     assert by_hand == pytest.approx((share, rise, elsewhere, confirmed), abs=5e-4)
-    (found,) = [row for row in class_shares(example, n_resamples=200) if row.arm == arm]
+    (found,) = [row for row in class_shares(example) if row.arm == arm]
     at = 0, CLASSES.index("rebounding")
     ours = found.share, found.change, found.change_elsewhere, found.confirmed
     np.testing.assert_allclose([of.estimate[at] for of in ours], by_hand, rtol=1e-6)
@@ -135,10 +135,10 @@ def test_comparing_such_halves_warns(example: Study) -> None:
         moving_buckets(2, value="loss"),
     ):
         with pytest.warns(UserWarning, match=f"buckets by {buckets.by} are chosen by the outcome") as caught:
-            bucket_dynamics(run, buckets=buckets, n_resamples=5)
+            bucket_dynamics(run, buckets=buckets)
         assert len(caught) == 1
     entropies = {split: run.records(split).entropy(7) for split in ("train", "validation")}
-    bucket_dynamics(run, buckets=make_buckets(train, own_signal("entropy at the end", entropies), n=2), n_resamples=5)
+    bucket_dynamics(run, buckets=make_buckets(train, own_signal("entropy at the end", entropies), n=2))
 
 
 def test_how_far_seeds_agree_on_the_map(example: Study) -> None:

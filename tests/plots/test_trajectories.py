@@ -128,10 +128,10 @@ def test_arms_lie_side_by_side() -> None:
 
 def test_classes_of_a_study(study: Study, started_run: Run) -> None:
     before = dict(matplotlib.rcParams)
-    axes = plot_trajectory_classes(study, buckets=2, n_resamples=20)
+    axes = plot_trajectory_classes(study, buckets=2)
     assert [ax.get_title() for ax in axes] == ["low entropy", "high entropy"]
     assert dict(matplotlib.rcParams) == before
-    rows = trajectory_class_rows(class_shares(study, n_resamples=20))
+    rows = trajectory_class_rows(class_shares(study))
     assert len(rows) == 4 * 5
     shares = {(row["arm"], row["class"]): row["share"] for row in rows}
     # Planted for every token: the baseline falls by 1 and rises by 0.75, the inverse only falls.

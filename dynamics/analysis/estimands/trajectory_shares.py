@@ -16,12 +16,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.intervals.bootstrap import bootstrap_curve
+from dynamics.analysis.intervals.bands import curve_interval
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, at_common_epochs, collect_arms
 from dynamics.analysis.sums.curves import ratio
@@ -128,9 +127,7 @@ def class_shares(
     split: str = "validation",
     buckets: Bucketing | int = 1,
     level: float | None = None,
-    n_resamples: int = 1000,
     coverage: float = 0.95,
-    seed: int = 0,
 ) -> list[ClassShares]:
     """Return which share of the tokens of every arm and bucket follows each class of trajectory, and what confirms it.
 
@@ -147,8 +144,6 @@ def class_shares(
         Frozen; an int asks for that many by reference entropy.
     level : float, optional
         Nats, the end of low. Default: that of the first arm's first run, for all, so that arms can be compared.
-    n_resamples, seed
-        As for `bootstrap_curve`.
     coverage : float
         Of the intervals, over documents.
 
@@ -161,7 +156,7 @@ def class_shares(
     Warns
     -----
     UserWarning
-        With fewer than 50 documents, where epochs of some arms are left out, and where an arm has one seed, whose
+        With fewer than 15 documents, where epochs of some arms are left out, and where an arm has one seed, whose
         classes nothing validates.
     """
     arms = _followed_alike(data)
@@ -173,13 +168,13 @@ def class_shares(
         warnings.warn(f"{', '.join(alone)}: {ONE_SEED}; train another seed", UserWarning, stacklevel=2)
     rows: list[ClassShares] = []
     for arm in arms:
-        rows.append(_validated(arm, split, how, level, n_resamples=n_resamples, level=coverage, seed=seed))
+        rows.append(_validated(arm, split, how, level, coverage))
         level = rows[0].level
     return rows
 
 
-def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, **intervals: Any) -> ClassShares:
-    """Return the row of an arm; `low_to` is where low ends, `intervals` what `bootstrap_curve` is told."""
+def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, coverage: float) -> ClassShares:
+    """Return the row of an arm; `low_to` is where low ends."""
     seeds = []
     for run in arm.runs:
         records = run.records(split)
@@ -191,7 +186,7 @@ def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, **int
         _validated_sums(one, [other for other in seeds if other is not one], how.index(one.records), how.labels)
         for one in seeds
     ]
-    share, in_two, confirmed, change, elsewhere = _over_documents(parts, **intervals)
+    share, in_two, confirmed, change, elsewhere = _over_documents(parts, coverage)
     assert low_to is not None
     return ClassShares(
         arm=arm.name,
@@ -275,9 +270,9 @@ def _validated_sums(
     )
 
 
-def _over_documents(parts: Sequence[DocumentSums], **intervals: Any) -> list[Interval]:
+def _over_documents(parts: Sequence[DocumentSums], coverage: float) -> list[Interval]:
     """Return the five parts of `_validated_sums`, averaged over the seeds that chose, with intervals: (K, C) each."""
-    band = bootstrap_curve(average_sums(parts), **intervals)
+    band = curve_interval([average_sums(parts)], level=coverage)
     ends = [np.split(end, 5) for end in (band.low, band.high, band.estimate)]
     return [Interval(low.T, high.T, estimate.T) for low, high, estimate in zip(*ends, strict=True)]
 

@@ -26,7 +26,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_shares_of_planted_classes(study: Study) -> None:
     modes = make_buckets(study.run("baseline", 0).records("train"), edges=[2.0])
-    baseline, _ = class_shares(study, buckets=modes, n_resamples=50)
+    baseline, _ = class_shares(study, buckets=modes)
     assert baseline.classes == CLASSES
     np.testing.assert_allclose(baseline.share.estimate.sum(axis=1), 1.0)
     # High-entropy validation tokens fall by 0.5 and rise by 0.5 again.
@@ -34,13 +34,13 @@ def test_shares_of_planted_classes(study: Study) -> None:
     # Low-entropy ones fall to a sixteenth, from 0.1 to 1: the line by 0.206 or more where they begin above 0.24 or so.
     assert baseline.share.estimate[0, 0] == pytest.approx(1 - (0.2232 - 0.1) / 0.9, abs=0.05)
     assert baseline.share.estimate[0, 4] == 0
-    train, _ = class_shares(study, split="train", buckets=modes, n_resamples=10)
+    train, _ = class_shares(study, split="train", buckets=modes)
     assert train.share.estimate[0, CLASSES.index("rebounding")] == 0
 
 
 def test_classes_are_counted_token_by_token(study: Study) -> None:
     with pytest.warns(UserWarning, match="are not validated"):
-        (arm,) = class_shares(study.run("entrodrop", 1), level=1.0, n_resamples=10)
+        (arm,) = class_shares(study.run("entrodrop", 1), level=1.0)
     records = study.run("entrodrop", 1).records("validation")
     kind = token_trajectories(records, level=1.0).kind[records.predicted]
     np.testing.assert_allclose(arm.share.estimate[0], np.bincount(kind, minlength=5) / len(kind))
@@ -63,7 +63,7 @@ def luck(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_luck_is_not_confirmed(luck: Study) -> None:
-    (arm,) = class_shares(luck, n_resamples=200)
+    (arm,) = class_shares(luck)
     rebounding = CLASSES.index("rebounding")
     # Nearly half of the tokens, which do nothing, "rebound", by more than a standard deviation of the noise.
     assert arm.share.estimate[0, rebounding] > 0.4
@@ -80,7 +80,7 @@ def test_luck_is_not_confirmed(luck: Study) -> None:
 
 def test_what_every_seed_does_is_confirmed(study: Study) -> None:
     modes = make_buckets(study.run("baseline", 0).records("train"), edges=[2.0])
-    baseline, _ = class_shares(study, buckets=modes, n_resamples=10)
+    baseline, _ = class_shares(study, buckets=modes)
     rebounding = CLASSES.index("rebounding")
     # High-entropy tokens fall by 0.5 until epoch 2 and rise by 0.5 again, in every seed (in float16).
     for interval, expected in (
@@ -133,7 +133,7 @@ def by_definition(study: Study, arm: str, level: float, bucket: Array | None = N
 
 def test_every_number_is_that_of_its_definition(luck: Study) -> None:
     halves = make_buckets(luck.run("baseline", 0).records("train"), n=2)
-    (arm,) = class_shares(luck, buckets=halves, level=3.5, n_resamples=5)
+    (arm,) = class_shares(luck, buckets=halves, level=3.5)
     index = halves.index(luck.run("baseline", 0).records("validation"))
     for k in range(2):
         expected = by_definition(luck, "baseline", 3.5, index == k)
@@ -152,7 +152,7 @@ def test_every_number_is_that_of_its_definition(luck: Study) -> None:
 
 def test_one_seed_validates_nothing(luck: Study) -> None:
     with pytest.warns(UserWarning, match="^baseline-0: classes that one seed chose .* train another seed$") as caught:
-        (arm,) = class_shares(luck.run("baseline", 0), n_resamples=5)
+        (arm,) = class_shares(luck.run("baseline", 0))
     assert len(caught) == 1 and caught[0].filename == __file__
     assert arm.note is not None and "winner's curse" in arm.note
     assert np.isfinite(arm.share.low).all() and np.isfinite(arm.change.estimate).all()
@@ -169,8 +169,8 @@ def test_a_seed_that_diverged_is_not_left_out(tmp_path: Path) -> None:
         open_run(make_run(tmp_path / str(seed), seed=seed, n_documents=120, epochs=3, loss_fn=loss))
         for seed, loss in ((0, noisy), (1, noisy), (2, diverges))
     ]
-    (arm,) = class_shares(Arm("arm", runs), n_resamples=5)
-    two, _ = class_shares([Arm("two", runs[:2]), Arm("arm", runs)], n_resamples=5)
+    (arm,) = class_shares(Arm("arm", runs))
+    two, _ = class_shares([Arm("two", runs[:2]), Arm("arm", runs)])
     # It has no classes, so that it confirms none; what its tokens did elsewhere is not known.
     np.testing.assert_allclose(arm.share.estimate, two.share.estimate * 2 / 3)
     np.testing.assert_allclose(arm.confirmed.estimate, two.confirmed.estimate / 2)
@@ -184,13 +184,13 @@ def test_what_cannot_be_validated_is_refused(luck: Study, tmp_path: Path) -> Non
         for seed, rows in ((0, [0, 1, 2]), (1, [1, 2, 3]))
     ]
     with pytest.raises(InputError, match="recorded other sequences of 'validation'.*record the same ones"):
-        class_shares(Arm("arm", runs), n_resamples=5)
+        class_shares(Arm("arm", runs))
     unknown = {
         split: np.full(luck.run("baseline", 0).records(split).predicted.shape, np.nan) for split in ("validation",)
     }
     nowhere = Buckets(np.array([1.0]), ("low", "high"), own_signal("nowhere", unknown))
     with pytest.raises(InputError, match="no predicted token is in any of the buckets"):
-        class_shares(luck, buckets=nowhere, n_resamples=5)
+        class_shares(luck, buckets=nowhere)
 
 
 def test_seeds_agree_on_the_map_as_far_as_tokens_last(luck: Study, study: Study) -> None:
@@ -240,10 +240,10 @@ def test_tokens_are_followed_over_the_epochs_that_all_arms_have(tmp_path: Path) 
     rebounding = CLASSES.index("rebounding")
     alone = "are not validated: shares and changes hold the winner's curse; train another seed"
     with pytest.warns(UserWarning, match=f"^whole: classes that one seed .* {alone}"):
-        assert [arm.share.estimate[0, rebounding] for arm in class_shares(whole, n_resamples=5)] == [1.0]
+        assert [arm.share.estimate[0, rebounding] for arm in class_shares(whole)] == [1.0]
     message = "different passes over the data: tokens are followed over epochs 0 to 2, which all arms have"
     with pytest.warns(UserWarning, match=message), pytest.warns(UserWarning, match=f"^whole, cut: .* {alone}"):
-        rows = class_shares([whole, cut], n_resamples=5)
+        rows = class_shares([whole, cut])
     assert [arm.share.estimate[0, rebounding] for arm in rows] == [0.0, 0.0]
     with pytest.warns(UserWarning, match=message):
         first, second = cartography([whole, cut], bins=(10, 20))

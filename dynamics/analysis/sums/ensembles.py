@@ -131,8 +131,8 @@ class EnsembleRecords(Records):
     def _values(self, epoch: SupportsIndex, name: str, *, optional: bool = False, mapped: bool = False) -> Array:
         if name != "loss":
             raise InputError(
-                f"the {name} of an ensemble is not known from its members' records, only its loss is; ask its members "
-                "(arm.members)"
+                f"{name!r} of an ensemble is not known from its members' records, only its loss is; ask the arm that "
+                "it is made of"
             )
         self.run._recorded(epoch)
         return ensemble_loss([member.stored("loss", epoch) for member in self._members])

@@ -61,8 +61,8 @@ class Groups:
         document_id = np.asarray(records.document_id)
         found = self.of(records)
         if found.ndim == 1:
-            # A last -1 is where padding, whose document is -1, finds itself.
-            return np.append(found, np.int16(-1))[document_id]
+            # The last place is padding's, whose document is -1.
+            found = np.append(found, np.int16(-1))[document_id]
         return np.where(document_id >= 0, found, np.int16(-1))
 
 

@@ -73,7 +73,8 @@ def bytes_of_spans(document_id: NDArray[np.int32], start: NDArray[np.int32], end
     group = np.cumsum(~shares) - 1
     size = np.bincount(group)
     equal: Floats = np.bincount(group, own) / size if len(group) else np.zeros(0)
-    return left_out + equal[group]
+    dealt: Floats = left_out + equal[group]
+    return dealt
 
 
 def _special_ids(records: Records) -> list[int]:

@@ -116,7 +116,7 @@ def _scalar(value: object, name: str, place: str) -> Scalar:
         return _whole_characters(value, place)
     if isinstance(value, float) and math.isnan(value):
         return None
-    if value is None or (isinstance(value, int | float) and math.isfinite(value)):
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     shown = repr(value) if isinstance(value, float) else _kind(value)
     raise InputError(

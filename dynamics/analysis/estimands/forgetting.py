@@ -105,7 +105,8 @@ def forgetting_table(curves: Iterable[ValueCurve], *, digits: int = 3) -> str:
             name = row.arm if len(row.labels) == 1 else f"{row.arm}, {label}"
             low, high = (float(end[k]) for end in (row.final.low, row.final.high))
             lines.append([name, *cells, f"{_number(low, digits)} to {_number(high, digits)}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def _number(value: float | None, digits: int) -> str:

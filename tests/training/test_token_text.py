@@ -32,13 +32,13 @@ def examples(made: Any) -> list[dict[str, Any]]:
     return [{"input_ids": ids, "labels": ids} for ids in rows]
 
 
-def trained(folder: Path, processing_class: Any) -> Run:
+def trained(folder: Path, processing_class: Any, *, epochs: int = 1, resume: bool = False) -> Run:
     arguments = TrainingArguments(
         output_dir=str(folder / "out"),
-        num_train_epochs=1,
+        num_train_epochs=epochs,
         per_device_train_batch_size=2,
         report_to="none",
-        save_strategy="no",
+        save_strategy="epoch",
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
@@ -52,7 +52,7 @@ def trained(folder: Path, processing_class: Any) -> Run:
         data_collator=Padder(),
         processing_class=processing_class,
         recorder=TokenRecorder(folder / "run", dtype="float32"),
-    ).train()
+    ).train(resume_from_checkpoint=resume)
     return open_run(folder / "run")
 
 
@@ -68,6 +68,13 @@ def test_a_trainer_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
     (curve,) = bits_per_byte_curves(run, n_resamples=10)
     bits = records.loss(1)[records.predicted].astype(np.float64).sum() / math.log(2)
     assert curve.values.estimate[1, 0] == pytest.approx(bits / (found.sum() - found[:, 0].sum()), rel=1e-12)
+
+
+def test_what_goes_on_keeps_its_texts_and_what_was_said_of_them(tmp_path: Path) -> None:
+    trained(tmp_path, tokenizer())
+    run = trained(tmp_path, None, epochs=2, resume=True)
+    assert run.epochs == [0, 1, 2] and run.manifest["token_text"]["spelled_as"] == "bytes"
+    assert run.records("train").document_text(0).startswith(TEXTS[0])
 
 
 def test_without_a_tokenizer_bytes_are_refused(tmp_path: Path) -> None:

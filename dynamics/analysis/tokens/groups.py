@@ -61,8 +61,7 @@ class Groups:
         document_id = np.asarray(records.document_id)
         found = self.of(records)
         if found.ndim == 1:
-            # The last place is padding's, whose document is -1.
-            found = np.append(found, np.int16(-1))[document_id]
+            found = found[document_id]
         return np.where(document_id >= 0, found, np.int16(-1))
 
 

@@ -67,9 +67,9 @@ def bytes_of_spans(document_id: NDArray[np.int32], start: NDArray[np.int32], end
     before[begins] = 0
     left_out = np.maximum(start - before, 0)
     own = end - np.maximum(before, start)
-    # Equal spans that are not empty came from the same characters; all but the first add nothing to the text so far.
+    # Equal spans came from the same characters; all but the first of them add nothing to the text so far.
     shares = np.zeros(len(document_id), dtype=bool)
-    shares[1:] = ~begins[1:] & (start[1:] == start[:-1]) & (end[1:] == end[:-1]) & (end[1:] > start[1:])
+    shares[1:] = ~begins[1:] & (start[1:] == start[:-1]) & (end[1:] == end[:-1])
     group = np.cumsum(~shares) - 1
     size = np.bincount(group)
     equal: Floats = np.bincount(group, own) / size if len(group) else np.zeros(0)

@@ -38,7 +38,7 @@ def test_by_hand() -> None:
     # Spans that overlap: the first has what both stand for.
     assert dealt((0, 0, 3), (0, 2, 5)) == [3, 2]
     # Equal spans of two documents are not of one character; empty spans share nothing.
-    assert dealt((0, 0, 2), (1, 0, 2), (1, 2, 2), (1, 2, 2), (1, 2, 4)) == [2, 2, 0, 0, 2]
+    assert dealt((0, 0, 2), (0, 1, 2), (1, 1, 2), (1, 2, 2), (1, 2, 2), (1, 2, 4)) == [2, 0, 2, 0, 0, 2]
     assert bytes_of_spans(*(np.zeros(0, dtype=np.int32),) * 3).tolist() == []
 
 

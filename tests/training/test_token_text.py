@@ -14,7 +14,8 @@ from support.models import Padder, build
 from transformers import TrainingArguments
 
 from dynamics import DynamicsTrainer, LoopRecorder, TokenRecorder, open_run
-from dynamics.analysis.estimands.value_curves import bits_per_byte_curves
+from dynamics.analysis.estimands.forgetting import forgetting
+from dynamics.analysis.estimands.value_curves import bits_per_byte_curves, curves_by_split
 from dynamics.analysis.tokens.token_bytes import token_bytes
 from dynamics.corpus.tokenizer import token_text_facts, train_tokenizer
 from dynamics.errors import InputError
@@ -32,7 +33,7 @@ def examples(made: Any) -> list[dict[str, Any]]:
     return [{"input_ids": ids, "labels": ids} for ids in rows]
 
 
-def trained(folder: Path, processing_class: Any, *, epochs: int = 1, resume: bool = False) -> Run:
+def trained(folder: Path, processing_class: Any, *, epochs: int = 1, resume: bool = False, **more: Any) -> Run:
     arguments = TrainingArguments(
         output_dir=str(folder / "out"),
         num_train_epochs=epochs,
@@ -44,14 +45,14 @@ def trained(folder: Path, processing_class: Any, *, epochs: int = 1, resume: boo
         dataloader_pin_memory=False,
     )
     data = examples(tokenizer())
+    given: dict[str, Any] = {"train_dataset": data, "eval_dataset": data, **more}
     DynamicsTrainer(
         model=build(vocab_size=270),
         args=arguments,
-        train_dataset=data,
-        eval_dataset=data,
         data_collator=Padder(),
         processing_class=processing_class,
         recorder=TokenRecorder(folder / "run", dtype="float32"),
+        **given,
     ).train(resume_from_checkpoint=resume)
     return open_run(folder / "run")
 
@@ -68,6 +69,20 @@ def test_a_trainer_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
     (curve,) = bits_per_byte_curves(run, n_resamples=10)
     bits = records.loss(1)[records.predicted].astype(np.float64).sum() / math.log(2)
     assert curve.values.estimate[1, 0] == pytest.approx(bits / (found.sum() - found[:, 0].sum()), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:intervals over")
+def test_several_evaluation_sets_have_curves_and_forgetting(tmp_path: Path) -> None:
+    data = examples(tokenizer())
+    run = trained(tmp_path, tokenizer(), eval_dataset={"domain": data[:2], "general": data[2:]})
+    curves = curves_by_split(run, "bits_per_byte", n_resamples=10)
+    assert list(curves) == ["train", "validation-domain", "validation-general"]
+    (row,) = forgetting(run, n_resamples=10)
+    records = run.records("validation-general")
+    before, after = (records.loss(e)[records.predicted].astype(float).mean() for e in (0, 1))
+    assert row.final.estimate[0] == pytest.approx(after - before, rel=1e-9)
+    with pytest.raises(InputError, match="no split 'validation': it has train, validation-domain, validation-general"):
+        bits_per_byte_curves(run)
 
 
 def test_what_goes_on_keeps_its_texts_and_what_was_said_of_them(tmp_path: Path) -> None:

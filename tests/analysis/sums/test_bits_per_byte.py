@@ -12,6 +12,7 @@ from dynamics.analysis.intervals.bootstrap import bootstrap_curve
 from dynamics.analysis.sums.arms import Arm, collect_arms, reference_buckets
 from dynamics.analysis.sums.bits_per_byte import bits_per_byte_sums
 from dynamics.analysis.sums.curves import mean_curve
+from dynamics.analysis.sums.ensembles import ensemble
 from dynamics.analysis.tokens.buckets import moving_buckets
 from dynamics.analysis.tokens.groups import own_groups
 from dynamics.errors import InputError
@@ -54,6 +55,16 @@ def test_the_definition_in_all_tokens_and_in_buckets(study: Study) -> None:
             expected = [definition(records, e, now == k) for k in range(3)]
             assert mean_curve(moved[s])[e] == pytest.approx(expected, rel=1e-12)
     assert mean_curve(whole[0])[2, 0] != mean_curve(whole[1])[2, 0]
+
+
+def test_an_ensemble_has_the_bytes_of_its_members(study: Study) -> None:
+    arm = collect_arms(study)[0]
+    (part,) = bits_per_byte_sums(ensemble(arm), "validation")
+    records = [run.records("validation") for run in arm.runs]
+    here = records[0].predicted
+    loss = -np.log(np.mean([np.exp(-each.loss(1)[here].astype(float)) for each in records], axis=0))
+    n_bytes = (records[0].byte_end - records[0].byte_start)[here].sum()
+    assert mean_curve(part)[1, 0] == pytest.approx(loss.sum() / math.log(2) / n_bytes, rel=1e-12)
 
 
 def test_intervals_resample_bytes_with_their_documents(study: Study) -> None:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -137,11 +138,13 @@ def groups_by_field(data: Run | Study, field: str, *, missing: str | None = None
         If the run did not keep the field, no document has it, or it has more values than there may be groups.
     """
     run = _any_run(data)
-    kept = {split: _kept(run, split, run.records(split), field) for split in run.splits}
-    names, place = _places(field, (label for labels in kept.values() for label in labels), missing)
+    splits = [run.records(split) for split in run.splits]
+    # A validation set of its own may have been recorded without fields; it is refused when it is asked for.
+    kept = [_kept(records, field) for records in splits if field in records.document_fields]
+    names, place = _places(field, chain(*(kept or [_kept(splits[0], field)])), missing)
 
     def of(records: Records) -> NDArray[np.int16]:
-        here = _kept(records.run, records.split, records, field)
+        here = _kept(records, field)
         strange = sorted({label for label in here if label not in place}, key=str)
         if strange:
             raise InputError(
@@ -217,12 +220,12 @@ def _any_run(data: Run | Study) -> Run:
     return next(iter(data.runs.values()))
 
 
-def _kept(run: Run, split: str, records: Records, field: str) -> list[str | None]:
-    """Return the label of every document of a split by one of its fields."""
+def _kept(records: Records, field: str) -> list[str | None]:
+    """Return the label of every document of a split by one of its fields; InputError where that was not kept."""
     fields = records.document_fields
     if field not in fields:
         raise InputError(
-            f"{run.path} did not keep the field {field!r} of its {split} documents: it kept "
+            f"{records.run.path} did not keep the field {field!r} of its {records.split} documents: it kept "
             f"{', '.join(fields) or 'none'}{nearest(field, fields)}. Set corpus.keep: [{field}] before training, or "
             "give own_groups(...) a label for each document"
         )

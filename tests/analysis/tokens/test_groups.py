@@ -102,6 +102,17 @@ def test_fields_of_another_corpus_are_not_mistaken(run: Run, tmp_path: Path) -> 
         groups_by_field(run, "topic").index(none.records("train"))
 
 
+def test_a_split_without_fields_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+    def training_alone(n_documents: int) -> dict[str, list[Any]]:
+        return {"topic": ["a", "b"] * 6} if n_documents == 12 else {}
+
+    run = open_run(make_run(tmp_path / "run", epochs=[0], document_fields=training_alone))
+    groups = groups_by_field(run, "topic")
+    assert of_documents(groups, run.records("train")) == [0, 1] * 6
+    with pytest.raises(InputError, match="did not keep the field 'topic' of its validation documents"):
+        groups.index(run.records("validation"))
+
+
 def test_labels_of_ones_own(run: Run) -> None:
     records = run.records("validation")
     by_document = own_groups("kind", {"validation": ["x", None, "y", "x", float("nan"), "10"]})

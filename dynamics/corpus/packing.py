@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from dynamics.corpus.rows import Scalar
 from dynamics.corpus.sources import Document
 from dynamics.corpus.tokenizer import EncodedDocument
 from dynamics.errors import InputError
@@ -91,6 +92,8 @@ class PackedSplit:
         (D, 32) uint8, the sha256 of each document's bytes.
     unlabelled
         (S, B) bool, tokens whose label is -100 for another reason (a prompt, say), or None.
+    document_fields
+        What the corpus kept of each document beside its text: by field, D values (text, numbers, true or false, None).
     """
 
     token_id: Int32
@@ -101,6 +104,7 @@ class PackedSplit:
     text_offset: npt.NDArray[np.int64]
     document_hash: npt.NDArray[np.uint8]
     unlabelled: npt.NDArray[np.bool_] | None = None
+    document_fields: Mapping[str, Sequence[Scalar]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Assert the shapes and types that the class promises."""

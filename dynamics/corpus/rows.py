@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dynamics.errors import InputError, nearest
+
+#: What a row's field may hold where it is kept beside the text.
+Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +42,7 @@ class RowText:
                 if name not in row:
                     raise InputError(_no_field(name, row, place, self.is_template))
                 pieces.append(self._value(row[name], name, place))
-        text = "".join(pieces)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{place}: holds a lone surrogate (U+{ord(text[error.start]):04X}), which is half "
-                "a character and cannot be written as UTF-8; mend or remove this record"
-            ) from error
-        return text
+        return _whole_characters("".join(pieces), place)
 
     def _value(self, value: object, name: str, place: str) -> str:
         if isinstance(value, str):
@@ -102,6 +98,42 @@ def check_columns(text_of: RowText, columns: Iterable[str], place: str) -> None:
     for name in text_of.fields:
         if name not in present:
             raise InputError(_no_field(name, present, place, text_of.is_template))
+
+
+def kept_values(row: Mapping[str, object], names: Sequence[str], place: str) -> tuple[tuple[str, Scalar], ...]:
+    """Return the fields of a row that are kept beside its text, as (name, value); None where it has none.
+
+    Raises
+    ------
+    InputError
+        A value is neither text nor a number nor true or false; `place` names it.
+    """
+    return tuple((name, _scalar(row.get(name), name, place)) for name in names)
+
+
+def _scalar(value: object, name: str, place: str) -> Scalar:
+    if isinstance(value, str):
+        return _whole_characters(value, place)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    shown = repr(value) if isinstance(value, float) else _kind(value)
+    raise InputError(
+        f"{place}: field {name!r} holds {shown}, and corpus.keep takes text, numbers and true or false; mend this "
+        "record, or do not keep the field"
+    )
+
+
+def _whole_characters(text: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place}: holds a lone surrogate (U+{ord(text[error.start]):04X}), which is half "
+            "a character and cannot be written as UTF-8; mend or remove this record"
+        ) from error
+    return text
 
 
 def _no_field(name: str, present: Iterable[str], place: str, is_template: bool) -> str:

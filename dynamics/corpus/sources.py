@@ -15,22 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.corpus.builtin import BUILTIN_NAMES, builtin_texts
-from dynamics.corpus.rows import RowText, check_columns, row_text
+from dynamics.corpus.rows import RowText, Scalar, check_columns, kept_values, row_text
 from dynamics.errors import InputError, nearest
 
 EXTENSIONS = (".txt", ".md", ".jsonl", ".parquet")
 _SOURCES = "a path (txt, md, jsonl, parquet; a file or a folder), builtin:NAME or hub:NAME"
 _BYTE_ORDER_MARK = "\ufeff"
 
-TextAndOrigin = tuple[str, str]
+#: In `load_documents`' ``keep``, in the place of a field: which of the sources a document is from.
+SOURCE = "<source>"
+
+Kept = tuple[tuple[str, Scalar], ...]
+#: The text, where it was found, and what is kept of its row.
+Found = tuple[str, str, Kept]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text, and where it was found (a file, a file and line, or a place in a named corpus)."""
+    """One text, and where it was found (a file, a file and line, or a place in a named corpus).
+
+    `kept` are the fields, and their values, that were asked for beside the text.
+    """
 
     text: str
     origin: str
+    kept: Kept = ()
 
     @property
     def content_hash(self) -> str:
@@ -46,6 +55,7 @@ def load_documents(
     template: str | None = None,
     split: str = "train",
     subset: str | None = None,
+    keep: Sequence[str] = (),
 ) -> list[Document]:
     r"""Read the documents of one source, or of several in their order.
 
@@ -64,6 +74,9 @@ def load_documents(
         only; ``{{`` and ``}}`` are braces.
     split, subset
         Which part and which configuration of a hub data set.
+    keep
+        Fields of jsonl, parquet and hub sources to keep beside the text (text, numbers, true or false); None where a
+        document has none. ``<source>`` stands for the source, by the last part of its name.
 
     Returns
     -------
@@ -79,10 +92,12 @@ def load_documents(
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not sources:
         raise InputError(f"the corpus has an empty list of sources; give {_SOURCES}")
+    labels = _source_labels([os.fspath(one) for one in sources])
+    fields = [name for name in keep if name != SOURCE]
     found = [
-        Document(text, origin)
-        for one in sources
-        for text, origin in _read(os.fspath(one), text_of, split=split, subset=subset)
+        Document(text, origin, tuple((name, label if name == SOURCE else dict(kept)[name]) for name in keep))
+        for one, label in zip(sources, labels, strict=True)
+        for text, origin, kept in _read(os.fspath(one), text_of, fields, split=split, subset=subset)
         if text.strip()
     ]
     named = ", ".join(map(str, sources))
@@ -99,6 +114,16 @@ def load_documents(
     return [found[i] for i in sorted(by_hash[:documents])]
 
 
+def require_kept(docs: Sequence[Document]) -> None:
+    """Raise InputError, naming it, for a field that was to be kept and that none of the documents has."""
+    for at, (name, _) in enumerate(docs[0].kept):
+        if all(document.kept[at][1] is None for document in docs):
+            raise InputError(
+                f"corpus.keep: none of the {len(docs)} documents has the field {name!r}; name a field of the rows "
+                f"(jsonl, parquet and hub sources have them), or {SOURCE}"
+            )
+
+
 def corpus_hash(docs: Sequence[Document]) -> str:
     """Return the sha256 (hexadecimal) over the content hashes of `docs`, in their order."""
     whole = hashlib.sha256()
@@ -107,23 +132,29 @@ def corpus_hash(docs: Sequence[Document]) -> str:
     return whole.hexdigest()
 
 
-def _read(source: str, text_of: RowText, *, split: str, subset: str | None) -> Iterator[TextAndOrigin]:
+def _source_labels(sources: Sequence[str]) -> list[str]:
+    """Return the last parts of the names of sources; whole names where two end alike."""
+    last = [name if ":" in name else os.path.basename(name.rstrip(os.sep)) for name in sources]
+    return last if len(set(last)) == len(set(sources)) else list(sources)
+
+
+def _read(source: str, text_of: RowText, fields: Sequence[str], *, split: str, subset: str | None) -> Iterator[Found]:
     scheme, _, name = source.partition(":")
     if scheme == "builtin":
-        return builtin_texts(name)
+        return ((text, origin, kept_values({}, fields, origin)) for text, origin in builtin_texts(name))
     if scheme == "hub":
-        return _read_hub(name, text_of, split=split, subset=subset)
-    return _read_path(source, text_of)
+        return _read_hub(name, text_of, fields, split=split, subset=subset)
+    return _read_path(source, text_of, fields)
 
 
-def _read_path(source: str, text_of: RowText) -> Iterator[TextAndOrigin]:
+def _read_path(source: str, text_of: RowText, fields: Sequence[str]) -> Iterator[Found]:
     # os.path answers False where pathlib raises: names too long, NULs, unknown users.
     path = os.path.expanduser(source)
     if os.path.isdir(path):
         for file in _files_below(Path(path)):
-            yield from _read_file(file, text_of)
+            yield from _read_file(file, text_of, fields)
     elif os.path.isfile(path):
-        yield from _read_file(Path(path), text_of)
+        yield from _read_file(Path(path), text_of, fields)
     else:
         raise InputError(_missing(source, path))
 
@@ -157,7 +188,7 @@ def _files_below(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _read_file(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
+def _read_file(path: Path, text_of: RowText, fields: Sequence[str]) -> Iterator[Found]:
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
         raise InputError(
@@ -165,13 +196,13 @@ def _read_file(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
             f"{nearest(extension, EXTENSIONS)}; known are {', '.join(EXTENSIONS)}"
         )
     if extension == ".parquet":
-        yield from _read_parquet(path, text_of)
+        yield from _read_parquet(path, text_of, fields)
         return
     text = _decoded(path)
     if extension == ".jsonl":
-        yield from _read_json_lines(path, text, text_of)
+        yield from _read_json_lines(path, text, text_of, fields)
     else:
-        yield text, str(path)
+        yield text, str(path), kept_values({}, fields, str(path))
 
 
 def _decoded(path: Path) -> str:
@@ -190,7 +221,7 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _read_json_lines(path: Path, text: str, text_of: RowText) -> Iterator[TextAndOrigin]:
+def _read_json_lines(path: Path, text: str, text_of: RowText, fields: Sequence[str]) -> Iterator[Found]:
     # Not splitlines: JSON strings may hold U+2028 and others that it would split at.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -210,10 +241,10 @@ def _read_json_lines(path: Path, text: str, text_of: RowText) -> Iterator[TextAn
                 f"{place}: is {type(row).__name__}, not an object; each line of a jsonl file is "
                 'one JSON object, as {"text": "..."}'
             )
-        yield text_of(row, place), place
+        yield text_of(row, place), place, kept_values(row, fields, place)
 
 
-def _read_parquet(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
+def _read_parquet(path: Path, text_of: RowText, fields: Sequence[str]) -> Iterator[Found]:
     import pyarrow
     import pyarrow.parquet
 
@@ -221,16 +252,21 @@ def _read_parquet(path: Path, text_of: RowText) -> Iterator[TextAndOrigin]:
         with pyarrow.parquet.ParquetFile(path) as file:
             check_columns(text_of, file.schema_arrow.names, str(path))
             number = 0
-            for batch in file.iter_batches(columns=list(text_of.fields)):
+            for batch in file.iter_batches(columns=_columns(text_of, fields, file.schema_arrow.names)):
                 for row in batch.to_pylist():
                     number += 1
                     place = f"{path} row {number}"
-                    yield text_of(row, place), place
+                    yield text_of(row, place), place, kept_values(row, fields, place)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as parquet ({error})") from error
 
 
-def _read_hub(name: str, text_of: RowText, *, split: str, subset: str | None) -> Iterator[TextAndOrigin]:
+def _columns(text_of: RowText, fields: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Return the columns of a table that are read: all of the text's, and of what is kept those that are there."""
+    return list(dict.fromkeys([*text_of.fields, *(name for name in fields if name in present)]))
+
+
+def _read_hub(name: str, text_of: RowText, fields: Sequence[str], *, split: str, subset: str | None) -> Iterator[Found]:
     if not name:
         raise InputError("'hub:' needs the name of a data set, as hub:owner/name")
     import datasets
@@ -246,7 +282,8 @@ def _read_hub(name: str, text_of: RowText, *, split: str, subset: str | None) ->
         ) from error
     check_columns(text_of, data.column_names, what)
     # Only what is needed: other columns may hold images or sound that would be decoded.
-    rows: Iterator[Mapping[str, object]] = iter(data.select_columns(list(text_of.fields)))
+    columns = _columns(text_of, fields, data.column_names)
+    rows: Iterator[Mapping[str, object]] = iter(data.select_columns(columns))
     for number, row in enumerate(rows, start=1):
         place = f"hub:{name} {split} row {number}"
-        yield text_of(row, place), place
+        yield text_of(row, place), place, kept_values(row, fields, place)

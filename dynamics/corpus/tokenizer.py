@@ -217,13 +217,31 @@ def token_pieces(tokenizer: Any, ids: Iterable[int]) -> list[bytes]:
     space ("\u2581", "\u0120") as a space; without a tokenizer its number and a space.
     """
     ids = list(ids)
-    if tokenizer is None:
+    kind = token_text_facts(tokenizer)["spelled_as"]
+    if kind == "numbers":
         return [f"{i} ".encode() for i in ids]
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and "ByteLevel" in backend.to_str():
-        return _TokenBytes(backend)(ids)
+    if kind == "bytes":
+        return _TokenBytes(tokenizer.backend_tokenizer)(ids)
     spelled = tokenizer.convert_ids_to_tokens(ids)
     return [(token or "").replace("\u2581", " ").replace("\u0120", " ").encode() for token in spelled]
+
+
+def token_text_facts(tokenizer: Any) -> dict[str, Any]:
+    """Return what the texts of `token_pieces` are, for the manifest of a run that has no other.
+
+    Returns
+    -------
+    dict
+        ``spelled_as``: "bytes" (those of the text itself), "vocabulary" or "numbers". ``special_ids``: the tokens
+        that stand for no text, rising.
+    """
+    if tokenizer is None:
+        return {"spelled_as": "numbers", "special_ids": []}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {i for i, token in added.items() if token.special} | set(getattr(tokenizer, "all_special_ids", ()))
+    byte_level = backend is not None and "ByteLevel" in backend.to_str()
+    return {"spelled_as": "bytes" if byte_level else "vocabulary", "special_ids": sorted(map(int, special))}
 
 
 class _TokenBytes:

@@ -12,8 +12,10 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -79,6 +81,23 @@ class CorpusSettings(Settings):
     template: str | None = None
     split: str = Field(default="train", min_length=1)
     subset: str | None = None
+    keep: list[Annotated[str, Field(min_length=1)]] = []
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_kept(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes from before there was `keep` are what they were, and so are their hashes.
+        written: dict[str, Any] = dump(self)
+        if not self.keep:
+            written.pop("keep", None)
+        return written
+
+    @field_validator("keep")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        twice = sorted({name for name in value if value.count(name) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(map(repr, twice))} twice; once is enough")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +158,13 @@ class BaseSettings(Settings):
     exclude_domain: bool = True
     seed: Seed = 0
     training: Training = {}
+
+    @field_validator("corpus")
+    @classmethod
+    def _nothing_is_kept(cls, value: CorpusSettings) -> CorpusSettings:
+        if value.keep:
+            raise ValueError("keep is not read here, as no document of the base is recorded; leave it out")
+        return value
 
     @field_validator("training")
     @classmethod

@@ -243,6 +243,7 @@ def _check_tokens(report: CheckReport, manifest: Mapping[str, Any]) -> dict[str,
         try:
             identity = schema.tokens_identity(split)
             arrays = read_tensors(report.path / name, entry, entry["tensors"], identity=identity)
+            schema.fields_of(arrays)
         except DamagedRecordError as error:
             report.problems.append(Problem(name, None, str(error)))
             continue

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from dynamics.errors import DamagedRecordError, InputError
 from dynamics.predicted import predicted_mask
 
 #: What is written. From version 2 the manifest of an epoch may say ``step``, ``passes`` and ``partial``; nothing else
-#: changed.
+#: changed. A file of tokens may hold tensors that not every run has (``unlabelled``, ``document_fields``), and a run's
+#: manifest ``token_text``: what does not know them reads the rest.
 FORMAT_VERSION = 2
 #: What is read.
 READABLE_VERSIONS = (1, 2)
@@ -126,6 +127,35 @@ def predicted_of(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_
     if "unlabelled" in arrays:
         predicted &= ~unpack_bits(arrays["unlabelled"], predicted.shape[1])
     return predicted
+
+
+def pack_fields(fields: Mapping[str, Sequence[Any]], *, n_documents: int) -> npt.NDArray[np.uint8]:
+    """Return what is kept of documents, by field one JSON scalar each, as the bytes of its canonical JSON."""
+    assert all(len(values) == n_documents for values in fields.values()), "one value a document"
+    content = canonical_json({name: list(values) for name, values in fields.items()})
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def fields_of(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+    """Undo `pack_fields` for a file of tokens; {} where nothing was kept.
+
+    Raises
+    ------
+    DamagedRecordError
+        If the file holds something else, or not one value for each of its documents.
+    """
+    if "document_fields" not in arrays:
+        return {}
+    n_documents = len(arrays["document_hash"])
+    try:
+        fields = json.loads(arrays["document_fields"].tobytes().decode("ascii"))
+        lengths = {name: len(values) if isinstance(values, list) else -1 for name, values in fields.items()}
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise DamagedRecordError(f"document_fields is not what was kept of the documents: {error}") from error
+    wrong = [name for name, length in lengths.items() if length != n_documents]
+    if wrong:
+        raise DamagedRecordError(f"document_fields has not one {wrong[0]!r} for each of {n_documents} documents")
+    return dict(fields)
 
 
 def difference_of_sequences(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:

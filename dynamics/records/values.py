@@ -55,6 +55,21 @@ class WholeSplit:
     reference_entropy: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class WholeSpans:
+    """What all tokens of a split stand for, in the order of the text: arrays of shape (sequence, position).
+
+    Attributes
+    ----------
+    token_id, byte_start, byte_end : ndarray of int32
+        As in `Records`.
+    """
+
+    token_id: npt.NDArray[np.int32]
+    byte_start: npt.NDArray[np.int32]
+    byte_end: npt.NDArray[np.int32]
+
+
 class Records:
     """The tokens of one split and, epoch by epoch, what was recorded of them.
 
@@ -111,8 +126,12 @@ class Records:
             arrays["reference_loss"],
             arrays["reference_entropy"],
         )
+        #: And their tokens, whose spans follow on one another from row to row.
+        self.whole_spans = WholeSpans(arrays["token_id"], arrays["byte_start"], arrays["byte_end"])
         self.predicted: Bools = self.whole.predicted[rows]
         self.document_hash: npt.NDArray[np.uint8] = arrays["document_hash"]
+        #: By field of the corpus that was kept (``corpus.keep``), one value for every document of the split.
+        self.document_fields: dict[str, list[Any]] = schema.fields_of(arrays)
         self._text: npt.NDArray[np.uint8] = arrays["text"]
         self._text_offset: npt.NDArray[np.int64] = arrays["text_offset"]
 

@@ -104,6 +104,7 @@ def write_tokens(
     reference_entropy: npt.NDArray[Any],
     recorded_sequence_id: npt.NDArray[Any],
     unlabelled: npt.NDArray[np.bool_] | None = None,
+    document_fields: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
     """Write the tokens, texts and reference values of one split, atomically.
 
@@ -117,6 +118,8 @@ def write_tokens(
         (R,) the sequences, rows of `packed`, whose values are recorded after every epoch.
     unlabelled
         (S, B) bool, tokens that are not predicted although their document goes on: a prompt's, say.
+    document_fields
+        By name, a JSON scalar for every document of the split.
 
     Returns
     -------
@@ -136,6 +139,8 @@ def write_tokens(
     if unlabelled is not None:
         predicted &= ~unlabelled
         marked = {"unlabelled": schema.pack_bits(unlabelled)}
+    if document_fields:
+        marked["document_fields"] = schema.pack_fields(document_fields, n_documents=len(packed.text_offset) - 1)
     write_tensors(
         path,
         {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynamics.corpus.sources import Document, corpus_hash, load_documents
+from dynamics.corpus.sources import Document, corpus_hash, load_documents, require_kept
 from dynamics.errors import InputError
 
 
@@ -221,3 +221,69 @@ def test_a_hub_data_set_that_cannot_be_had() -> None:
         load_documents("hub:someone/no-such-set")
     with pytest.raises(InputError, match="needs the name"):
         load_documents("hub:")
+
+
+# ------------------------------------------------------------------------ what is kept of a row
+
+
+def test_fields_are_kept_beside_the_text(tmp_path: Path) -> None:
+    rows = write_rows(
+        tmp_path / "rows.jsonl",
+        {"text": "a", "topic": "é", "year": 10**400, "share": 0.5, "good": True},
+        {"text": "b", "topic": None, "year": float("nan")},
+        {"text": " ", "topic": "of no document"},
+    )
+    plain = write(tmp_path / "plain.txt", "c")
+    keep = ["year", "<source>", "topic", "good", "share"]
+    found = load_documents([rows, plain, "builtin:python-reference"], keep=keep)
+    kept = [dict(document.kept) for document in found[:3]]
+    assert [list(each) for each in kept] == [keep] * 3
+    assert kept[0] == {"year": 10**400, "<source>": "rows.jsonl", "topic": "é", "good": True, "share": 0.5}
+    assert kept[1] == {"year": None, "<source>": "rows.jsonl", "topic": None, "good": None, "share": None}
+    assert kept[2] == {"year": None, "<source>": "plain.txt", "topic": None, "good": None, "share": None}
+    assert dict(found[3].kept)["<source>"] == "builtin:python-reference"
+    require_kept(found)
+    assert load_documents(rows) == [Document("a", f"{rows}:1"), Document("b", f"{rows}:2")]
+    # Every one that is kept is to be there in some document.
+    with pytest.raises(InputError, match="none of the 1 documents has the field 'topic'; name a field of the rows"):
+        require_kept(load_documents(plain, keep=["<source>", "topic"]))
+
+
+def test_sources_that_end_alike_are_told_apart_by_their_whole_names(tmp_path: Path) -> None:
+    places = [write_rows(tmp_path / name / "a.jsonl", {"text": name}) for name in ("one", "two")]
+    assert [document.kept for document in load_documents(places, keep=["<source>"])] == [
+        (("<source>", place),) for place in places
+    ]
+
+
+def test_fields_of_tables_are_kept_where_there_are_columns(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    one, two = str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet")
+    parquet.write_table(pa.table({"text": ["a", "b"], "n": [1, None], "image": [b"x", b"y"]}), one)
+    parquet.write_table(pa.table({"text": ["c"]}), two)
+    assert [document.kept for document in load_documents([one, two], keep=["n"])] == [
+        (("n", 1),),
+        (("n", None),),
+        (("n", None),),
+    ]
+    with pytest.raises(InputError, match=r"one.parquet row 1: field 'image' holds a value of type bytes, and corpus.k"):
+        load_documents(one, keep=["image"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[1]", "field 'x' holds a value of type list, and corpus.keep takes text, numbers and true or false"),
+        ('{"a": 1}', "holds a value of type dict"),
+        ("Infinity", "field 'x' holds inf, and"),
+        ("1e999", "field 'x' holds inf, and"),
+        ('"\\ud800"', "a.jsonl:1: holds a lone surrogate"),
+    ],
+)
+def test_values_that_cannot_be_kept(value: str, message: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", f'{{"text": "a", "x": {value}}}')
+    assert texts(source) == ["a"]
+    with pytest.raises(InputError, match=message):
+        load_documents(source, keep=["x"])

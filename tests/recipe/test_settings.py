@@ -263,6 +263,23 @@ def test_keys_that_would_not_be_read_are_refused(tmp_path: Path) -> None:
     assert load_recipe(written(tmp_path, RECIPE), ["corpus={source: 'hub:a/b', split: test}"]).corpus.split == "test"
 
 
+def test_fields_to_keep_are_written_only_where_there_are_some(tmp_path: Path) -> None:
+    plain = load_recipe(written(tmp_path, RECIPE))
+    assert plain.corpus.keep == [] and "keep" not in resolved(plain)["corpus"]
+    kept = load_recipe(written(tmp_path, RECIPE), ["corpus={source: builtin:python-source, keep: [<source>, topic]}"])
+    assert resolved(kept)["corpus"]["keep"] == ["<source>", "topic"]
+    assert load_recipe(written(tmp_path, dump_yaml(kept))) == kept
+    for value, phrase in (
+        ("[a, b, a]", "names 'a' twice"),
+        ("topic", "corpus.keep: must be a list"),
+        ("['']", "must be text that is not empty"),
+        ("[1]", "corpus.keep.0: must be text"),
+    ):
+        assert phrase in refusal(tmp_path, f"corpus={{source: builtin:python-source, keep: {value}}}")
+    base = "base={corpus: {source: builtin:python-source, keep: [a]}}"
+    assert "base.corpus: keep is not read here" in refusal(tmp_path, base)
+
+
 # --------------------------------------------------------------------------- training fields
 
 

@@ -521,3 +521,14 @@ def test_moments_that_cannot_be(run_path: Path, epoch: int, moment: dict[str, An
     (problem,) = check_run(run_path).problems
     assert re.search(message, problem.message)
     assert (problem.epoch, problem.file) == (epoch, f"epochs/epoch-000{epoch}")
+
+
+def test_fields_of_documents_are_checked_with_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = make_run(tmp_path / "good", epochs=[0], document_fields=lambda n: {"topic": ["a"] * n})
+    assert check_run(good).ok
+    assert open_run(good).records("train").document_fields == {"topic": ["a"] * 12}
+    assert open_run(good).records("validation").document_fields == {"topic": ["a"] * 6}
+    # Intact, and of other documents.
+    monkeypatch.setattr(schema, "pack_fields", lambda fields, n_documents: np.frombuffer(b'{"topic":[]}', np.uint8))
+    bad = make_run(tmp_path / "bad", epochs=[0], document_fields=lambda n: {"topic": ["a"] * n})
+    assert "tokens/train.safetensors: document_fields has not one 'topic' for each of 12" in messages(check_run(bad))

@@ -47,7 +47,7 @@ def begun(tmp_path: Path, packed: SyntheticSplit) -> Path:
     return path
 
 
-def write_some_tokens(path: Path, packed: SyntheticSplit) -> dict[str, Any]:
+def write_some_tokens(path: Path, packed: SyntheticSplit, **more: Any) -> dict[str, Any]:
     values = np.where(predicted_mask(packed.document_id), 1.0, np.nan)
     return writer.write_tokens(
         path,
@@ -56,6 +56,7 @@ def write_some_tokens(path: Path, packed: SyntheticSplit) -> dict[str, Any]:
         reference_loss=values,
         reference_entropy=values * 2,
         recorded_sequence_id=np.array([5, 0, 3, 2]),
+        **more,
     )
 
 
@@ -116,6 +117,37 @@ def test_the_layout_of_tokens(tmp_path: Path, packed: SyntheticSplit) -> None:
     arrays = load_file(tmp_path / entry["file"])
     assert {k: (a.dtype.name, list(a.shape)) for k, a in arrays.items()} == expected
     assert arrays["recorded_sequence_id"].tolist() == [0, 2, 3, 5]
+
+
+def test_what_is_kept_of_documents_is_one_more_tensor(tmp_path: Path, packed: SyntheticSplit) -> None:
+    plain = write_some_tokens(tmp_path / "plain", packed)
+    fields = {"topic": ["é", None, "b"], "year": [1, 2.5, True]}
+    entry = write_some_tokens(tmp_path / "kept", packed, document_fields=fields)
+    more = set(entry["tensors"]) - set(plain["tensors"])
+    assert more == {"document_fields"} and entry["tokens_hash"] == plain["tokens_hash"]
+    arrays = load_file(tmp_path / "kept" / entry["file"])
+    assert arrays["document_fields"].tobytes() == b'{"topic":["\\u00e9",null,"b"],"year":[1,2.5,true]}'
+    assert schema.fields_of(arrays) == fields and schema.fields_of({}) == {}
+    with pytest.raises(AssertionError, match="one value a document"):
+        write_some_tokens(tmp_path / "short", packed, document_fields={"topic": ["a"]})
+    # Nothing kept is nothing written: the bytes of a run that keeps nothing are what they were.
+    assert write_some_tokens(tmp_path / "none", packed, document_fields={}) == plain
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"topic":["a"]}', "has not one 'topic' for each of 3 documents"),
+        (b'{"topic":"abc"}', "has not one 'topic' for each of 3 documents"),
+        (b"[1, 2, 3]", "is not what was kept of the documents"),
+        (b"{", "is not what was kept of the documents"),
+        (b"\xff", "is not what was kept of the documents"),
+    ],
+)
+def test_fields_of_documents_that_are_damaged(content: bytes, message: str) -> None:
+    arrays = {"document_fields": np.frombuffer(content, dtype=np.uint8), "document_hash": np.zeros((3, 32))}
+    with pytest.raises(DamagedRecordError, match=message):
+        schema.fields_of(arrays)
 
 
 def test_what_an_epoch_holds(begun: Path, packed: SyntheticSplit) -> None:

@@ -109,6 +109,8 @@ def make_run(
     dtype: str = "float16",
     status: str = "complete",
     cut: float | None = None,
+    splits: Sequence[str] = ("train", "validation"),
+    document_fields: Callable[[int], Mapping[str, Sequence[Any]]] | None = None,
 ) -> Path:
     """Write a run and return its path.
 
@@ -127,6 +129,10 @@ def make_run(
         "running" leaves out the model and the entries of a complete manifest.
     cut
         The passes that the last epoch stands for, if it was cut; 10 optimiser steps make a pass.
+    splits
+        All but "train" have half as many documents, of their own.
+    document_fields
+        From the number of documents of a split to what the corpus kept of each.
     """
     path.mkdir(parents=True)
     written = list(range(epochs + 1)) if isinstance(epochs, int) else list(epochs)
@@ -145,12 +151,9 @@ def make_run(
     ratio = next((float(r["ratio"]) for r in regularizers if "ratio" in r), 0.0)
 
     packed, reference, rows, tokens = {}, {}, {}, {}
-    for split, documents in (("train", n_documents), ("validation", max(1, n_documents // 2))):
-        packed[split] = make_split(
-            n_documents=documents,
-            block_size=block_size,
-            seed=corpus_seed + (1000 if split == "validation" else 0),
-        )
+    for at, split in enumerate(splits):
+        documents = n_documents if split == "train" else max(1, n_documents // 2)
+        packed[split] = make_split(n_documents=documents, block_size=block_size, seed=corpus_seed + 1000 * at)
         reference[split] = _reference_entropy(packed[split], corpus_seed)
         every = range(len(packed[split].token_id))
         rows[split] = np.asarray((recorded or {}).get(split, every), dtype=np.int32)
@@ -161,6 +164,7 @@ def make_run(
             reference_loss=reference[split] + 0.25,
             reference_entropy=reference[split],
             recorded_sequence_id=rows[split],
+            document_fields=None if document_fields is None else document_fields(documents),
         )
 
     rng = np.random.default_rng([seed, 7])

@@ -17,6 +17,7 @@ from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing, Buckets
+from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.signals import signal_values
 from dynamics.analysis.tokens.token_records import Floats
 
@@ -34,7 +35,7 @@ class BucketMap(OverEpochs):
     labels : tuple of str, length K
     centres : ndarray, shape (K,)
         Mean of the signal over the bucket's tokens in this split, in its unit: the x axis of a landscape. NaN for
-        an empty bucket, and where there is no one signal (two-way and moving buckets).
+        an empty bucket, and where there is no one signal (two-way and moving buckets, groups).
     edges : ndarray of float64, shape (K - 1,)
         Interior edges in the same unit; empty where there is no one signal.
     n_tokens : ndarray, shape (K,)
@@ -133,7 +134,7 @@ def loss_landscape(
 
 def _axis(arm: Arm, split: str, buckets: Bucketing) -> tuple[Floats, Floats, str]:
     if not isinstance(buckets, Buckets):
-        by = buckets.by if buckets.moving else "two signals"
+        by = buckets.by if buckets.moving or isinstance(buckets, Groups) else "two signals"
         return np.full(len(buckets.labels), np.nan), np.empty(0), by
     records = arm.runs[0].records(split)
     index = buckets.index(records)

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.signals import (
     REFERENCE_ENTROPY,
     By,
@@ -33,7 +34,7 @@ Edges = NDArray[np.float64]
 
 
 class Bucketing(Protocol):
-    """What sums and figures need of buckets: frozen (`Buckets`, `TwoWayBuckets`) or `MovingBuckets`."""
+    """What sums and figures need of buckets: frozen (`Buckets`, `TwoWayBuckets`, `Groups`) or `MovingBuckets`."""
 
     @property
     def labels(self) -> tuple[str, ...]: ...
@@ -178,14 +179,19 @@ class MovingBuckets:
 
 @dataclass(frozen=True, slots=True)
 class TwoWayBuckets:
-    """Every pair of a bucket of `first` and a bucket of `second`, both frozen.
+    """Every pair of a bucket of `first` and a bucket of `second`, both frozen; groups are buckets too.
 
     Pairs are in rows: ``labels[i * second.n + j]`` is ``"<first i> x <second j>"``; `grid` folds the last axis of a
     result back into (first, second).
     """
 
-    first: Buckets
-    second: Buckets
+    first: Buckets | Groups
+    second: Buckets | Groups
+
+    def __post_init__(self) -> None:
+        """Refuse more pairs than `index` can number."""
+        if self.n > np.iinfo(np.int16).max:
+            raise InputError(f"{self.first.n} by {self.second.n} buckets are too many pairs; make fewer of either")
 
     @property
     def labels(self) -> tuple[str, ...]:

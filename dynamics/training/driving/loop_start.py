@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dynamics.corpus.packing import PackedSplit
+from dynamics.corpus.tokenizer import token_text_facts
 from dynamics.errors import InputError
 from dynamics.records.reader import open_run
 from dynamics.training.batches.dataset_sequences import DatasetSequences, ending, gather_sequences
@@ -143,6 +144,7 @@ def plan_of(recorder: TokenRecorder, loop: TrainingLoop, training: LoopTraining,
         device=next(training.model.parameters()).device,
         batch_size=batch_size,
         seeds={"seed": training.settings["mask_seed"]},
+        facts={"token_text": token_text_facts(training.tokenizer)},
     )
 
 

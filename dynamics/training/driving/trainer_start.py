@@ -9,6 +9,7 @@ from typing import Any, cast
 from transformers import Trainer
 
 from dynamics.corpus.packing import PackedSplit
+from dynamics.corpus.tokenizer import token_text_facts
 from dynamics.errors import InputError
 from dynamics.records.tensors import read_identity, write_tensors
 from dynamics.regularizers.base import Regularizer
@@ -124,6 +125,7 @@ def _plan(
         device=args.device,
         batch_size=recorder.batch_size or args.per_device_eval_batch_size,
         seeds={"seed": args.seed},
+        facts={"token_text": token_text_facts(tokenizer_of(trainer))},
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.cache import cached_folder
 from dynamics.corpus.packing import PackedSplit, pack_documents, split_documents
-from dynamics.corpus.sources import Document, corpus_hash, load_documents
+from dynamics.corpus.sources import Document, corpus_hash, load_documents, require_kept
 from dynamics.corpus.tokenizer import encode_documents, load_tokenizer, pad_id, train_tokenizer
 from dynamics.errors import InputError
 from dynamics.recipe.settings import BaseSettings, CorpusSettings, Recipe
@@ -24,12 +25,14 @@ def _load(corpus: CorpusSettings) -> list[Document]:
         template=corpus.template,
         split=corpus.split,
         subset=corpus.subset,
+        keep=corpus.keep,
     )
 
 
 def domain_documents(recipe: Recipe) -> tuple[dict[str, list[Document]], list[Document]]:
     """Return the parts of the corpus, and all domain documents together."""
     docs = _load(recipe.corpus)
+    require_kept(docs)
     tuning = recipe.tuning.fraction if recipe.tuning is not None else 0.0
     if recipe.validation.fraction is not None:
         return split_documents(docs, fraction=recipe.validation.fraction, tuning=tuning), docs
@@ -80,4 +83,6 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
 def pack(docs: Sequence[Document], tokenizer: PreTrainedTokenizerFast, block_size: int) -> PackedSplit:
     texts = [doc.text for doc in docs]
     encoded = encode_documents(tokenizer, texts)
-    return pack_documents(encoded, texts, block_size=block_size, pad_id=pad_id(tokenizer))
+    packed = pack_documents(encoded, texts, block_size=block_size, pad_id=pad_id(tokenizer))
+    names = [name for name, _ in docs[0].kept]
+    return replace(packed, document_fields={name: [doc.kept[at][1] for doc in docs] for at, name in enumerate(names)})

@@ -161,12 +161,15 @@ class RunWriter:
             for split, packed in plan.splits.items()
         }
         started, config_hash, history = time.time(), schema.config_hash(plan.config), []
-        reference_made = dict(plan.reference_made)
+        reference_made, facts = dict(plan.reference_made), dict(plan.facts)
         if resumption is not None:
             before = open_run(plan.output)
             _require_precision(before, plan)
             started, config_hash = before.manifest["timing"]["started"], before.manifest["config_hash"]
             reference_made = before.manifest.get("reference", {})
+            # Of the texts in the files of tokens, which stay as they are.
+            facts.pop("token_text", None)
+            facts |= {key: before.manifest[key] for key in ("token_text",) if key in before.manifest}
             # A run that goes on as it was leaves no trace of it: its bytes are those of one that was not interrupted.
             entries = [resumption.entry(total_steps)] if resumption.changed else []
             history = [*before.manifest.get("resumed", []), *entries]
@@ -201,7 +204,7 @@ class RunWriter:
             "versions": versions(),
             "hardware": {**hardware(plan.device), "processes": world_size()},
             "seeds": dict(plan.seeds),
-            **plan.facts,
+            **facts,
             "precision": plan.precision,
             **({"reference": reference_made} if reference_made else {}),
             "tokens": tokens,
@@ -270,4 +273,5 @@ class RunWriter:
             reference_entropy=reference.entropy,
             recorded_sequence_id=rows,
             unlabelled=packed.unlabelled,
+            document_fields=packed.document_fields,
         )

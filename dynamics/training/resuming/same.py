@@ -82,7 +82,9 @@ def allowed_changes(
     changed, refused = {}, []
     for key in differing_keys(before, now):
         one, other = _at(before, key), _at(now, key)
-        if key.split(".")[0] in _BY_HASH or (common_only and (one is _ABSENT or other is _ABSENT)):
+        # What is kept of documents is in no hash.
+        by_hash = key.split(".")[0] in _BY_HASH and key != "corpus.keep"
+        if by_hash or (common_only and (one is _ABSENT or other is _ABSENT)):
             continue
         field_name = key.removeprefix("training.")
         if key.startswith("training.") and (

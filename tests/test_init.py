@@ -166,7 +166,7 @@ def test_methods_are_made_without_torch() -> None:
         "from dynamics import EntroDrop\n"
         "print(EntroDrop(ratio=0.2).ratio(0.5), len(METHODS))"
     )
-    assert python(code) == "0.1 11"
+    assert python(code) == "0.1 13"
 
 
 def test_an_unknown_name_is_an_attribute_error_with_the_nearest() -> None:

@@ -16,44 +16,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData
-from dynamics.regularizers.schedules import ScheduleSettings
 from dynamics.regularizers.token_dropout import TokenDropout, TokenDropoutSettings
+from dynamics.validation import Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class MaskedInputRegularizationSettings(TokenDropoutSettings):
+class MaskedInputRegularizationSettings(Settings):
     """Masked-input regularisation: a second pass, on masked input, adds to the loss (MIR, arXiv 2606.06888)."""
 
     name: Literal["masked_input_regularization"] = "masked_input_regularization"
     weight: float = Field(
         default=0.4, gt=0.0, le=100.0, description="what the masked pass's loss counts beside the clean one's"
     )
-    ratio: float = Field(
+    max_ratio: float = Field(
         default=0.5,
         gt=0.0,
         le=1.0,
         description="the highest share of a sequence's predicted tokens that is masked; its own is uniform below that",
     )
-    schedule: ScheduleSettings = ScheduleSettings(name="constant")
-    target: Literal["input"] = Field(default="input", description="always: both passes predict all tokens")
-    normalize: Literal["all"] = Field(default="all", description="always")
+    replacement: Literal["zero", "mean", "token", "mask_token", "random"] = Field(
+        default="zero", description="what stands in the input in place of a masked token's embedding"
+    )
+    replacement_token: int | str | None = Field(
+        default=None,
+        description="for `replacement: token` or `mask_token`, whose embedding learns where it stands for others: a "
+        "token's id or its text in the vocabulary",
+    )
+
+    @model_validator(mode="after")
+    def _replacement_is_complete(self) -> MaskedInputRegularizationSettings:
+        if (self.replacement in ("token", "mask_token")) != (self.replacement_token is not None):
+            raise ValueError(
+                "replacement_token (a token's id or its text) belongs to replacement: token or mask_token, and each of "
+                f"them needs it; replacement is {self.replacement}"
+            )
+        return self
 
 
 class MaskedInput(TokenDropout):
     """What the second pass reads: of each sequence a share of its own is masked, another one in each epoch."""
 
-    settings_model = MaskedInputRegularizationSettings
+    settings_model = TokenDropoutSettings
 
     def share(self, batch: Batch) -> torch.Tensor:
         """Return which share of its sequence is masked, for each token: float64 of shape (B, T).
 
-        Uniform between 0 and `ratio`, by a draw that depends on (seed, epoch, sequence_id) alone.
+        Uniform between 0 and the settings' `ratio`, by a draw that depends on (seed, epoch, sequence_id) alone.
         """
         import torch
 
@@ -66,7 +80,7 @@ class MaskedInput(TokenDropout):
             sequence_id=batch.sequence_id,
             position=torch.zeros_like(batch.position),
         )
-        return draw * self.ratio(batch.progress)
+        return draw * self.settings.ratio
 
     def dropped(self, batch: Batch) -> torch.Tensor:
         """Return the tokens of `batch` that are masked, bool of shape (B, T): each with its sequence's probability."""
@@ -89,7 +103,7 @@ class MaskedInputRegularization(Regularizer):
     Parameters
     ----------
     **settings
-        Fields of `MaskedInputRegularizationSettings`: weight, ratio, schedule, replacement, replacement_token.
+        Fields of `MaskedInputRegularizationSettings`: weight, max_ratio, replacement, replacement_token.
 
     Raises
     ------
@@ -105,7 +119,11 @@ class MaskedInputRegularization(Regularizer):
         super().__init__(**settings)
         self.auxiliary_weight = self.settings.weight
         #: What the second pass reads.
-        self.input = MaskedInput(**settings)
+        self.input = MaskedInput(
+            ratio=self.settings.max_ratio,
+            replacement=self.settings.replacement,
+            replacement_token=self.settings.replacement_token,
+        )
 
     def prepare(self, data: TrainingData) -> None:
         self.input.prepare(data)

@@ -101,7 +101,7 @@ def test_no_method_that_asks_is_no_pass():
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_masks_are_those_of_the_keys(ratio):
     data = training_data(9, 20, seed=11)
-    method = prepared(data, ratio=ratio)
+    method = prepared(data, max_ratio=ratio)
     batch = rows_batch(data.predicted, epoch=4)
     expected = [
         [
@@ -147,12 +147,11 @@ def test_masks_do_not_depend_on_how_a_batch_is_split_or_packed():
     assert torch.equal(masks(method, packed)[0], torch.cat([whole[3, :20], whole[5, :30]]))
 
 
-def test_a_schedule_scales_the_shares():
+def test_shares_do_not_depend_on_how_far_training_is():
     data = training_data()
-    constant, linear = prepared(data), prepared(data, schedule="linear")
-    batch = rows_batch(data.predicted, progress=0.25)
-    torch.testing.assert_close(linear.input.share(batch), constant.input.share(batch) / 4)
-    assert not masks(linear, rows_batch(data.predicted, progress=0.0)).any()
+    method = prepared(data)
+    early, late = (masks(method, rows_batch(data.predicted, progress=progress)) for progress in (0.0, 0.9))
+    assert torch.equal(early, late) and early.any()
 
 
 # Where it acts. -----------------------------------------------------------------------------------------
@@ -234,10 +233,10 @@ def test_a_model_that_sees_masked_tokens_elsewhere_is_refused():
     [
         {"weight": 0.0},
         {"weight": -0.4},
-        {"ratio": 0.0},
-        {"ratio": 1.5},
+        {"max_ratio": 0.0},
+        {"max_ratio": 1.5},
+        {"ratio": 0.5},
         {"target": "loss"},
-        {"normalize": "kept"},
         {"replacement": "noise"},
         {"pool": 0.5},
     ],
@@ -248,8 +247,9 @@ def test_bad_settings(bad):
         MaskedInputRegularization(**bad)
 
 
-def test_a_mask_token_is_named():
-    with pytest.raises(InputError, match="replacement: mask_token needs replacement_token"):
-        MaskedInputRegularization(replacement="mask_token")
-    with pytest.raises(InputError, match="only read with replacement: token or mask_token"):
-        MaskedInputRegularization(replacement_token=3)
+@pytest.mark.parametrize(
+    "bad", [{"replacement": "mask_token"}, {"replacement": "token"}, {"replacement_token": 3}], ids=str
+)
+def test_a_mask_token_is_named(bad):
+    with pytest.raises(InputError, match="replacement_token .* belongs to replacement: token or mask_token"):
+        MaskedInputRegularization(**bad)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from dynamics.regularizers.hidden_dropout import HiddenDropout
     from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop
     from dynamics.regularizers.label_smoothing import LabelSmoothing
+    from dynamics.regularizers.loss_threshold import LossThreshold
     from dynamics.regularizers.loss_truncation import LossTruncation
+    from dynamics.regularizers.masked_input import MaskedInputRegularization
     from dynamics.regularizers.neftune import NEFTune
     from dynamics.regularizers.random_token_dropout import RandomTokenDropout
     from dynamics.regularizers.weight_decay import WeightDecay
@@ -47,7 +49,9 @@ __all__ = [
     "InverseEntroDrop",
     "LabelSmoothing",
     "LoopRecorder",
+    "LossThreshold",
     "LossTruncation",
+    "MaskedInputRegularization",
     "NEFTune",
     "RandomTokenDropout",
     "TokenRecorder",
@@ -74,7 +78,9 @@ _MODULES = {
     "InverseEntroDrop": "dynamics.regularizers.inverse_entrodrop",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",
     "LoopRecorder": "dynamics.training.plain_loop",
+    "LossThreshold": "dynamics.regularizers.loss_threshold",
     "LossTruncation": "dynamics.regularizers.loss_truncation",
+    "MaskedInputRegularization": "dynamics.regularizers.masked_input",
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
     "TokenRecorder": "dynamics.training.recording.token_recorder",

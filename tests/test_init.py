@@ -32,7 +32,9 @@ NAMES = {
     "AttentionDropout": "dynamics.regularizers.attention_dropout",
     "EntropyAdaptiveWeighting": "dynamics.regularizers.entropy_adaptive",
     "GoldfishLoss": "dynamics.regularizers.goldfish",
+    "LossThreshold": "dynamics.regularizers.loss_threshold",
     "LossTruncation": "dynamics.regularizers.loss_truncation",
+    "MaskedInputRegularization": "dynamics.regularizers.masked_input",
     "DynamicsTrainer": "dynamics.training.trainer",
     "LoopRecorder": "dynamics.training.plain_loop",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
@@ -164,7 +166,7 @@ def test_methods_are_made_without_torch() -> None:
         "from dynamics import EntroDrop\n"
         "print(EntroDrop(ratio=0.2).ratio(0.5), len(METHODS))"
     )
-    assert python(code) == "0.1 11"
+    assert python(code) == "0.1 13"
 
 
 def test_an_unknown_name_is_an_attribute_error_with_the_nearest() -> None:

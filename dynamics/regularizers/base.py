@@ -11,7 +11,8 @@ Each of the following does nothing by default:
 2. `prepare`: the run's tokens and reference values, before training.
 3. `attach`: hooks on the model, for the length of training.
 4. `begin_batch`, `token_weight`, `adaptive_weight`, `end_batch`: around each training forward pass.
-5. `end_step`, `end_epoch`: what a method learns while training goes on.
+5. `begin_auxiliary`, `end_auxiliary`: around a second forward pass of each micro-batch, where a method asks for one.
+6. `end_step`, `end_epoch`: what a method learns while training goes on.
 
 Nothing here is called in evaluation, generation or recording.
 """
@@ -139,6 +140,10 @@ class Regularizer:
     adapts: bool = False
     #: Whether `adaptive_weight` must be given whole logits, which then are computed and held for every token.
     needs_logits: bool = False
+    #: What the loss of a second forward pass counts, which is added to that of the first; 0 where none is asked for.
+    #: In it all methods act as in the first one, and this one as `begin_auxiliary` arms it. Its loss is weighed and
+    #: divided as the first one's. What a run records is the first pass's.
+    auxiliary_weight: float = 0.0
 
     def __init__(self, **settings: Any) -> None:
         self.settings = validated(self.settings_model, settings, where=type(self).__name__)
@@ -191,6 +196,12 @@ class Regularizer:
     def end_batch(self) -> None:
         """Disarm the hooks."""
 
+    def begin_auxiliary(self, batch: Batch) -> None:
+        """Arm the hooks for a second forward pass of the same micro-batch; called if `auxiliary_weight` is not 0."""
+
+    def end_auxiliary(self) -> None:
+        """Disarm what `begin_auxiliary` armed."""
+
     def token_weight(self, batch: Batch) -> torch.Tensor | None:
         """Return a weight for each token's loss, shape (B, T), or None for one each."""
         return None
@@ -200,8 +211,9 @@ class Regularizer:
     ) -> torch.Tensor:
         """Return a weight for each token's loss that depends on its own prediction; asked for if `adapts`.
 
-        Asked any number of times in a micro-batch, each time about other tokens of it. Must not wait for the device:
-        nothing is selected by a mask, since that makes a shape that the host has to know.
+        Asked any number of times in a micro-batch, each time about other tokens of it, and of an auxiliary pass as of
+        the first. Must not wait for the device: nothing is selected by a mask, since that makes a shape that the host
+        has to know.
 
         Parameters
         ----------

@@ -114,9 +114,9 @@ def table_mean(module: nn.Module) -> torch.Tensor:
 
 
 def table_row(module: nn.Module, token: int, device: torch.device) -> torch.Tensor:
-    """Return what an embedding gives for one token, shape (H,), detached."""
+    """Return what an embedding gives for one token, shape (H,)."""
     import torch
 
     # Filled on the device: a number that is sent there would be waited for.
     row: torch.Tensor = module.forward(torch.full((), token, dtype=torch.int64, device=device))
-    return row.detach()
+    return row

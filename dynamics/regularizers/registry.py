@@ -16,7 +16,9 @@ from dynamics.regularizers.goldfish import GoldfishLoss
 from dynamics.regularizers.hidden_dropout import HiddenDropout
 from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop
 from dynamics.regularizers.label_smoothing import LabelSmoothing
+from dynamics.regularizers.loss_threshold import LossThreshold
 from dynamics.regularizers.loss_truncation import LossTruncation
+from dynamics.regularizers.masked_input import MaskedInputRegularization
 from dynamics.regularizers.neftune import NEFTune
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
 from dynamics.regularizers.weight_decay import WeightDecay
@@ -34,6 +36,8 @@ _METHODS: tuple[type[Regularizer], ...] = (
     GoldfishLoss,
     EntropyAdaptiveWeighting,
     LossTruncation,
+    LossThreshold,
+    MaskedInputRegularization,
 )
 
 #: Every method by its name in a recipe.

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Target = Literal["input", "loss", "both"]
-Replacement = Literal["zero", "mean", "token", "random"]
+Replacement = Literal["zero", "mean", "token", "mask_token", "random"]
+
+# Replacements that are `replacement_token`: as it is, or as a token that learns to stand for others.
+_BY_TOKEN = ("token", "mask_token")
 
 
 class TokenDropoutSettings(Settings):
@@ -59,7 +62,8 @@ class TokenDropoutSettings(Settings):
     )
     replacement_token: int | str | None = Field(
         default=None,
-        description="for `replacement: token`: a token's id or its text in the vocabulary",
+        description="for `replacement: token` or `mask_token`, whose embedding learns where it stands for others: a "
+        "token's id or its text in the vocabulary",
     )
     normalize: Literal["all", "kept"] = Field(
         default="all", description="divide the loss by all predicted tokens, or by those kept"
@@ -72,10 +76,10 @@ class TokenDropoutSettings(Settings):
 
     @model_validator(mode="after")
     def _replacement_is_complete(self) -> TokenDropoutSettings:
-        if self.replacement == "token" and self.replacement_token is None:
-            raise ValueError("replacement: token needs replacement_token (a token's id or its text)")
-        if self.replacement != "token" and self.replacement_token is not None:
-            raise ValueError("replacement_token is only read with replacement: token")
+        if self.replacement in _BY_TOKEN and self.replacement_token is None:
+            raise ValueError(f"replacement: {self.replacement} needs replacement_token (a token's id or its text)")
+        if self.replacement not in _BY_TOKEN and self.replacement_token is not None:
+            raise ValueError("replacement_token is only read with replacement: token or mask_token")
         if self.target == "loss" and self.replacement != "zero":
             raise ValueError("replacement is only read with target: input or both")
         if self.target == "input" and self.normalize != "all":
@@ -123,7 +127,7 @@ class TokenDropout(Regularizer):
     def prepare(self, data: TrainingData) -> None:
         self._predicted = DeviceTable(data.predicted)
         self._seed = data.seed
-        if self.settings.replacement == "token":
+        if self.settings.replacement in _BY_TOKEN:
             self._replacement_id = _token_id(self.settings.replacement_token, data.tokenizer)
 
     def ratio(self, progress: float) -> float:
@@ -223,7 +227,7 @@ class TokenDropout(Regularizer):
             return None
         ids: torch.Tensor = kwargs[place] if isinstance(place, str) else args[place]
         stand_in: int | torch.Tensor = self._neutral_id
-        if self.settings.replacement == "token":
+        if self.settings.replacement in _BY_TOKEN:
             assert self._replacement_id >= 0, "prepare() comes first: it finds the token's id"
             stand_in = self._replacement_id
         elif self.settings.replacement == "random":
@@ -255,6 +259,8 @@ class TokenDropout(Regularizer):
             case "mean":
                 return table_mean(module)
             case "token":
+                return table_row(module, self._replacement_id, batch.sequence_id.device).detach()
+            case "mask_token":
                 return table_row(module, self._replacement_id, batch.sequence_id.device)
             case "random":
                 found: torch.Tensor = module.forward(self._random_ids(batch))

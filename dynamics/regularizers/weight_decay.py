@@ -1,4 +1,8 @@
-"""Weight decay, decoupled from the gradient as in AdamW (arXiv 1711.05101): TrainingArguments does it right."""
+"""Weight decay, decoupled from the gradient as in AdamW (arXiv 1711.05101): TrainingArguments does it right.
+
+Where data repeats, values far above the usual 0.1 are best: up to 3.2 in Kim et al. 2025 (arXiv 2509.14786), who find
+30 times the usual one, and in the runs of MIR (arXiv 2606.06888). Tune it over 0.1, 0.4, 0.8, 1.6 and 3.2.
+"""
 
 from __future__ import annotations
 

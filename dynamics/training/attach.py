@@ -99,11 +99,24 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
                 # The trainer divides by the tokens that it counted beforehand: all predicted ones.
                 labels = inputs["labels"].masked_fill(weight == 0, IGNORE_INDEX)
                 inputs = type(inputs)({**inputs, "labels": labels})
+            # A trainer may take labels out of what it is given.
+            kept = {**inputs}
             found = own(model, inputs, *args, **kwargs)
+            auxiliary = loop.methods.auxiliary_loss(
+                batch, lambda: _loss_of(own(model, type(inputs)({**kept}), *args, **kwargs))
+            )
             loop.end_batch(batch, None)
-        return found
+        if auxiliary is None:
+            return found
+        return (found[0] + auxiliary, *found[1:]) if isinstance(found, tuple) else found + auxiliary
 
     trainer.compute_loss = compute_loss
+
+
+def _loss_of(found: Any) -> torch.Tensor:
+    """Return the loss, of what `compute_loss` returns with the outputs or without."""
+    loss: torch.Tensor = found[0] if isinstance(found, tuple) else found
+    return loss
 
 
 def _require_whole_divisor(trainer: Any, n_items: Any) -> None:

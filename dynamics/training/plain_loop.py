@@ -62,7 +62,7 @@ class LoopRecorder:
     recorder : TokenRecorder
         What is recorded, and where.
     *regularizers : Regularizer
-        Those that need no loss and no optimiser of their own, as for `attach`.
+        Those that need no loss and no optimiser of their own, as for `attach`, and no second forward pass.
 
     Raises
     ------
@@ -79,6 +79,11 @@ class LoopRecorder:
                     f"LoopRecorder: {method!r} is no regulariser; give instances of one, after the recorder"
                 )
             require_labels_suffice(method, where="LoopRecorder", instead="DynamicsTrainer")
+            if method.auxiliary_weight != 0.0:
+                raise InputError(
+                    f"LoopRecorder: {type(method).__name__} needs a second forward pass in each step, and here the "
+                    "loop makes its passes itself; use attach on a Trainer, or DynamicsTrainer"
+                )
         if recorder.training_pass:
             raise InputError(
                 "LoopRecorder: training_pass=True records what the optimiser saw, which this loop does not tell; use "

@@ -34,6 +34,7 @@ from dynamics.training.driving.trainer_callback import LoopCallback, checkpoint_
 from dynamics.training.driving.trainer_start import loop_of
 from dynamics.training.environment.arguments import forward_dtype
 from dynamics.training.environment.processes import highest_of_ranks, sum_over_ranks, world_size
+from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.loop.training_loop import with_values
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.checkpoints import Checkpoints
@@ -168,7 +169,8 @@ class DynamicsTrainer(Trainer):
     ) -> Any:
         """Return the regularised loss of one micro-batch: weighted sum over `num_items_in_batch`.
 
-        Of a batch that is evaluated, the Trainer's own.
+        That of second forward passes, which methods ask for, is added to it. Of a batch that is evaluated, the
+        Trainer's own.
         """
         inputs = dict(inputs)
         batch: Batch | None = inputs.pop(_BATCH, None)
@@ -189,31 +191,45 @@ class DynamicsTrainer(Trainer):
                 self._loss_is_known = True
         if self.loop.methods.needs_current_values:
             batch = with_values(batch, current_values(model, inputs, dtype=dtype, fused=self.loop_callback.fused))
+        n_items = batch.predicted.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+
+        def one_pass() -> tuple[Any, torch.Tensor, Any]:
+            return self._one_pass(model, inputs, labels, batch, n_items)
+
+        # Gradients are averaged over processes, and n_items may count the tokens of all of them.
+        of_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        n_processes = self.accelerator.num_processes
+        # The metrics add up what each process notes.
+        noted = 1 if of_all else n_processes
         with self.loop.armed(batch):
-            n_items = batch.predicted.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
-            if self.compute_loss_func is not None:
-                outputs, loss, values = loss_by_function(
-                    model, inputs, labels, batch, loop=self.loop, function=self.compute_loss_func, n_items=n_items
-                )
-            else:
-                outputs, total, values = batch_loss(
-                    model,
-                    inputs,
-                    labels,
-                    batch,
-                    loop=self.loop,
-                    fused=self.loop_callback.fused,
-                    label_smoothing=self.args.label_smoothing_factor,
-                )
-                loss = total / n_items
-            # Gradients are averaged over processes, and n_items may count the tokens of all of them.
-            of_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
-            n_processes = self.accelerator.num_processes
-            # The metrics add up what each process notes.
-            self.loop.end_batch(batch, loss if of_all else loss / n_processes, values)
+            outputs, loss, values = one_pass()
+            auxiliary = self.loop.methods.auxiliary_loss(batch, lambda: one_pass()[1])
+            shown = None if auxiliary is None else auxiliary / noted
+            self.loop.end_batch(batch, loss / noted, values, auxiliary=shown)
+        if auxiliary is not None:
+            loss = loss + auxiliary
         if of_all:
             loss = loss * n_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _one_pass(
+        self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor, batch: Batch, n_items: Any
+    ) -> tuple[Any, torch.Tensor, TokenValues | None]:
+        """Return the output, the regularised loss and what is known of the tokens, of one forward pass."""
+        if self.compute_loss_func is not None:
+            return loss_by_function(
+                model, inputs, labels, batch, loop=self.loop, function=self.compute_loss_func, n_items=n_items
+            )
+        outputs, total, values = batch_loss(
+            model,
+            inputs,
+            labels,
+            batch,
+            loop=self.loop,
+            fused=self.loop_callback.fused,
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+        return outputs, total / n_items, values
 
     # Data. ---------------------------------------------------------------------------------------
 

@@ -195,6 +195,31 @@ def test_packaged_recipes_are_good(name: str) -> None:
     assert recipe.name == name
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_larger_studies_are_good(path: Path) -> None:
+    study = as_study(load_recipe(path), path.stem)
+    assert len(study.plan()) == len(study.arms) * len(study.seeds)
+
+
+def test_the_baselines_study_says_each_in_one_line() -> None:
+    arms = as_study(load_recipe(Path(__file__).parents[2] / "recipes" / "baselines.yaml"), "baselines").plan()
+    methods = {run.arm: run.recipe.regularizers[0] for run in arms if run.recipe.regularizers}
+    assert [methods[f"decay-{value}"].value for value in ("0.1", "0.4", "0.8", "1.6", "3.2")] == [
+        0.1,
+        0.4,
+        0.8,
+        1.6,
+        3.2,
+    ]
+    mir, meap, replacement = (methods[arm] for arm in ("mir", "meap", "random-replacement"))
+    assert (mir.weight, mir.max_ratio) == (0.4, 0.5)
+    assert (meap.ratio, meap.schedule.name, meap.replacement, meap.replacement_token) == (
+        0.15, "constant", "mask_token", "ÿ",
+    )  # fmt: skip
+    assert (replacement.ratio, replacement.schedule.name, replacement.replacement) == (0.05, "constant", "random")
+    assert methods["loss-threshold"].threshold == math.log(2)
+
+
 def test_quickstart_is_a_study_of_matched_arms() -> None:
     runs = as_study(load_recipe("quickstart"), "quickstart").plan()
     assert [run.arm for run in runs] == ["baseline", "entrodrop", "random"]

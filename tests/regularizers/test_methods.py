@@ -164,9 +164,10 @@ def test_hidden_dropout_refuses_models_with_its_branches_in_some_layers_only():
 # Weight decay.
 
 
-def test_weight_decay_shrinks_matrices_and_no_norms(model, tmp_path):
-    method = WeightDecay(value=0.5)
-    assert method.training_arguments() == {"weight_decay": 0.5}
+@pytest.mark.parametrize("value", [0.1, 0.5, 3.2])
+def test_weight_decay_shrinks_matrices_and_no_norms(model, tmp_path, value):
+    method = WeightDecay(value=value)
+    assert method.training_arguments() == {"weight_decay": value}
     names, plain = list(model.state_dict()), logits(model)
     assert tuple(method.attach(model)) == ()
     optimizer = Trainer(model=model, args=arguments(tmp_path, method)).create_optimizer()
@@ -176,7 +177,7 @@ def test_weight_decay_shrinks_matrices_and_no_norms(model, tmp_path):
     assert torch.equal(logits(model), plain)
     optimizer.step()
     for name, p in model.named_parameters():
-        factor = 1.0 if "norm" in name else 1.0 - 0.01 * 0.5
+        factor = 1.0 if "norm" in name else 1.0 - 0.01 * value
         torch.testing.assert_close(p.detach(), before[name] * factor)
     assert {"norm" in name for name in before} == {True, False}
     assert list(model.state_dict()) == names

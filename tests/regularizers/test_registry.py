@@ -60,6 +60,12 @@ def test_which_share_their_draws_and_which_end_they_drop():
     assert all(method.draws for method in METHODS.values() if method.pool_end)
 
 
+def test_who_asks_for_a_second_forward_pass():
+    assert {name: made(name).auxiliary_weight for name in METHODS if made(name).auxiliary_weight} == {
+        "masked_input_regularization": 0.4
+    }
+
+
 def test_divisors():
     def divisors(**settings):
         found = {name: method.divisor(settings) for name, method in METHODS.items()}

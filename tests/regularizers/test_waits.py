@@ -61,6 +61,8 @@ def step(method, data, device, epoch):
                 logits = torch.zeros(n, N_VOCAB, device=device) if method.needs_logits else None
                 method.adaptive_weight(batch.loss.flatten(), batch.entropy.flatten(), kept, logits)
             method.dropped(batch)
+            method.begin_auxiliary(batch)
+            method.end_auxiliary()
             method.end_batch()
         yield found
     with counting_waits() as found:
@@ -116,5 +118,8 @@ def test_no_hook_waits_in_a_forward_pass(name, data):
     with counting_waits() as found:
         method.begin_batch(batch)
         model(input_ids=ids).logits.sum().backward()
+        method.begin_auxiliary(batch)
+        model(input_ids=ids).logits.sum().backward()
+        method.end_auxiliary()
         method.end_batch()
     assert [wait for wait in found if wait.ours] == []

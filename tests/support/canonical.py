@@ -35,7 +35,20 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "entrodrop-token": {
         "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "token", "replacement_token": 7,
     },
+    # Constant random masking (MEAP, arXiv 2502.07490) and random replacement (arXiv 2606.16246).
+    "random_token_dropout-meap": {
+        "name": "random_token_dropout", "ratio": 0.15, "schedule": "constant",
+        "replacement": "mask_token", "replacement_token": 7,
+    },
+    "random_token_dropout-random-5": {
+        "name": "random_token_dropout", "ratio": 0.05, "schedule": "constant", "replacement": "random",
+    },
+    "masked_input_regularization": {"name": "masked_input_regularization"},
+    "masked_input_regularization-mask_token": {
+        "name": "masked_input_regularization", "replacement": "mask_token", "replacement_token": 7,
+    },
     "weight_decay": {"name": "weight_decay", "value": 1.0},
+    "weight_decay-3.2": {"name": "weight_decay", "value": 3.2},
     "hidden_dropout": {"name": "hidden_dropout", "rate": 0.3},
     "attention_dropout": {"name": "attention_dropout", "rate": 0.3},
     "label_smoothing": {"name": "label_smoothing", "factor": 0.3},
@@ -46,6 +59,9 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "entropy_adaptive_weighting-axolotl": {"name": "entropy_adaptive_weighting", "normalize": "axolotl"},
     "entropy_adaptive_weighting-whole": {"name": "entropy_adaptive_weighting", "top_k": None},
     "loss_truncation": {"name": "loss_truncation", "fraction": 0.3, "warmup": 1},
+    # Between the losses of the tests' model, which are far from ln 2.
+    "loss_threshold": {"name": "loss_threshold", "threshold": 3.5},
+    "loss_threshold-below": {"name": "loss_threshold", "counts": "below", "threshold": 4.0},
 }
 # fmt: on
 

@@ -15,7 +15,9 @@ from dynamics.regularizers.entrodrop import EntroDrop
 from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
 from dynamics.regularizers.goldfish import GoldfishLoss
 from dynamics.regularizers.label_smoothing import LabelSmoothing
+from dynamics.regularizers.loss_threshold import LossThreshold
 from dynamics.regularizers.loss_truncation import LossTruncation
+from dynamics.regularizers.masked_input import MaskedInputRegularization
 
 METHODS = {
     "none": lambda: [],
@@ -25,6 +27,12 @@ METHODS = {
     "goldfish": lambda: [GoldfishLoss(h=2, k=3)],
     "entropy-adaptive": lambda: [EntropyAdaptiveWeighting()],
     "truncation": lambda: [LossTruncation(fraction=0.4, warmup=1)],
+    "threshold": lambda: [LossThreshold(threshold=3.5)],
+    "masked input": lambda: [MaskedInputRegularization()],
+    "masked input and goldfish, kept": lambda: [
+        MaskedInputRegularization(replacement="random"),
+        GoldfishLoss(h=2, k=3),
+    ],
     "three together": lambda: [
         LabelSmoothing(factor=0.2),
         EntroDrop(ratio=0.4, schedule="constant", target="both"),

@@ -10,7 +10,7 @@ from support.waits import waits_of
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from benchmarks.waits import counting_waits
-from dynamics import DynamicsTrainer, EntroDrop, RandomTokenDropout, TokenRecorder, attach
+from dynamics import DynamicsTrainer, EntroDrop, MaskedInputRegularization, RandomTokenDropout, TokenRecorder, attach
 from dynamics.ops import placement
 from dynamics.training.loop.clean_pass import evaluate_tokens
 
@@ -66,10 +66,16 @@ def test_a_step_in_every_situation_waits_for_nothing(tmp_path, situation):
     assert waits_of(trainer) == []
 
 
-@pytest.mark.parametrize("target", ["input", "loss", "both"])
-def test_an_attached_step_waits_for_nothing(tmp_path, target):
+ATTACHED = {
+    **{target: RandomTokenDropout(ratio=0.4, target=target) for target in ("input", "loss", "both")},
+    "a second pass": MaskedInputRegularization(),
+}
+
+
+@pytest.mark.parametrize("what", ATTACHED)
+def test_an_attached_step_waits_for_nothing(tmp_path, what):
     trainer = Trainer(build(), arguments(tmp_path), Padder(), train_dataset=examples(24))
-    attach(trainer, TokenRecorder(tmp_path / "run"), RandomTokenDropout(ratio=0.4, target=target))
+    attach(trainer, TokenRecorder(tmp_path / "run"), ATTACHED[what])
     assert waits_of(trainer) == []
 
 

@@ -21,7 +21,10 @@ TESTS = Path(__file__).parents[1]
 # An odd number of sequences, so that the last batch must be filled.
 RECIPE = {
     "block_size": 33,
-    "regularizers": [{"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "previous_epoch"}],
+    "regularizers": [
+        {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "previous_epoch"},
+        {"name": "masked_input_regularization"},
+    ],
     "recording": {"train_sequences": "all", "validation_sequences": 31, "dtype": "float32", "training_pass": True},
 }
 ONE = {"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
@@ -106,9 +109,8 @@ def assert_same(run, alone):
     assert np.array_equal(mine.dropped(1), theirs.dropped(1)) and mine.dropped(1).any()
     assert (mine.dropped(2) != theirs.dropped(2)).mean() < 1e-3
     np.testing.assert_allclose(mine.training_loss(1), theirs.training_loss(1), rtol=0, atol=2e-3)
-    rows = [
-        [(row["step"], row["training_loss"], row["dropped_share"]) for row in one.metrics()] for one in (run, alone)
-    ]
+    names = ("step", "training_loss", "auxiliary_loss", "dropped_share")
+    rows = [[[row[name] for name in names] for row in one.metrics()] for one in (run, alone)]
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-3, atol=1e-3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dynamics.errors import InputError
+from dynamics.regularizers.masked_input import MaskedInputRegularization
 from dynamics.regularizers.probe import dependence_on_dropped
 from dynamics.regularizers.token_dropout import TokenDropout
 from dynamics.training.environment.generators import evaluating
@@ -31,12 +32,14 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
         return logits_of(model(input_ids=ids))
 
     for method in methods.all:
-        if not isinstance(method, TokenDropout) or method.settings.target == "loss":
+        mask = method.input if isinstance(method, MaskedInputRegularization) else method
+        if not isinstance(mask, TokenDropout) or mask.settings.target == "loss":
             continue
         with evaluating(model), forward_context(device, dtype):
-            found = dependence_on_dropped(logits, method.n_vocab, method.armed_with, device)
+            found = dependence_on_dropped(logits, mask.n_vocab, mask.armed_with, device)
         if found > 0.0:
             raise InputError(
                 f"{type(method).__name__}: the logits of {type(causal_model(model)).__name__} still depend on tokens "
-                f"that are dropped from its input (by {found:.2g}), since they enter it elsewhere too; use target: loss"
+                f"that are dropped from its input (by {found:.2g}), since they enter it elsewhere too; "
+                + ("use target: loss" if mask is method else "leave the method out")
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,6 +83,8 @@ class Methods:
             raise InputError(problem)
         self.all = tuple(regularizers)
         self.adapting = tuple(method for method in self.all if method.adapts)
+        #: Those that ask for a second forward pass.
+        self.auxiliary = tuple(method for method in self.all if method.auxiliary_weight != 0.0)
         self._handles: list[Removable] = []
 
     @property
@@ -132,6 +134,26 @@ class Methods:
         finally:
             for method in self.all:
                 method.end_batch()
+
+    def auxiliary_loss(self, batch: Batch, one_pass: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+        """Return what second forward passes add to a micro-batch's loss, or None where no method asks for one.
+
+        Parameters
+        ----------
+        batch : Batch
+            That they are `armed` with.
+        one_pass : callable
+            Makes a forward pass as the first one was made, and returns its loss.
+        """
+        total: torch.Tensor | None = None
+        for method in self.auxiliary:
+            try:
+                method.begin_auxiliary(batch)
+                loss = method.auxiliary_weight * one_pass()
+            finally:
+                method.end_auxiliary()
+            total = loss if total is None else total + loss
+        return total
 
     def token_weight(self, batch: Batch) -> torch.Tensor | None:
         """Return the product of their weights, shape (B, T), or None if there are none."""

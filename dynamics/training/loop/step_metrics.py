@@ -46,16 +46,27 @@ class StepMetrics:
         self._started = time.perf_counter()
 
     def add_batch(
-        self, *, loss_sum: torch.Tensor | None, dropped: torch.Tensor | None, predicted: torch.Tensor
+        self,
+        *,
+        loss_sum: torch.Tensor | None,
+        dropped: torch.Tensor | None,
+        predicted: torch.Tensor,
+        auxiliary: torch.Tensor | None = None,
     ) -> None:
-        """Add one micro-batch: its share of the step's loss, its dropped tokens, its predicted tokens."""
+        """Add one micro-batch: its share of the step's loss, its dropped and its predicted tokens.
+
+        `auxiliary` is what second forward passes add to the loss: given for every micro-batch of a training, or none.
+        """
         assert (loss_sum is not None) == self._with_losses, "losses are known, or not"
         if loss_sum is None:
             loss_sum = predicted.new_zeros((), dtype=torch.float64)
         n_dropped = (
             predicted.new_zeros((), dtype=torch.float64) if dropped is None else dropped.sum(dtype=torch.float64)
         )
-        sums = torch.stack([loss_sum.detach().double(), n_dropped, predicted.sum(dtype=torch.float64)])
+        parts = [loss_sum.detach().double(), n_dropped, predicted.sum(dtype=torch.float64)]
+        if auxiliary is not None:
+            parts.append(auxiliary.detach().double())
+        sums = torch.stack(parts)
         self._sums = sums if self._sums is None else self._sums + sums
 
     @property
@@ -64,9 +75,9 @@ class StepMetrics:
         return self._sums is not None
 
     def loss_of_step(self) -> torch.Tensor:
-        """Return the loss of the step that is about to end, a scalar on the device."""
+        """Return the loss of the step that is about to end, auxiliary passes included: a scalar on the device."""
         assert self._sums is not None, "a step without a batch"
-        return self._sums[0]
+        return self._sums[0] + self._sums[3:].sum()
 
     def end_step(self, row: Mapping[str, Any]) -> None:
         """Finish the row of an optimiser step."""
@@ -105,11 +116,12 @@ class StepMetrics:
         for bunch, sums in landed:
             rate = float(sums[:, 2].sum()) / max(bunch.seconds, 1e-9)
             rows = []
-            for row, (loss, n_dropped, n_predicted) in zip(bunch.rows, sums.tolist(), strict=True):
+            for row, (loss, n_dropped, n_predicted, *auxiliary) in zip(bunch.rows, sums.tolist(), strict=True):
                 rows.append(
                     {
                         **row,
                         **({"training_loss": loss} if self._with_losses else {}),
+                        **({"auxiliary_loss": auxiliary[0]} if auxiliary else {}),
                         "dropped_share": n_dropped / n_predicted if n_predicted else 0.0,
                         "tokens_per_second": round(rate, 1),
                     }

@@ -271,15 +271,25 @@ class TrainingLoop:
         with self.methods.armed(batch):
             yield
 
-    def end_batch(self, batch: Batch, loss_sum: torch.Tensor | None, values: TokenValues | None = None) -> None:
+    def end_batch(
+        self,
+        batch: Batch,
+        loss_sum: torch.Tensor | None,
+        values: TokenValues | None = None,
+        *,
+        auxiliary: torch.Tensor | None = None,
+    ) -> None:
         """Note a micro-batch: its share of the step's loss (where known), what was dropped, and what was seen.
 
         Parameters
         ----------
         batch : Batch
         loss_sum : Tensor, scalar, optional
+            Of the first forward pass.
         values : TokenValues of tensors of shape (B, T), optional
-            Of the training forward pass; where they are kept.
+            Of the first forward pass; where they are kept.
+        auxiliary : Tensor, scalar, optional
+            What second passes add to the loss.
         """
         assert self._tables is not None, "open() comes first"
         dropped = self.methods.dropped(batch)
@@ -288,7 +298,7 @@ class TrainingLoop:
             self._tables.note(batch, dropped=dropped, loss=values.loss, entropy=values.entropy)
         else:
             self._tables.note(batch, dropped=dropped)
-        self.metrics.add_batch(loss_sum=loss_sum, dropped=dropped, predicted=batch.predicted)
+        self.metrics.add_batch(loss_sum=loss_sum, dropped=dropped, predicted=batch.predicted, auxiliary=auxiliary)
         if self._on_divergence is not None:
             self._rows.append(batch.sequence_id)
         if self._on_batch is not None:

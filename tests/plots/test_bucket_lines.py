@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.plots.bucket_lines import BucketLines, bucket_title, draw_bucket_lines
 
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.calibration import Calibration
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
 from dynamics.plots.calibration import (
     as_overconfidences,

@@ -83,7 +83,7 @@ def test_matched_arms_share_one_line(study: Study) -> None:
 
 
 def test_the_whole_figure_tells_schedules_what_was_dropped_and_what_came_of_it(study: Study) -> None:
-    curricula, summaries = as_curricula(study), as_summaries(study, n_resamples=20)
+    curricula, summaries = as_curricula(study), as_summaries(study)
     assert [[arm.arm for arm in group] for group in schedules(curricula)] == [["entrodrop", "random"], ["inverse"]]
     style = load_style("acl")
     figure, (above, final, rebound) = curriculum_axes(style, study.arms, 2)
@@ -152,7 +152,7 @@ def test_an_outcome_that_is_nan_says_so() -> None:
 
 
 def test_rows_hold_both_halves(study: Study) -> None:
-    rows = curriculum_rows(as_curricula(study), as_summaries(study, n_resamples=20))
+    rows = curriculum_rows(as_curricula(study), as_summaries(study))
     by_quantity: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_quantity.setdefault(row["quantity"], []).append(row)

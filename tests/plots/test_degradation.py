@@ -24,7 +24,7 @@ def curve(name: str, loss: list[float], *, width: float = 0.1) -> ArmCurve:
 def test_a_study_is_drawn_into_the_given_axes(study: Study, losses: dict[str, list[float]]) -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    assert plot_degradation(study, ax=right, n_resamples=20) is right
+    assert plot_degradation(study, ax=right) is right
     assert not left.lines
     drawn: dict[Any, Any] = {line.get_label(): line for line in right.lines}
     assert set(losses) <= set(drawn)
@@ -89,7 +89,7 @@ def test_plain_arrays() -> None:
 
 
 def test_one_epoch_and_one_run(started_run: Run) -> None:
-    ax = plot_degradation(started_run, n_resamples=20)
+    ax = plot_degradation(started_run)
     assert np.size(ax.lines[0].get_xdata()) == 1
     assert len(ax.containers) == 1  # an error bar in place of the band
 
@@ -102,7 +102,7 @@ def test_a_curve_of_nan_is_drawn_without_a_marker() -> None:
 
 
 def test_rows_are_the_drawn_numbers(study: Study) -> None:
-    rows = degradation_rows(as_curves(study, n_resamples=20))
+    rows = degradation_rows(as_curves(study))
     assert len(rows) == 16
     row = rows[3]
     assert (row["arm"], row["seeds"], row["epoch"], row["best"]) == ("baseline", 2, 3, 0)

@@ -2,23 +2,23 @@
 
 Losses are validation losses in nats per token, averaged over seeds. Best and rebound are cross-fitted: the plain ones
 are biased. Differences are paired, since both arms are measured on the same tokens; every arm is compared with the end
-of the baseline and with its best epoch, which is what early stopping would have given, and all these comparisons are
-one family (`dynamics.analysis.comparisons.arm_comparisons.compare_arms`).
+of the baseline and with its best epoch, which is what early stopping would have given, and all comparisons of a study
+are one family (`dynamics.analysis.comparisons.family`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dynamics.analysis.comparisons.arm_comparisons import EARLY_STOPPING, Comparison, compare_arms, limits
-from dynamics.analysis.comparisons.significance import holm
+from dynamics.analysis.comparisons.arm_comparisons import EARLY_STOPPING, Comparison, limits
+from dynamics.analysis.comparisons.family import study_comparisons
 from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, note_on_passes
 from dynamics.analysis.intervals.bands import Over
-from dynamics.analysis.sums.arms import Arm, Source, collect_arms, default_baseline, shared_epochs
-from dynamics.analysis.tokens.buckets import entropy_buckets
+from dynamics.analysis.sums.arms import Source, collect_arms, default_baseline
 from dynamics.errors import InputError, nearest
 from dynamics.plots.labels import in_words
 
@@ -37,7 +37,8 @@ class Difference:
     probability : float
         Confidence that the arm's loss is the lower one.
     p_value, p_holm : float
-        Two-sided; the second adjusted after Holm (1979) for all differences of the table. 1 where a loss is NaN.
+        Two-sided; the second adjusted after Holm (1979) for the study's family of comparisons
+        (`dynamics.analysis.comparisons.family`). 1 where a loss is NaN.
     """
 
     epoch: int
@@ -71,6 +72,8 @@ class ArmTable:
         Of all intervals.
     limits : tuple of str
         What the intervals cannot cover, or do not speak of.
+    n_comparisons : int
+        How many p-values are adjusted for: those of every pair of arms too (`study_comparisons`).
     """
 
     rows: tuple[ArmSummary, ...]
@@ -80,6 +83,7 @@ class ArmTable:
     baseline: str | None
     level: float
     limits: tuple[str, ...] = ()
+    n_comparisons: int = 0
 
     @property
     def stopped(self) -> str | None:
@@ -109,12 +113,13 @@ class ArmTable:
             each for found in (self.differences, self.from_early_stopping, self.of_bests) for each in found.values()
         ]
         if compared:
-            count, overs = len(compared), in_words([each.over for each in compared])
+            overs = in_words([each.over for each in compared])
             notes.append(
                 f"Against {self.baseline}: final loss minus its final loss; against early stopping: final loss minus "
                 f"its best; best against best: both stopped early. Paired, {overs}; each interval by itself. p: two-"
-                f"sided, adjusted after Holm for {count} comparison{'s' if count != 1 else ''}; * where p < "
-                f"{1 - self.level:.2g}: a difference that generalises {overs}."
+                f"sided, adjusted after Holm for the study's {self.n_comparisons} comparisons (every pair of arms by "
+                f"final and best loss, and early stopping); * where p < {1 - self.level:.2g}: a difference that "
+                f"generalises {overs}."
             )
         passes = note_on_passes(self.rows)
         if passes is not None:
@@ -170,11 +175,38 @@ def arm_table(
     if len(arms) == 1:
         return ArmTable(rows, {}, {}, {}, None, level)
     chosen = arms[names.index(baseline or default_baseline(arms))]
-    found = _comparisons(arms, chosen, over, level)
-    differences, from_stopped, of_bests = ({row.arm: made for row, made in each} for each in found)
-    compared = [row for each in found for row, _ in each]
-    said = tuple(limits(compared)) if compared else ()
-    return ArmTable(rows, differences, from_stopped, of_bests, chosen.name, level, said)
+    with warnings.catch_warnings():
+        # What intervals cannot cover stands beneath the table.
+        warnings.simplefilter("ignore", UserWarning)
+        family = study_comparisons(arms, baseline=chosen.name, over=over, level=level)
+    stopped = f"{chosen.name}{EARLY_STOPPING}"
+    ends = [row for row in family if row.quantity == "final"]
+    return ArmTable(
+        rows,
+        _by_arm(row for row in ends if row.other == chosen.name),
+        _by_arm(row for row in ends if row.other == stopped),
+        _by_arm(row for row in family if row.quantity == "best" and row.other == chosen.name),
+        chosen.name,
+        level,
+        tuple(limits(family)) if family else (),
+        len(family),
+    )
+
+
+def _by_arm(rows: Iterable[Comparison]) -> dict[str, Difference]:
+    return {
+        row.arm: Difference(
+            int(row.epoch or 0),
+            row.over,
+            row.estimate,
+            row.low,
+            row.high,
+            row.probability,
+            row.p_value,
+            row.p_holm,
+        )
+        for row in rows
+    }
 
 
 def table_rows(table: ArmTable) -> list[dict[str, Any]]:
@@ -244,52 +276,3 @@ def _columns(table: ArmTable, arm: str) -> dict[str, Any]:
             f"{prefix}_significant": int(table.significant(difference)) if difference else "",
         }
     return columns
-
-
-Rows = list[tuple[Comparison, Difference]]
-
-
-def _comparisons(arms: Sequence[Arm], baseline: Arm, over: Over | None, level: float) -> list[Rows]:
-    """Compare arms' ends with the baseline's end and its best epoch, and their best epochs with its: a list each.
-
-    Over the epochs that both have; an arm without any is left out. An epoch that was cut is had by both only if it was
-    cut after the same passes over the data.
-    """
-    every = entropy_buckets(baseline.runs[0].records("validation"), 1)
-    how: dict[str, Any] = {"baseline": baseline.name, "buckets": every, "over": over, "level": level}
-    alike: dict[tuple[int, ...], list[Arm]] = {}
-    for arm in arms:
-        common = tuple(shared_epochs([arm, baseline]))
-        if arm is not baseline and common:
-            alike.setdefault(common, []).append(arm)
-    ends, bests, both = [], [], []
-    stopped: tuple[int, Comparison] | None = None
-    for common, compared in alike.items():
-        cut = [_cut(arm, common) for arm in (*compared, baseline)]
-        at_end = [(common[-1], row) for row in compare_arms(cut, **how)]
-        ends += at_end[: len(compared)]
-        bests += at_end[len(compared) : -1]
-        both += [(common[-1], row) for row in compare_arms(cut, quantity="best", **how)]
-        # Early stopping against the baseline's own end is one comparison, over the longest stretch of it.
-        if stopped is None or common[-1] > stopped[0]:
-            stopped = at_end[-1]
-    groups = [[*ends, *([stopped] if stopped else [])], bests, both]
-    found = [each for group in groups for each in group]
-    # Over all of them at once, which `compare_arms` takes only where every arm has the same epochs.
-    adjusted = iter(holm([row.p_value for _, row in found]).tolist() if found else [])
-    return [
-        [
-            (
-                row,
-                Difference(
-                    epoch, row.over, row.estimate, row.low, row.high, row.probability, row.p_value, next(adjusted)
-                ),
-            )
-            for epoch, row in group
-        ]
-        for group in groups
-    ]
-
-
-def _cut(arm: Arm, epochs: Sequence[int]) -> Arm:
-    return arm if arm.epochs == list(epochs) else Arm(arm.name, arm.runs, epochs=epochs)

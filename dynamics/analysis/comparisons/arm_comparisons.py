@@ -75,6 +75,8 @@ class Comparison:
         Of both arms.
     same_seeds : bool
         Whether the seeds of both arms are the same, and so paired.
+    epoch : int or None
+        The last epoch that is looked at; None where arms are matched by something else.
     """
 
     arm: str
@@ -90,11 +92,25 @@ class Comparison:
     n_documents: int
     n_seeds: tuple[int, int]
     same_seeds: bool
+    epoch: int | None = None
     p_holm: float = math.nan
     p_bh: float = math.nan
     margin: float = math.nan
     p_equivalent: float = math.nan
     p_equivalent_holm: float = math.nan
+
+    def turned(self) -> Comparison:
+        """Return the same comparison the other way round."""
+        return replace(
+            self,
+            arm=self.other,
+            other=self.arm,
+            estimate=-self.estimate,
+            low=-self.high,
+            high=-self.low,
+            probability=1.0 - self.probability,
+            n_seeds=self.n_seeds[::-1],
+        )
 
 
 def compare_arms(
@@ -164,25 +180,65 @@ def compare_arms(
         raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
     arms = collect_arms(data)
     pairs = _pairs(arms, baseline)
-    how = as_buckets(arms, buckets)
     if quantity == "final" and early_stopping:
         stopped = EarlyStopped(arms[[arm.name for arm in arms].index(baseline or default_baseline(arms))])
         pairs += [(arm, stopped) for arm in arms if arm.name != stopped.arm.name] + [(stopped, stopped.arm)]
-    options: dict[str, Any] = {"split": split, "buckets": how, "chosen_on": chosen_on, "quantity": quantity}
-    found: dict[tuple[str, Any], Contributions] = {}
+    rows = compare_pairs(
+        pairs,
+        quantity=quantity,
+        split=split,
+        buckets=as_buckets(arms, buckets),
+        over=over,
+        level=level,
+        margin=margin,
+        chosen_on=chosen_on,
+        matched=matched,
+    )
+    for limit in limits(rows) if rows else []:
+        warnings.warn(limit, UserWarning, stacklevel=2)
+    return adjusted(rows)
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[Arm, Arm]],
+    *,
+    quantity: Quantity,
+    split: str,
+    buckets: Bucketing,
+    over: Over | None,
+    level: float,
+    margin: float | None,
+    chosen_on: ChosenOn = "cross_fitted",
+    matched: Compute | None = None,
+    known: dict[Any, Contributions] | None = None,
+) -> list[Comparison]:
+    """Compare pairs of arms in every bucket, as `compare_arms`, without adjusting p-values and without warnings.
+
+    Parameters
+    ----------
+    pairs : sequence of (Arm, Arm)
+        Each with the same epochs, unless they are matched.
+    known : dict, optional
+        Where quantities of arms are kept, for several calls with the same split and buckets.
+    """
+    known = {} if known is None else known
     rows: list[Comparison] = []
     for arm, other in pairs:
         if matched is None:
-            _require_like_epochs(arm, other, split, how)
+            _require_like_epochs(arm, other, split, buckets)
         until = None if matched is None else (matched, min(arm_compute(each, matched)[-1] for each in (arm, other)))
+        sides = []
         for each in (arm, other):
-            if (each.name, until) not in found:
-                found[each.name, until] = _asked(each, until=until, **options)
-        sides = found[arm.name, until], found[other.name, until]
-        rows += _compare(arm, other, sides, quantity, over, level, margin, how.labels)
-    for limit in limits(rows) if rows else []:
-        warnings.warn(limit, UserWarning, stacklevel=2)
-    return _adjusted(rows)
+            # Stopped early, an arm ends at its best epoch.
+            of = each.arm if isinstance(each, EarlyStopped) else each
+            asked: Quantity = quantity if of is each else "best"
+            key = of.name, tuple(of.epochs), asked, until
+            if key not in known:
+                known[key] = arm_quantity(of, asked, split=split, buckets=buckets, chosen_on=chosen_on, until=until)
+            sides.append(known[key])
+        made = _compare(arm, other, (sides[0], sides[1]), quantity, over, level, margin, buckets.labels)
+        rows += made if matched else [replace(row, epoch=int(arm.epochs[-1])) for row in made]
+    return rows
 
 
 class EarlyStopped(Arm):
@@ -214,12 +270,6 @@ def same_seeds(arm: Arm, other: Arm) -> bool:
     """Whether the runs of two arms have the same seeds in the same order, and so can be paired."""
     seeds = [[run.manifest.get("seeds", {}).get("seed") for run in each.runs] for each in (arm, other)]
     return seeds[0] == seeds[1]
-
-
-def _asked(arm: Arm, *, quantity: Quantity, **options: Any) -> Contributions:
-    if isinstance(arm, EarlyStopped):
-        return arm_quantity(arm.arm, "best", **options)
-    return arm_quantity(arm, quantity, **options)
 
 
 def _pairs(arms: Sequence[Arm], baseline: str | None) -> list[tuple[Arm, Arm]]:
@@ -272,17 +322,17 @@ def _compare(
     ]
 
 
-def _adjusted(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Return comparisons with p-values adjusted for all of them."""
+def adjusted(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Return comparisons with p-values adjusted for all of them, whatever they were adjusted for before."""
     if not rows:
         return []
     p_values = [row.p_value for row in rows]
-    adjusted = [holm(p_values), benjamini_hochberg(p_values)]
+    found = [holm(p_values), benjamini_hochberg(p_values)]
     equivalent = [row.p_equivalent for row in rows]
-    adjusted.append(np.full(len(rows), np.nan) if math.isnan(equivalent[0]) else holm(equivalent))
+    found.append(np.full(len(rows), np.nan) if math.isnan(equivalent[0]) else holm(equivalent))
     return [
         replace(row, p_holm=float(p_holm), p_bh=float(p_bh), p_equivalent_holm=float(inside))
-        for row, p_holm, p_bh, inside in zip(rows, *adjusted, strict=True)
+        for row, p_holm, p_bh, inside in zip(rows, *found, strict=True)
     ]
 
 

@@ -64,7 +64,9 @@ def test_labels_give_the_cross_fitted_rebound_where_there_is_one() -> None:
     flat = replace(curve("flat", [3.0, 1.0, 1.01]), rebound_cross_fitted=-0.02)
     ax = plot_degradation([fitted, flat])
     assert [text.get_text() for text in ax.texts] == ["up +0.41", "flat \N{MINUS SIGN}0.02"]
-    assert ax.get_title(loc="left").endswith("cross-fitted")
+    rebounds, bands = ax.get_title(loc="left").splitlines()
+    assert rebounds.endswith("cross-fitted")
+    assert bands == "band: 95 % over documents"
     assert {row["rebound_cross_fitted"] for row in degradation_rows([fitted])} == {0.41}
 
 
@@ -85,6 +87,7 @@ def test_a_users_own_lines_stay() -> None:
 def test_plain_arrays() -> None:
     ax = plot_degradation({"baseline": [3.0, 2.0, 2.5], "other": np.array([3.0, 2.5, 2.0])})
     assert not ax.collections  # no intervals, no bands
+    assert "band" not in ax.get_title(loc="left")
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [3.0, 2.0, 2.5])
 
 
@@ -105,10 +108,10 @@ def test_rows_are_the_drawn_numbers(study: Study) -> None:
     rows = degradation_rows(as_curves(study))
     assert len(rows) == 16
     row = rows[3]
-    assert (row["arm"], row["seeds"], row["epoch"], row["best"]) == ("baseline", 2, 3, 0)
+    assert (row["arm"], row["seeds"], row["epoch"], row["best"]) == ("baseline", 3, 3, 0)
     assert row["validation_loss"] == 3.75
     assert row["above_best"] == 0.75
-    assert row["low"] == row["high"] == pytest.approx(3.75)
+    assert (row["low"], row["high"], row["over"]) == (pytest.approx(3.75), pytest.approx(3.75), "seeds_and_documents")
     assert [r["epoch"] for r in rows if r["best"]] == [1, 2, 2, 3]
 
 

@@ -42,6 +42,7 @@ def test_runs_and_one_epoch(study: Study, started_run: Run) -> None:
     legend = ax.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["baseline-0", "random-1"]
+    assert legend.get_title().get_text() == "band: 95 % over documents"
     (ax,) = plot_gap(started_run)
     assert len(ax.containers) == 1
 
@@ -51,4 +52,5 @@ def test_rows(study: Study) -> None:
     assert len(rows) == 4 * 2 * 4
     assert {row["bucket"] for row in rows} == {"low", "high"}
     for row in rows:
-        assert row["gap"] == row["low"] == row["high"] == pytest.approx(1.0)
+        assert [row["gap"], row["low"], row["high"]] == pytest.approx([1.0] * 3)
+        assert row["over"] == "seeds_and_documents"

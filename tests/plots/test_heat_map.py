@@ -103,6 +103,7 @@ def test_no_surface_of_one_epoch(started_run: Run) -> None:
 def test_rows(study: Study, losses: dict[str, list[float]]) -> None:
     rows = bucket_map_rows(bucket_map(study, buckets=2))
     assert len(rows) == 4 * 4 * 2
+    assert {row["over"] for row in rows} == {"seeds_and_documents"}
     for row in rows:
         assert row["loss"] == pytest.approx(losses[row["arm"]][row["epoch"]])
     assert {row["epoch"] for row in rows if row["best"] and row["arm"] == "baseline"} == {1}

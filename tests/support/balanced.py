@@ -9,7 +9,7 @@ Shape suffixes: S seeds, E epochs, D documents.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,33 +60,64 @@ def two_ways(
     return np.array(curve)[:, None] + seeds + documents + spread_out(rng, shape, scale=scale)
 
 
+@dataclass(frozen=True)
+class Squares:
+    """Mean squares of the mean of values (S, D): what seeds, documents and both together make of its variance."""
+
+    seeds: float
+    documents: float
+    together: float
+
+
+def squares_by_hand(values: Array) -> Squares:
+    """Return the mean squares, over the number of values: those of seeds and documents hold the third one."""
+    n_seeds, n_documents = values.shape
+    by_document = values.mean(axis=0) - values.mean()
+    by_seed = values.mean(axis=1) - values.mean()
+    rest = values - values.mean() - by_seed[:, None] - by_document
+    degrees = max(1, n_seeds - 1)
+    return Squares(
+        float((by_seed**2).sum() / (n_seeds * degrees)),
+        # Leaving a document out moves the mean by its deviation over D - 1.
+        float((by_document**2).sum() / (n_documents - 1) ** 2),
+        float((rest**2).sum() / (degrees * (n_documents - 1)) / values.size),
+    )
+
+
 def parts_by_hand(values: Array) -> list[tuple[float, float]]:
     """Return the parts of the variance of the mean of values (S, D), each with its degrees of freedom.
 
     One seed has that of documents alone.
     """
     n_seeds, n_documents = values.shape
-    by_document = values.mean(axis=0) - values.mean()
-    # Leaving a document out moves the mean by its deviation over D - 1.
-    documents = (by_document**2).sum() / (n_documents - 1) ** 2
+    found = squares_by_hand(values)
     if n_seeds == 1:
-        return [(documents, n_documents - 1)]
-    by_seed = values.mean(axis=1) - values.mean()
-    rest = values - values.mean() - by_seed[:, None] - by_document
-    # Mean squares over the number of values.
-    seeds = (by_seed**2).sum() / (n_seeds * (n_seeds - 1))
-    together = (rest**2).sum() / ((n_seeds - 1) * (n_documents - 1)) / values.size
+        return [(found.documents, n_documents - 1)]
     return [
-        (max(seeds, together) - together / 2, n_seeds - 1),
-        (max(documents, together) - together / 2, n_documents - 1),
+        (max(found.seeds, found.together) - found.together / 2, n_seeds - 1),
+        (max(found.documents, found.together) - found.together / 2, n_documents - 1),
     ]
 
 
 def interval_by_hand(values: Array, level: float = 0.95) -> tuple[float, float]:
     """Return the ends of the interval of the mean of values (S, D)."""
-    parts = parts_by_hand(values)
-    half = np.sqrt(sum(variance for variance, _ in parts)) * _critical(parts, (1 - level) / 2)
-    return float(values.mean() - half), float(values.mean() + half)
+    return _ends(float(values.mean()), parts_by_hand(values), level)
+
+
+def gap_by_hand(first: Array, second: Array, level: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the interval of one mean minus another, of the same seeds and other documents."""
+    estimate = float(first.mean() - second.mean())
+    sides = [squares_by_hand(values) for values in (first, second)]
+    n_seeds = len(first)
+    if n_seeds == 1:
+        return _ends(estimate, [*parts_by_hand(first), *parts_by_hand(second)], level)
+    # Seeds are paired: what they make of the difference is the variance of their differences.
+    own = first.mean(axis=1) - second.mean(axis=1)
+    seeds, together = float(own.var(ddof=1)) / n_seeds, sum(each.together for each in sides)
+    parts = [(max(seeds, together) - together / 2, n_seeds - 1.0)]
+    for values, each in zip((first, second), sides, strict=True):
+        parts.append((max(each.documents, each.together) - each.together / 2, values.shape[1] - 1.0))
+    return _ends(estimate, parts, level)
 
 
 def p_by_hand(values: Array) -> float:
@@ -94,6 +125,11 @@ def p_by_hand(values: Array) -> float:
     parts = parts_by_hand(values)
     statistic = abs(values.mean()) / np.sqrt(sum(variance for variance, _ in parts))
     return float(2 * np.exp(brentq(lambda tail: _critical(parts, np.exp(tail)) - statistic, -200, np.log(0.5), xtol=1e-13)))
+
+
+def _ends(estimate: float, parts: Sequence[tuple[float, float]], level: float) -> tuple[float, float]:
+    half = float(np.sqrt(sum(variance for variance, _ in parts))) * _critical(parts, (1 - level) / 2)
+    return estimate - half, estimate + half
 
 
 def _critical(parts: Sequence[tuple[float, float]], tail: float) -> float:

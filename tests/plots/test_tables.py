@@ -111,7 +111,9 @@ def test_latex_by_hand(study: Study) -> None:
     ]
     numbers = "3.750 & [3.750, 3.750] & 3.000 & [3.000, 3.000] & 1 & 0.750 & [0.750, 0.750] & 0.000"
     assert lines[8] == rf"    baseline & 3 & {numbers} \\"
-    stopped = r"    baseline (early stopping) & 3 & 3.000 & [3.000, 3.000] & 3.000 & [3.000, 3.000] & 1 & -- & -- & -- \\"
+    stopped = (
+        r"    baseline (early stopping) & 3 & 3.000 & [3.000, 3.000] & 3.000 & [3.000, 3.000] & 1 & -- & -- & -- \\"
+    )
     assert lines[12:22] == [
         stopped,
         r"    \bottomrule",
@@ -191,7 +193,9 @@ def test_what_intervals_generalise_over_can_be_asked_for(study: Study) -> None:
 
 def test_an_arm_of_one_seed_is_compared_over_documents_and_that_is_said(study: Study) -> None:
     rng = np.random.default_rng(7)
-    values = {name: two_ways(rng, [4.0, 3.0, 2.0, 2.5], n, 20) for name, n in (("baseline", 3), ("arm", 3), ("alone", 1))}
+    values = {
+        name: two_ways(rng, [4.0, 3.0, 2.0, 2.5], n, 20) for name, n in (("baseline", 3), ("arm", 3), ("alone", 1))
+    }
     runs = collect_arms(study)[0].runs
     table = arm_table([HandArm(name, runs[: len(each)], {"validation": each}) for name, each in values.items()])
     assert {arm: each.over for arm, each in table.differences.items()} == {
@@ -267,7 +271,10 @@ def test_significance_is_a_small_adjusted_p_value(
     text = markdown_table(table)
     (line,) = [line for line in text.splitlines() if line.startswith("| entrodrop | −0.5")]
     assert line == rf"| entrodrop | −0.500{star} | \[−0.600, −0.400\] | {cell} " + "| – " * 6 + "|"
-    assert f"the study's 4 comparisons (every pair of arms by final and best loss, and early stopping); \\* where p \\< {1 - level:.2f}" in text
+    assert (
+        f"the study's 4 comparisons (every pair of arms by final and best loss, and early stopping); \\* where p \\< {1 - level:.2f}"
+        in text
+    )
     # Early stopping is not compared here, and has no row.
     assert table.stopped is None and "(early stopping)" not in text
 
@@ -372,7 +379,10 @@ def test_a_diverged_run_has_dashes_and_empty_cells(study: Study) -> None:
         [HandArm(name, runs, {"validation": each}) for name, each in (("fine", fine), ("baseline", diverged))]
     )
     lines = [line for line in markdown_table(of_it).splitlines() if line.startswith("| baseline (early")]
-    assert lines == ["| baseline (early stopping) | 3 " + "| – " * 8 + "|", "| baseline (early stopping) " + "| – " * 9 + "|"]
+    assert lines == [
+        "| baseline (early stopping) | 3 " + "| – " * 8 + "|",
+        "| baseline (early stopping) " + "| – " * 9 + "|",
+    ]
 
 
 def named(table: ArmTable, name: str) -> ArmTable:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import t as student
-from support.hand_made import sums_of
 
 from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.records.reader import Run
+from support.hand_made import sums_of
 
 Array = np.ndarray[Any, Any]
 #: Tokens of every document.
@@ -124,7 +124,9 @@ def p_by_hand(values: Array) -> float:
     """Return the two-sided p-value of "the mean of values (S, D) is 0"."""
     parts = parts_by_hand(values)
     statistic = abs(values.mean()) / np.sqrt(sum(variance for variance, _ in parts))
-    return float(2 * np.exp(brentq(lambda tail: _critical(parts, np.exp(tail)) - statistic, -200, np.log(0.5), xtol=1e-13)))
+    return float(
+        2 * np.exp(brentq(lambda tail: _critical(parts, np.exp(tail)) - statistic, -200, np.log(0.5), xtol=1e-13))
+    )
 
 
 def _ends(estimate: float, parts: Sequence[tuple[float, float]], level: float) -> tuple[float, float]:

@@ -74,13 +74,13 @@ def test_the_default_halves_are_cut_at_the_median_of_the_training_tokens(study: 
     run = study.run("entrodrop", 0)
     train, records = run.records("train"), run.records("validation")
     low = records.reference_entropy < np.median(train.reference_entropy[train.predicted])
-    by_hand = [study.run("entrodrop", seed).records("validation").loss(2)[low].astype(float).mean() for seed in (0, 1, 2)]
+    by_hand = [
+        study.run("entrodrop", seed).records("validation").loss(2)[low].astype(float).mean() for seed in (0, 1, 2)
+    ]
     assert arm.validation.estimate[2, 0] == pytest.approx(np.mean(by_hand))
 
 
-@pytest.mark.parametrize(
-    ("n_seeds", "over", "level"), [(3, None, 0.95), (3, "documents", 0.9), (1, None, 0.95)]
-)
+@pytest.mark.parametrize(("n_seeds", "over", "level"), [(3, None, 0.95), (3, "documents", 0.9), (1, None, 0.95)])
 def test_intervals_in_closed_form(study: Study, n_seeds: int, over: Any, level: float) -> None:
     """Of either split, of the gap between them (whose documents are others), and of the rebound."""
     rng = np.random.default_rng(2)

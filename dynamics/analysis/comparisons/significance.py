@@ -1,4 +1,4 @@
-"""From resampled differences to probabilities and p-values, and p-values adjusted for many comparisons."""
+"""P-values adjusted for many comparisons."""
 
 from __future__ import annotations
 
@@ -9,31 +9,6 @@ from scipy.stats import false_discovery_control
 
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-
-
-def probability_lower(differences: Floats) -> Floats:
-    """Return the share of resampled differences (R, ...) below 0, ties counted half; NaN where all are NaN.
-
-    Read as "the probability that A beats B" in the sense of a posterior with a flat prior, which the bootstrap
-    approximates (Rubin 1981, The Bayesian bootstrap; Efron 2012, Bayesian inference and the parametric bootstrap).
-    """
-    known = ~np.isnan(differences)
-    wins = (differences < 0).sum(axis=0) + 0.5 * (differences == 0).sum(axis=0)
-    total = known.sum(axis=0).astype(np.float64)
-    share: Floats = np.divide(wins, total, out=np.full(np.shape(wins), np.nan), where=total > 0)
-    return share
-
-
-def bootstrap_p_value(differences: Floats) -> Floats:
-    """Return the two-sided p-value of "no difference" from resampled differences (R, ...); 1 where all are NaN.
-
-    The level at which the percentile interval just reaches 0, never 0 itself: 2 (1 + b) / (1 + R), b being the number
-    of resamples in the smaller tail (Davison and Hinkley 1997, Bootstrap Methods and their Application, ch. 4).
-    """
-    above, below = (differences >= 0).sum(axis=0), (differences <= 0).sum(axis=0)
-    total = (~np.isnan(differences)).sum(axis=0)
-    p: Floats = np.minimum(1.0, 2.0 * (1.0 + np.minimum(above, below)) / (1.0 + total))
-    return p
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynamics.analysis.comparisons.significance import benjamini_hochberg, bootstrap_p_value, holm, probability_lower
+from dynamics.analysis.comparisons.significance import benjamini_hochberg, holm
 from dynamics.errors import InputError
 
 
@@ -26,11 +26,3 @@ def test_what_is_no_p_value_is_refused(adjust: Any) -> None:
     for bad in ([], [1.5], [float("nan")]):
         with pytest.raises(InputError, match="not p-values"):
             adjust(bad)
-
-
-def test_probability_and_p_value_by_hand() -> None:
-    differences = np.array([[-1.0, np.nan], [-2.0, np.nan], [0.0, np.nan], [3.0, np.nan]])
-    np.testing.assert_array_equal(probability_lower(differences), [(2 + 0.5) / 4, np.nan])
-    # Three of four at or below 0, two at or above it: 2 (1 + 2) / 5, cut at 1.
-    np.testing.assert_array_equal(bootstrap_p_value(differences), [1.0, 1.0])
-    assert bootstrap_p_value(-np.arange(1.0, 100.0)[:, None]).tolist() == [0.02]

@@ -65,7 +65,7 @@ def _command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrup
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_once()
+                warnings.showwarning = functools.partial(_show_warning, set())
                 try:
                     function(*args, **kwargs)
                 except InputError as error:
@@ -315,16 +315,10 @@ def _fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _show_once() -> Callable[..., None]:
-    """Return what shows warnings, one line for each text: every figure of a study says how few its seeds are."""
-    said: set[str] = set()
-
-    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        if str(message) not in said:
-            said.add(str(message))
-            print(f"Warning: {message}", file=sys.stderr)
-
-    return show
+def _show_warning(said: set[str], message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    if str(message) not in said:  # every figure of a study says how few its seeds are
+        print(f"Warning: {message}", file=sys.stderr)
+    said.add(str(message))
 
 
 def _need_folder(output: Path) -> None:

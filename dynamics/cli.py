@@ -65,7 +65,7 @@ def _command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrup
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
+                warnings.showwarning = functools.partial(_show_warning, set())
                 try:
                     function(*args, **kwargs)
                 except InputError as error:
@@ -315,8 +315,10 @@ def _fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    print(f"Warning: {message}", file=sys.stderr)
+def _show_warning(said: set[str], message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    if str(message) not in said:  # every figure of a study says how few its seeds are
+        print(f"Warning: {message}", file=sys.stderr)
+    said.add(str(message))
 
 
 def _need_folder(output: Path) -> None:

@@ -318,9 +318,9 @@ def test_train_passes_everything_on_and_ends_with_a_table(dynamics: Command, mon
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "epoch 1/1  validation [1.5]"
-    assert lines[-2].split()[:4] == ["arm", "best", "epoch", "final"]
+    assert lines[-2].split() == ["arm", "final", "95", "%", "interval", "best", "epoch", "rebound", "dropped"]
     # Planted: the lowest validation loss is at epoch 2, and the curve rises to epoch 4.
-    best, epoch, final, low, high, rebound = lines[-1].split()[1:7]
+    final, low, high, best, epoch, rebound = lines[-1].split()[1:7]
     assert epoch == "2" and float(best) < float(final)
     assert float(low.strip("[,")) < float(final) < float(high.strip("]"))
     assert float(rebound) == pytest.approx(float(final) - float(best), abs=1.1e-4)
@@ -333,7 +333,7 @@ def test_train_passes_everything_on_and_ends_with_a_table(dynamics: Command, mon
 
 def test_the_table_of_a_study_says_where_training_was_cut(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_study(recipe: Any, output: Path, *, jobs: int, reporter: Any) -> None:
-        make_study(output, n_documents=120, epochs=2, cut=1.4)
+        make_study(output, n_documents=120, epochs=2, cut=1.4, seeds=(0, 1, 2))
 
     monkeypatch.setattr("dynamics.study.run_study", run_study)
     monkeypatch.setattr(cli, "_figures", lambda *_: [])
@@ -341,7 +341,7 @@ def test_the_table_of_a_study_says_where_training_was_cut(dynamics: Command, mon
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[-1] == "Training was cut within an epoch, after 1.4 passes over the data."
     # Planted: the lowest validation loss is at the last epoch of two.
-    assert [line.split()[2] for line in done.out.splitlines()[-3:-1]] == ["1.4", "1.4"]
+    assert [line.split()[5] for line in done.out.splitlines()[-3:-1]] == ["1.4", "1.4"]
 
 
 def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +349,7 @@ def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pyte
 
     def run_study(recipe: Any, output: Path, *, jobs: int, reporter: Any) -> None:
         calls.append((recipe.name, recipe.seeds, output, jobs))
-        make_study(output, n_documents=120)
+        make_study(output, n_documents=120, seeds=(0, 1, 2))
 
     monkeypatch.setattr("dynamics.study.run_study", run_study)
     done = dynamics("study", "quickstart", "--set", "seeds=[1, 2]", "--jobs", "2")
@@ -421,7 +421,7 @@ def test_check_finds_damage(dynamics: Command) -> None:
 
 
 def test_figures_go_where_they_are_wanted(dynamics: Command) -> None:
-    make_study(Path("study"), n_documents=120)
+    make_study(Path("study"), n_documents=120, seeds=(0, 1, 2))
     done = dynamics("figures", "study", "--only", "degradation", "--format", "svg, png")
     assert (done.code, done.err) == (0, "")
     names = ["degradation.csv", "degradation.png", "degradation.svg"]
@@ -465,11 +465,13 @@ def test_export_of_a_study_names_one_of_its_runs(dynamics: Command) -> None:
 
 @pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line_each(dynamics: Command) -> None:
-    make_run(Path("run"), n_documents=30)
-    done = dynamics("figures", "run", "--only", "degradation", "--format", "png")
+    make_study(Path("study"), n_documents=28, epochs=1)
+    done = dynamics("figures", "study", "--only", "degradation", "--only", "gap", "--format", "png")
     assert done.code == 0
-    assert all(line.startswith("Warning: ") for line in done.err.splitlines())
-    assert "15 documents" in done.err and ".py:" not in done.err
+    # Each once, although every figure has its intervals.
+    documents, seeds = done.err.splitlines()
+    assert documents.startswith("Warning: intervals over 14 documents are too narrow")
+    assert seeds.startswith("Warning: 2 seeds hardly know the variance between seeds")
 
 
 # ------------------------------------------------------------------------- help and imports

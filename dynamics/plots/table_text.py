@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from dynamics.analysis.estimands.summary import ArmSummary
 from dynamics.plots.style import MINUS
 from dynamics.plots.tables import ArmTable, Difference
 
@@ -36,7 +37,7 @@ def latex_table(table: ArmTable) -> str:
     lines = [
         r"% Needs \usepackage{booktabs}.",
         r"\begin{table*}",
-        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{2pt}",
         f"  \\caption{{{_escape_latex(' '.join(table.notes))}}}",
         *_tabular([cells[:_LOSSES] for cells in (header, *body)]),
     ]
@@ -66,7 +67,7 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
             _interval(row.final_low, row.final_high),
             _number(row.best_cross_fitted),
             _interval(row.best_cross_fitted_low, row.best_cross_fitted_high),
-            f"{row.best_at:g}" if row.best_epoch >= 0 else _NOTHING,
+            _best_epoch(row),
             _number(row.rebound_cross_fitted),
             _interval(row.rebound_cross_fitted_low, row.rebound_cross_fitted_high),
             _number(row.dropped_share),
@@ -76,7 +77,7 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
         stopped = next(row for row in table.rows if row.arm == table.baseline)
         best = [_number(stopped.best_cross_fitted)]
         best += [_interval(stopped.best_cross_fitted_low, stopped.best_cross_fitted_high)]
-        cells = [table.stopped, str(stopped.n_seeds), *best, *best, f"{stopped.best_at:g}"]
+        cells = [table.stopped, str(stopped.n_seeds), *best, *best, _best_epoch(stopped)]
         body.append([*cells, *[_NOTHING] * (_LOSSES - len(cells)), *_differences(table, table.stopped)])
     return header, body
 
@@ -94,6 +95,10 @@ def _differences(table: ArmTable, arm: str) -> list[str]:
             cells += [_number(difference.estimate) + star, _interval(difference.low, difference.high)]
             cells += [_p_value(difference)]
     return cells
+
+
+def _best_epoch(row: ArmSummary) -> str:
+    return f"{row.best_at:g}" if row.best_epoch >= 0 else _NOTHING
 
 
 def _number(value: float) -> str:

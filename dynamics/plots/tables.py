@@ -18,6 +18,9 @@ from dynamics.analysis.comparisons.arm_comparisons import EARLY_STOPPING, Compar
 from dynamics.analysis.comparisons.family import study_comparisons
 from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, note_on_passes
 from dynamics.analysis.intervals.bands import Over
+from dynamics.analysis.intervals.over_documents import about_documents
+from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
+from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.sums.arms import Source, collect_arms, default_baseline
 from dynamics.errors import InputError, nearest
 from dynamics.plots.labels import in_words
@@ -100,13 +103,14 @@ class ArmTable:
     def notes(self) -> list[str]:
         """What a reader must know to read the table, one sentence or two each."""
         n_documents = self.rows[0].n_documents
+        elsewhere = "other seeds and documents" if any(row.n_seeds > 1 for row in self.rows) else "other documents"
         percent = f"{100 * self.level:g} %"
         overs = in_words([row.over for row in self.rows])
         notes = [
             "Validation loss in nats per token, averaged over seeds.",
             f"Intervals: {percent}, {overs} ({n_documents:,} validation documents).",
-            "Best: at the best epoch, chosen on other seeds and documents than it is measured on; what early stopping "
-            "would have given. Epoch: that of the lowest mean. Rebound: final minus best.",
+            f"Best: at the best epoch, chosen on {elsewhere} than it is measured on; what early stopping would have "
+            "given. Epoch: that of the lowest mean. Rebound: final minus best.",
             "Dropped: share of the predicted tokens dropped, mean over training.",
         ]
         compared = [
@@ -165,7 +169,7 @@ def arm_table(
     Warns
     -----
     UserWarning
-        As `compare_arms`, and when seeds have different epochs.
+        As `arm_summary`. What intervals and comparisons cannot cover stands in `limits` besides.
     """
     arms = collect_arms(data)
     names = [arm.name for arm in arms]
@@ -173,7 +177,7 @@ def arm_table(
         raise InputError(f"no arm {baseline!r} to compare with; there are {', '.join(names)}{nearest(baseline, names)}")
     rows = tuple(arm_summary(arms, over=over, level=level))
     if len(arms) == 1:
-        return ArmTable(rows, {}, {}, {}, None, level)
+        return ArmTable(rows, {}, {}, {}, None, level, tuple(_limits_of_one(rows[0])))
     chosen = arms[names.index(baseline or default_baseline(arms))]
     with warnings.catch_warnings():
         # What intervals cannot cover stands beneath the table.
@@ -191,6 +195,14 @@ def arm_table(
         tuple(limits(family)) if family else (),
         len(family),
     )
+
+
+def _limits_of_one(row: ArmSummary) -> list[str]:
+    """Return what the intervals of an arm that is compared with none cannot cover."""
+    said = [about_documents(row.n_documents), about_one_seed(row.n_seeds)]
+    if row.over == "seeds_and_documents":
+        said.append(about_seeds(row.n_seeds))
+    return [each for each in said if each is not None]
 
 
 def _by_arm(rows: Iterable[Comparison]) -> dict[str, Difference]:

@@ -35,7 +35,7 @@ def losses() -> dict[str, list[float]]:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Four arms, two seeds, three epochs; entrodrop and random are matched, inverse is not."""
+    """Four arms, three seeds, three epochs; entrodrop and random are matched, inverse is not."""
     arms: dict[str, dict[str, Any]] = {
         "baseline": {},
         "entrodrop": {"regularizers": [{"name": "entrodrop", "ratio": 0.2, "schedule": "linear"}]},
@@ -54,6 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     make_study(
         path,
         arms=arms,
+        seeds=(0, 1, 2),
         n_documents=100,
         epochs=3,
         loss_fns={arm: planted(curve) for arm, curve in PLANTED.items()},

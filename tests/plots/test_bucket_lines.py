@@ -3,8 +3,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.bands import Over
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.plots.bucket_lines import BucketLines, bucket_title, draw_bucket_lines
+
+OVERS: tuple[Over, Over] = ("seeds_and_documents", "documents")
 
 
 def test_titles() -> None:
@@ -17,7 +20,10 @@ def test_titles() -> None:
 
 def test_panels_of_a_callers_grid_have_one_legend_and_words_at_the_edges() -> None:
     values = np.array([[0.0, 1.0], [0.5, 2.0]])
-    arms = [BucketLines(name, np.arange(2), ("low", "high"), Interval(values, values, values)) for name in "ab"]
+    arms = [
+        BucketLines(name, over, np.arange(2.0), ("low", "high"), Interval(values, values, values))
+        for name, over in zip("ab", OVERS, strict=True)
+    ]
     figure = Figure(layout="constrained")
     axes = list(figure.subplots(2, 1))
     assert draw_bucket_lines(arms, axes, "words") == axes
@@ -26,3 +32,5 @@ def test_panels_of_a_callers_grid_have_one_legend_and_words_at_the_edges() -> No
     assert axes[0].get_ylim() == axes[1].get_ylim()
     np.testing.assert_array_equal(axes[1].lines[1].get_ydata(), values[:, 1])
     assert len(figure.legends) == 1 and all(ax.get_legend() is None for ax in axes)
+    # One arm has several seeds, the other one.
+    assert figure.legends[0].get_title().get_text() == "band: 95 % over seeds and (or) documents"

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.calibration import Calibration
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
 from dynamics.plots.calibration import (
     as_overconfidences,
@@ -79,16 +79,20 @@ def test_a_study_and_a_run(study: Study, started_run: Run) -> None:
     ax = plot_calibration(study, n_bins=4, n_resamples=20)
     assert len(ax.lines) == len(study.arms) + 1
     plot_calibration(started_run, n_bins=4, n_resamples=20)
-    plot_overconfidence(started_run, n_resamples=20)
+    (ax,) = plot_overconfidence(started_run)
+    legend = ax.get_legend()
+    assert legend is not None and legend.get_title().get_text() == "band: 95 % over documents"
     assert dict(matplotlib.rcParams) == before
 
 
 def test_overconfidence_is_loss_minus_entropy(study: Study, losses: dict[str, list[float]]) -> None:
-    rows = as_overconfidences(study, buckets=2, n_resamples=20)
+    rows = as_overconfidences(study, buckets=2)
     axes = plot_overconfidence(rows)
     assert [ax.get_title() for ax in axes] == ["low entropy", "high entropy"]
     table = overconfidence_rows(rows)
     assert len(table) == 4 * 2 * 4
+    assert {row["over"] for row in table} == {"seeds_and_documents"}
+    assert axes[0].figure.legends[0].get_title().get_text() == "band: 95 % over seeds and documents"
     drawn = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes[1].lines}
     for arm in study.arms:
         values = [row["overconfidence"] for row in table if (row["arm"], row["bucket"]) == (arm, "high")]

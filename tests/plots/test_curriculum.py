@@ -26,6 +26,7 @@ SUMMARY = ArmSummary(
     arm="a",
     n_seeds=2,
     n_documents=60,
+    over="seeds_and_documents",
     best=3.0,
     best_epoch=1,
     final=3.5,
@@ -33,8 +34,6 @@ SUMMARY = ArmSummary(
     final_low=3.4,
     final_high=3.7,
     rebound=0.5,
-    rebound_low=0.3,
-    rebound_high=0.6,
     rebound_cross_fitted=0.45,
     dropped_share=0.1,
     mean_ratio=0.1,
@@ -83,7 +82,7 @@ def test_matched_arms_share_one_line(study: Study) -> None:
 
 
 def test_the_whole_figure_tells_schedules_what_was_dropped_and_what_came_of_it(study: Study) -> None:
-    curricula, summaries = as_curricula(study), as_summaries(study, n_resamples=20)
+    curricula, summaries = as_curricula(study), as_summaries(study)
     assert [[arm.arm for arm in group] for group in schedules(curricula)] == [["entrodrop", "random"], ["inverse"]]
     style = load_style("acl")
     figure, (above, final, rebound) = curriculum_axes(style, study.arms, 2)
@@ -102,6 +101,7 @@ def test_the_whole_figure_tells_schedules_what_was_dropped_and_what_came_of_it(s
         drawn = [line for line in ax.lines if len(np.atleast_1d(line.get_xdata())) == 1]
         assert [float(np.ravel(line.get_xdata())[0]) for line in drawn] == pytest.approx(planted)
     assert [text.get_text() for text in final.get_yticklabels()] == study.arms
+    assert final.figure.get_supxlabel() == "bar: 95 % over seeds and documents; tick: a seed"
     # Names that break into two lines have higher rows, and a legend of more lines a higher figure.
     assert figure.get_figheight() == pytest.approx(9 / 8 * (1.7 + 0.3 + 0.8 + 4 * 0.2))
     broken = [*study.arms[:3], "inverse_entrodrop_sigmoid"]
@@ -152,7 +152,7 @@ def test_an_outcome_that_is_nan_says_so() -> None:
 
 
 def test_rows_hold_both_halves(study: Study) -> None:
-    rows = curriculum_rows(as_curricula(study), as_summaries(study, n_resamples=20))
+    rows = curriculum_rows(as_curricula(study), as_summaries(study))
     by_quantity: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_quantity.setdefault(row["quantity"], []).append(row)
@@ -160,7 +160,16 @@ def test_rows_hold_both_halves(study: Study) -> None:
         "dropped_share": 9,
         "final_loss": 4,
         "rebound": 4,
-        "final_loss_of_seed": 8,
+        "final_loss_of_seed": 12,
     }
     assert [row["value"] for row in by_quantity["final_loss"]] == [3.75, 3.125, 3.0625, 3.0]
     assert [row["value"] for row in by_quantity["rebound"]] == pytest.approx([0.75, 0.125, 0.0625, 0])
+    assert {name: {row["over"] for row in part} for name, part in by_quantity.items()} == {
+        "ratio": {""},
+        "dropped_share": {""},
+        "final_loss": {"seeds_and_documents"},
+        "rebound": {"seeds_and_documents"},
+        "final_loss_of_seed": {""},
+    }
+    alone = curriculum_rows(as_curricula(study), as_summaries(study.run("baseline", 0)))
+    assert {row["over"] for row in alone} == {"", "documents"}

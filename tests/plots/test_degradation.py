@@ -24,7 +24,7 @@ def curve(name: str, loss: list[float], *, width: float = 0.1) -> ArmCurve:
 def test_a_study_is_drawn_into_the_given_axes(study: Study, losses: dict[str, list[float]]) -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    assert plot_degradation(study, ax=right, n_resamples=20) is right
+    assert plot_degradation(study, ax=right) is right
     assert not left.lines
     drawn: dict[Any, Any] = {line.get_label(): line for line in right.lines}
     assert set(losses) <= set(drawn)
@@ -64,7 +64,9 @@ def test_labels_give_the_cross_fitted_rebound_where_there_is_one() -> None:
     flat = replace(curve("flat", [3.0, 1.0, 1.01]), rebound_cross_fitted=-0.02)
     ax = plot_degradation([fitted, flat])
     assert [text.get_text() for text in ax.texts] == ["up +0.41", "flat \N{MINUS SIGN}0.02"]
-    assert ax.get_title(loc="left").endswith("cross-fitted")
+    rebounds, bands = ax.get_title(loc="left").splitlines()
+    assert rebounds.endswith("cross-fitted")
+    assert bands == "band: 95 % over documents"
     assert {row["rebound_cross_fitted"] for row in degradation_rows([fitted])} == {0.41}
 
 
@@ -85,11 +87,12 @@ def test_a_users_own_lines_stay() -> None:
 def test_plain_arrays() -> None:
     ax = plot_degradation({"baseline": [3.0, 2.0, 2.5], "other": np.array([3.0, 2.5, 2.0])})
     assert not ax.collections  # no intervals, no bands
+    assert "band" not in ax.get_title(loc="left")
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [3.0, 2.0, 2.5])
 
 
 def test_one_epoch_and_one_run(started_run: Run) -> None:
-    ax = plot_degradation(started_run, n_resamples=20)
+    ax = plot_degradation(started_run)
     assert np.size(ax.lines[0].get_xdata()) == 1
     assert len(ax.containers) == 1  # an error bar in place of the band
 
@@ -102,13 +105,13 @@ def test_a_curve_of_nan_is_drawn_without_a_marker() -> None:
 
 
 def test_rows_are_the_drawn_numbers(study: Study) -> None:
-    rows = degradation_rows(as_curves(study, n_resamples=20))
+    rows = degradation_rows(as_curves(study))
     assert len(rows) == 16
     row = rows[3]
-    assert (row["arm"], row["seeds"], row["epoch"], row["best"]) == ("baseline", 2, 3, 0)
+    assert (row["arm"], row["seeds"], row["epoch"], row["best"]) == ("baseline", 3, 3, 0)
     assert row["validation_loss"] == 3.75
     assert row["above_best"] == 0.75
-    assert row["low"] == row["high"] == pytest.approx(3.75)
+    assert (row["low"], row["high"], row["over"]) == (pytest.approx(3.75), pytest.approx(3.75), "seeds_and_documents")
     assert [r["epoch"] for r in rows if r["best"]] == [1, 2, 2, 3]
 
 

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.bucket_maps import BucketMap, bucket_map
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
 from dynamics.plots.heat_map import bucket_map_rows, plot_bucket_map, plot_loss_landscape
 from dynamics.records.reader import Run, Study
@@ -73,12 +73,12 @@ def test_the_best_share_is_the_highest_and_nan_has_no_best() -> None:
 
 def test_panels_share_their_colours_and_state_is_left(study: Study) -> None:
     before = dict(matplotlib.rcParams)
-    axes = plot_bucket_map(study, n_resamples=20)
+    axes = plot_bucket_map(study)
     assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == []
     assert [ax.get_title() for ax in axes] == study.arms
     limits = {ax.collections[0].get_clim() for ax in axes}
     assert len(limits) == 1
-    plot_bucket_map([study.run("baseline", 0)], value="correct", split="train", buckets=2, n_resamples=20)
+    plot_bucket_map([study.run("baseline", 0)], value="correct", split="train", buckets=2)
 
 
 def test_a_landscape_has_entropy_across_and_epochs_up(study: Study) -> None:
@@ -96,13 +96,14 @@ def test_a_landscape_has_entropy_across_and_epochs_up(study: Study) -> None:
 def test_no_surface_of_one_epoch(started_run: Run) -> None:
     with pytest.raises(InputError, match="has 1 epochs and 30 buckets"):
         plot_loss_landscape(started_run)
-    (ax,) = plot_bucket_map(started_run, n_resamples=20)
+    (ax,) = plot_bucket_map(started_run)
     assert ax.get_xlim() == (-0.5, 0.5)
 
 
 def test_rows(study: Study, losses: dict[str, list[float]]) -> None:
-    rows = bucket_map_rows(bucket_map(study, buckets=2, n_resamples=20))
+    rows = bucket_map_rows(bucket_map(study, buckets=2))
     assert len(rows) == 4 * 4 * 2
+    assert {row["over"] for row in rows} == {"seeds_and_documents"}
     for row in rows:
         assert row["loss"] == pytest.approx(losses[row["arm"]][row["epoch"]])
     assert {row["epoch"] for row in rows if row["best"] and row["arm"] == "baseline"} == {1}

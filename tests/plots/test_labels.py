@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dynamics.plots.labels import EndLabel, epoch_axis, focus, label_line_ends, moments, named_after, spread, wrap_name
+from dynamics.plots.labels import (
+    EndLabel,
+    band_note,
+    epoch_axis,
+    focus,
+    in_words,
+    label_line_ends,
+    moments,
+    named_after,
+    spread,
+    wrap_name,
+)
 
 
 def test_spread_by_hand() -> None:
@@ -89,6 +100,17 @@ def test_names_are_wrapped_at_their_joints() -> None:
     assert wrap_name("baseline", 10) == "baseline"
     assert wrap_name("high-entropy-very-long-arm", 12) == "high-\nentropy-\nvery-long-\narm"
     assert wrap_name("a" * 30, 10) == "a" * 30
+
+
+def test_what_intervals_generalise_over_in_words() -> None:
+    assert in_words(["documents"] * 2) == "over documents, the trained models held fixed"
+    assert in_words(["seeds_and_documents"]) == "over seeds and documents"
+    assert in_words(["documents", "seeds_and_documents"]) == (
+        "over seeds and documents, or documents alone for what has one seed"
+    )
+    assert band_note(["documents"]) == "95 % over documents"
+    assert band_note(["seeds_and_documents"] * 2) == "95 % over seeds and documents"
+    assert band_note(["seeds_and_documents", "documents"]) == "95 % over seeds and (or) documents"
 
 
 def test_moments_in_words() -> None:

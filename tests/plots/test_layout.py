@@ -108,7 +108,7 @@ def once(compute: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def arms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Arm]]:
-    """Five arms with long names, three schedules, two seeds."""
+    """Five arms with long names, three schedules, three seeds."""
 
     def noisy(start: float, rise: float) -> Any:
         def loss(epoch: int, split: str, entropy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -131,7 +131,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Arm]]:
     make_study(
         path,
         arms={"baseline": {}, **regularizers},
-        seeds=(0, 1),
+        seeds=(0, 1, 2),
         n_documents=100,
         epochs=[0, 1, 2, 3, 6, 12],
         loss_fns={arm: noisy(0.02 * i, 0.1 / (i + 1)) for i, arm in enumerate(["baseline", *methods])},
@@ -151,6 +151,20 @@ def test_words_are_whole_apart_and_legible_at_print_size(arms: list[Arm], name: 
             figure, _ = FIGURES[name].build(shown, style)
             assert complaints(figure) == []
             assert figure.get_figwidth() in (style.half, style.full)
+
+
+@pytest.mark.parametrize("venue", VENUES)
+@pytest.mark.parametrize("name", ["degradation", "token_dynamics", "curriculum", "gap", "overconfidence"])
+def test_the_longest_note_on_intervals_has_room_too(arms: list[Arm], name: str, venue: str | None) -> None:
+    """Where arms of one seed stand beside arms of several."""
+    style = load_style(venue)
+    mixed = [arms[0], Arm(arms[2].name, arms[2].runs[:1]), arms[3]]
+    with style.context():
+        for shown in (mixed, mixed[1:2]):
+            figure, rows = FIGURES[name].build(shown, style)
+            assert complaints(figure) == []
+            overs = {row["over"] for row in rows} - {""}
+            assert overs == ({"seeds_and_documents", "documents"} if shown is mixed else {"documents"})
 
 
 def test_a_name_that_is_too_long_is_complained_of(arms: list[Arm]) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dynamics.analysis.estimands.summary import BucketDynamics, bucket_dynamics
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.estimands.bucket_dynamics import BucketDynamics, bucket_dynamics
+from dynamics.analysis.intervals.bands import Over
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
 from dynamics.plots.style import HIGH_COLOR, LOW_COLOR, load_style
 from dynamics.plots.token_dynamics import (
@@ -21,13 +22,13 @@ def interval(values: list[list[float]]) -> Interval:
     return Interval(array - 0.1, array + 0.1, array)
 
 
-def hand(arm: str = "a", *, shift: float = 0.0) -> BucketDynamics:
+def hand(arm: str = "a", *, shift: float = 0.0, over: Over = "seeds_and_documents") -> BucketDynamics:
     """Two epochs, two buckets."""
     train = interval([[1.0 + shift, 3.0], [0.5, 2.0]])
     validation = interval([[1.25, 3.25], [1.0, 3.5 + shift]])
     rise = Interval(np.zeros(2), np.zeros(2), np.zeros(2))
     epochs = np.array([0, 1])
-    return BucketDynamics(arm, 3, epochs, ("low", "high"), train, validation, validation, rise, np.zeros(2))
+    return BucketDynamics(arm, 3, epochs, ("low", "high"), train, validation, validation, rise, over=over)
 
 
 def test_train_is_dashed_validation_solid_and_buckets_have_colours() -> None:
@@ -46,6 +47,7 @@ def test_train_is_dashed_validation_solid_and_buckets_have_colours() -> None:
     assert legend is not None
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["validation", "training", "low entropy", "high entropy"]
+    assert legend.get_title().get_text() == "band: 95 % over seeds and documents"
 
 
 def test_panels_share_their_limits() -> None:
@@ -56,6 +58,14 @@ def test_panels_share_their_limits() -> None:
     assert axes[0].get_ylim() == pytest.approx((0.4 - 0.432, 7.6 + 0.432))
     assert axes[0].get_ylabel()
     assert not axes[1].get_ylabel()
+
+
+def test_a_note_says_what_bands_generalise_over() -> None:
+    axes = plot_token_dynamics([hand("a", over="documents"), hand("b", over="documents")])
+    assert axes[0].figure.legends[0].get_title().get_text() == "band: 95 % over documents"
+    assert {row["over"] for row in token_dynamics_rows([hand("a", over="documents")])} == {"documents"}
+    mixed = plot_token_dynamics([hand("a"), hand("b", over="documents")])
+    assert mixed[0].figure.legends[0].get_title().get_text() == "band: 95 % over seeds and (or) documents"
 
 
 @pytest.mark.parametrize(("n_arms", "shape"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (6, (2, 3)), (8, (2, 4))])
@@ -79,16 +89,17 @@ def test_given_axes_must_be_as_many_as_arms() -> None:
 
 
 def test_a_study_its_rows_and_deciles(study: Study) -> None:
-    axes = plot_token_dynamics(study, n_resamples=20)
+    axes = plot_token_dynamics(study)
     assert [ax.get_title() for ax in axes] == study.arms
-    rows = token_dynamics_rows(bucket_dynamics(study, n_resamples=20))
+    rows = token_dynamics_rows(bucket_dynamics(study))
     assert len(rows) == 4 * 2 * 2 * 4
     first = {(r["arm"], r["split"], r["bucket"], r["epoch"]): r for r in rows}
     assert first["baseline", "train", "high", 1]["loss"] == 2.0
     assert first["inverse", "validation", "low", 3]["loss"] == 3.0
-    plot_token_dynamics(study.run("baseline", 0), buckets=10, n_resamples=20)
+    assert {row["over"] for row in rows} == {"seeds_and_documents"}
+    plot_token_dynamics(study.run("baseline", 0), buckets=10)
 
 
 def test_one_epoch_only(started_run: Run) -> None:
-    (ax,) = plot_token_dynamics(started_run, n_resamples=20)
+    (ax,) = plot_token_dynamics(started_run)
     assert len(ax.containers) == 4

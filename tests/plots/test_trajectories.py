@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.trajectory_shares import CartographyMap, ClassShares, cartography, class_shares
-from dynamics.analysis.intervals.bootstrap import Interval
+from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
 from dynamics.plots.style import load_style

@@ -30,7 +30,7 @@ from dynamics.analysis.estimands.quantities import (
     arm_quantity,
     require_quantity,
 )
-from dynamics.analysis.intervals.bands import Over
+from dynamics.analysis.intervals.bands import Over, require_over
 from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.over_documents import about_documents, over_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import (
@@ -174,8 +174,7 @@ def compare_arms(
         of a single seed.
     """
     require_quantity(quantity)
-    if over not in (None, "documents", "seeds_and_documents"):
-        raise InputError(f"over={over!r} is not known; use documents or seeds_and_documents")
+    require_over(over)
     if margin is not None and not 0.0 < margin < math.inf:
         raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
     arms = collect_arms(data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from dynamics.analysis.intervals.contributions import Contributions, curve_contributions
 from dynamics.analysis.intervals.interval import Interval
@@ -29,8 +29,15 @@ def generalises_over(parts: Sequence[DocumentSums]) -> Over:
     return "seeds_and_documents" if len(parts) > 1 and parts[0].counts.ndim == 2 else "documents"
 
 
+def require_over(over: str | None) -> None:
+    """Raise InputError unless intervals can generalise over what is asked for; None leaves it to the data."""
+    if over not in (None, *get_args(Over)):
+        raise InputError(f"over={over!r} is not known; use documents or seeds_and_documents")
+
+
 def uncertainty_over(contributions: Contributions, over: Over | None = None) -> tuple[Uncertainty, Over]:
     """Return an estimate's uncertainty and what it generalises over: by default both, where there are two seeds."""
+    require_over(over)
     over = over or ("seeds_and_documents" if contributions.n_seeds > 1 else "documents")
     if over == "documents":
         return over_documents(contributions.held()), over
@@ -64,11 +71,14 @@ def curve_interval(parts: Sequence[DocumentSums], *, over: Over | None = None, l
     UserWarning
         With fewer than 15 documents, or two seeds.
     """
+    require_over(over)
     over = over or generalises_over(parts)
-    _warn(over, len(parts), parts[0].n_documents)
     if over == "documents":
-        return over_documents(curve_contributions([average_sums(parts)])).interval(level)
-    return over_seeds_and_documents(curve_contributions(parts)).interval(level)
+        found = over_documents(curve_contributions([average_sums(parts)]))
+    else:
+        found = over_seeds_and_documents(curve_contributions(parts))
+    _warn(over, len(parts), parts[0].n_documents)
+    return found.interval(level)
 
 
 def gap_interval(
@@ -96,13 +106,16 @@ def gap_interval(
     if first.labels != second.labels or list(first.epochs) != list(second.epochs):
         raise InputError("only curves with the same epochs and buckets can be subtracted; cut both to common epochs")
     require_same_passes(first, second)
+    require_over(over)
     over = over or generalises_over(minuend)
-    _warn(over, len(minuend), min(first.n_documents, second.n_documents))
     if over == "documents":
         sides = [curve_contributions([average_sums(parts)]) for parts in (minuend, subtrahend)]
-        return over_two_sets_of_documents(*sides).interval(level)
-    sides = [curve_contributions(parts) for parts in (minuend, subtrahend)]
-    return over_seeds_and_two_sets_of_documents(*sides).interval(level)
+        found = over_two_sets_of_documents(*sides)
+    else:
+        sides = [curve_contributions(parts) for parts in (minuend, subtrahend)]
+        found = over_seeds_and_two_sets_of_documents(*sides)
+    _warn(over, len(minuend), min(first.n_documents, second.n_documents))
+    return found.interval(level)
 
 
 def _warn(over: Over, n_seeds: int, n_documents: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.balanced import HandArm, interval_by_hand, two_ways
 from support.synthetic import make_run, make_study
 
 from dynamics.analysis.estimands.calibration import (
@@ -13,6 +14,7 @@ from dynamics.analysis.estimands.calibration import (
     entropy_calibration_error,
     overconfidence,
 )
+from dynamics.analysis.sums.arms import collect_arms
 from dynamics.analysis.tokens.buckets import make_buckets
 from dynamics.records.reader import Run, Study, open_run, open_study
 
@@ -87,7 +89,7 @@ def test_a_calibrated_model_is_calibrated_and_a_sharpened_one_is_not(run: Run) -
 
 def test_overconfidence_is_mean_loss_minus_mean_entropy(run: Run) -> None:
     records = run.records("validation")
-    (found,) = overconfidence(run, buckets=make_buckets(run.records("train"), edges=[2.0]), n_resamples=200)
+    (found,) = overconfidence(run, buckets=make_buckets(run.records("train"), edges=[2.0]))
     low = records.reference_entropy < 2
     for epoch in (0, 1):
         difference = records.loss(epoch).astype(float) - records.entropy(epoch)
@@ -129,3 +131,20 @@ def test_seeds_are_taken_together(tmp_path: Path) -> None:
     alone = calibration(study.run("baseline", 0), n_bins=2, n_resamples=10)[0]
     # The planted values are the same in both seeds.
     np.testing.assert_allclose(both[0].loss.estimate, alone.loss.estimate)
+
+
+def test_overconfidence_has_intervals_of_the_difference(tmp_path: Path) -> None:
+    """Loss and entropy go up and down together from document to document: their difference hardly does."""
+    rng = np.random.default_rng(4)
+    entropy = two_ways(rng, [3.0, 2.0], 3, 20, scale=1.0)
+    loss = entropy + two_ways(rng, [0.1, 0.5], 3, 20, scale=0.05)
+    study = open_study(make_study(tmp_path / "study", arms={"baseline": {}}, epochs=1, seeds=(0, 1, 2)))
+    runs = collect_arms(study)[0].runs
+    for n, over in ((3, "seeds_and_documents"), (1, "documents")):
+        given = {"validation": loss[:n], "validation entropy": entropy[:n]}
+        (found,) = overconfidence(HandArm("hand", runs[:n], given))
+        assert found.over == over
+        for e in (0, 1):
+            by_hand = interval_by_hand((loss - entropy)[:n, e])
+            assert (found.value.low[e, 0], found.value.high[e, 0]) == pytest.approx(by_hand)
+            assert found.value.estimate[e, 0] == pytest.approx((loss - entropy)[:n, e].mean())

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.synthetic import make_run
+from support.balanced import HandArm, gap_by_hand, interval_by_hand, two_ways
+from support.synthetic import make_run, make_study
 
 from dynamics.analysis.estimands.learning import epochs_to_reach_loss, learning_curves
+from dynamics.analysis.sums.arms import collect_arms, reference_buckets
 from dynamics.analysis.tokens.buckets import Buckets, make_buckets
-from dynamics.records.reader import Run, open_run
+from dynamics.records.reader import Run, open_run, open_study
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_shares_learned_and_memorised(run: Run) -> None:
-    (found,) = learning_curves(run, buckets=halves(run), n_resamples=300)
+    (found,) = learning_curves(run, buckets=halves(run))
     assert found.labels == ("low", "high")
     assert found.epochs.tolist() == [0, 1, 2]
     for interval, split in ((found.train, "train"), (found.validation, "validation")):
@@ -66,3 +69,19 @@ def test_a_level_that_some_resamples_miss_has_an_infinite_end(run: Run) -> None:
     (found,) = epochs_to_reach_loss(run, float(lowest), buckets=halves(run), n_resamples=300)
     assert np.isfinite(found.epochs.low[1])
     assert found.epochs.high[1] == np.inf
+
+
+def test_intervals_of_shares_are_over_seeds_and_the_documents_of_both_splits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    train, validation = (two_ways(rng, curve, 3, n, scale=0.02) for curve, n in (([0.2, 0.9], 40), ([0.2, 0.4], 20)))
+    study = open_study(make_study(tmp_path / "study", arms={"baseline": {}}, epochs=1, seeds=(0, 1, 2)))
+    arm = HandArm("hand", collect_arms(study)[0].runs, {"train correct": train, "validation correct": validation})
+    (found,) = learning_curves(arm, buckets=reference_buckets([arm], 1))
+    for e in (0, 1):
+        for interval, values in ((found.train, train), (found.validation, validation)):
+            assert (interval.low[e, 0], interval.high[e, 0]) == pytest.approx(interval_by_hand(values[:, e]))
+        gap = gap_by_hand(train[:, e], validation[:, e])
+        assert (found.memorised.low[e, 0], found.memorised.high[e, 0]) == pytest.approx(gap)
+    (found,) = learning_curves(arm, buckets=reference_buckets([arm], 1), over="documents")
+    averaged = [values.mean(axis=0, keepdims=True)[:, 1] for values in (train, validation)]
+    assert (found.memorised.low[1, 0], found.memorised.high[1, 0]) == pytest.approx(gap_by_hand(*averaged))

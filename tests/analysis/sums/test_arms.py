@@ -13,6 +13,7 @@ from dynamics.analysis.sums.arms import (
     as_buckets,
     at_common_epochs,
     collect_arms,
+    default_baseline,
     reference_buckets,
     shared_epochs,
 )
@@ -75,6 +76,19 @@ def test_equal_names_are_told_apart_by_place(study_path: Path, tmp_path: Path) -
     other = open_run(make_run(tmp_path / "x" / "mine", n_documents=30, name="baseline"))
     names = [arm.name for arm in collect_arms([study, other])]
     assert names == ["study/baseline", "entrodrop", "x/mine"]
+
+
+@pytest.mark.parametrize(
+    ("names", "baseline"),
+    [
+        (["entrodrop", "no-dropout/control", "baseline"], "baseline"),
+        (["entrodrop", "Baseline_long", "my-none"], "Baseline_long"),
+        (["a", "none.5"], "none.5"),
+        (["nonesuch", "controlled"], "nonesuch"),  # the first, where no name says so
+    ],
+)
+def test_the_baseline_is_what_is_called_so_or_the_first(names: list[str], baseline: str) -> None:
+    assert default_baseline([SimpleNamespace(name=name) for name in names]) == baseline
 
 
 def test_an_arm_that_has_not_begun_is_left_out(tmp_path: Path) -> None:

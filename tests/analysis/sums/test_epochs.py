@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.hand_made import sums_of
 
-from dynamics.analysis.intervals.bootstrap import bootstrap_difference
-from dynamics.analysis.intervals.seeds_and_documents import hierarchical_curve, hierarchical_difference
+from dynamics.analysis.intervals.bands import curve_interval, gap_interval
+from dynamics.analysis.intervals.selection import best_contributions
 from dynamics.analysis.sums.document_sums import average_sums, require_same_passes
 from dynamics.analysis.sums.epochs import epochs_at
 from dynamics.errors import InputError
@@ -32,15 +32,16 @@ def test_statistics_of_two_sides_refuse_an_epoch_after_other_passes() -> None:
     require_same_passes(CUT, CUT)
     forward, backward = REFUSED.format("2.4", "cut", "3", "whole"), REFUSED.format("3", "whole", "2.4", "cut")
     with pytest.raises(InputError, match=forward):
-        bootstrap_difference(CUT, WHOLE, paired=True)
-    with pytest.raises(InputError, match=forward):
-        bootstrap_difference(CUT, WHOLE, paired=False)
+        gap_interval([CUT], [WHOLE])
     with pytest.raises(InputError, match=backward):
-        hierarchical_difference([WHOLE, WHOLE], [CUT, CUT], same_seeds=True)
+        gap_interval([WHOLE] * 3, [CUT] * 3)
+    for over in ("documents", "seeds_and_documents"):
+        with pytest.raises(InputError, match=backward):
+            curve_interval([WHOLE, WHOLE, CUT], over=over)
     with pytest.raises(InputError, match=backward):
-        hierarchical_curve([WHOLE, CUT])
+        best_contributions([WHOLE, WHOLE, CUT])
     with pytest.raises(InputError, match=backward):
         average_sums([WHOLE, WHOLE, CUT])
     mean = average_sums([CUT, CUT])
     assert mean.at.tolist() == CUT.at.tolist() and mean.source == "runs/cut"
-    assert bootstrap_difference(CUT, CUT, paired=True, n_resamples=5).estimate.tolist() == [[0.0]] * 4
+    assert gap_interval([CUT], [CUT]).estimate.tolist() == [[0.0]] * 4

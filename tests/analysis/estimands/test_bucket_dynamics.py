@@ -107,7 +107,8 @@ def test_intervals_in_closed_form(study: Study, n_seeds: int, over: Any, level: 
 
 
 def test_moving_buckets_have_other_tokens_in_every_epoch_and_no_rebound(study: Study) -> None:
-    _, arm = bucket_dynamics(study, buckets=moving_buckets(3))
+    with pytest.warns(UserWarning, match="chosen by the outcome"):
+        _, arm = bucket_dynamics(study, buckets=moving_buckets(3))
     assert arm.rebound is None and arm.over == "documents"
     assert arm.validation.estimate.shape == arm.gap.estimate.shape == (4, 3)
     assert np.isfinite(arm.validation.low).all()

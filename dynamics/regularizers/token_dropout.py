@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData
+from dynamics.regularizers.chances import uniform
 from dynamics.regularizers.entrances import (
     input_embedding,
     n_rows,
     neutral_token,
     place_of_ids,
     replace_embeddings,
+    scaled,
     second_embeddings,
     table_mean,
     table_row,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 Target = Literal["input", "loss", "both"]
 Replacement = Literal["zero", "mean", "token", "random"]
+Rescale = Literal["none", "token", "mean"]
 
 
 class TokenDropoutSettings(Settings):
@@ -61,6 +64,11 @@ class TokenDropoutSettings(Settings):
         default=None,
         description="for `replacement: token`: a token's id or its text in the vocabulary",
     )
+    rescale: Rescale = Field(
+        default="none",
+        description="what the embeddings of kept tokens are multiplied by: 1; 1 / (1 - p), with p the probability that "
+        "this token was dropped; or 1 / (1 - ratio) for all predicted tokens (inverted dropout)",
+    )
     normalize: Literal["all", "kept"] = Field(
         default="all", description="divide the loss by all predicted tokens, or by those kept"
     )
@@ -80,7 +88,20 @@ class TokenDropoutSettings(Settings):
             raise ValueError("replacement is only read with target: input or both")
         if self.target == "input" and self.normalize != "all":
             raise ValueError("normalize is only read with target: loss or both")
+        if self.rescale != "none" and (self.target == "loss" or self.replacement != "zero"):
+            raise ValueError(
+                f"rescale: {self.rescale} keeps the mean of an embedding that is 0 where it is dropped, and is only "
+                "read with target: input or both and replacement: zero"
+            )
         return self
+
+
+class _Armed(NamedTuple):
+    """The micro-batch under way: which of its tokens are dropped, and what the others are multiplied by."""
+
+    batch: Batch
+    mask: torch.Tensor
+    scale: torch.Tensor | None
 
 
 class TokenDropout(Regularizer):
@@ -104,7 +125,7 @@ class TokenDropout(Regularizer):
         self._neutral_id = 0
         #: Rows of the input embedding of the model that hooks were put on.
         self.n_vocab = 0
-        self._armed: tuple[Batch, torch.Tensor] | None = None
+        self._armed: _Armed | None = None
         self._ids: torch.Tensor | None = None  # what the model is given in the forward pass under way
 
     @classmethod
@@ -116,10 +137,6 @@ class TokenDropout(Regularizer):
         """Share of the predicted tokens that may be dropped."""
         return 1.0
 
-    def eligible(self, batch: Batch) -> torch.Tensor:
-        """Return the tokens of `batch` that may be dropped, bool of shape (B, T)."""
-        return batch.predicted
-
     def prepare(self, data: TrainingData) -> None:
         self._predicted = DeviceTable(data.predicted)
         self._seed = data.seed
@@ -129,19 +146,22 @@ class TokenDropout(Regularizer):
     def ratio(self, progress: float) -> float:
         return self.settings.ratio * strength(self.settings.schedule, progress)
 
+    def probability(self, batch: Batch) -> torch.Tensor:
+        """Return the probability with which each token of `batch` is dropped, float64 of shape (B, T).
+
+        Its mean over all predicted tokens of the training set is the ratio. What it is for a token without a
+        prediction means nothing.
+        """
+        return uniform(batch.predicted, self.ratio(batch.progress))
+
     def dropped(self, batch: Batch) -> torch.Tensor:
         """Return the tokens of `batch` that are dropped, bool of shape (B, T).
 
-        Each eligible token is dropped with probability ratio / pool, by a draw that depends on nothing but
-        (seed, epoch, sequence_id, position).
+        Each with its own `probability`, by a draw that depends on nothing but (seed, epoch, sequence_id, position).
         """
-        from dynamics.ops.keyed_random import STREAM_DROP
-
-        if self._armed is not None and self._armed[0] is batch:
-            return self._armed[1]
-        assert self._predicted is not None, "prepare() comes first"
-        may_be = self.eligible(batch) & batch.predicted & batch.look_up(self._predicted)
-        return may_be & (self._draw(STREAM_DROP, batch) < self.ratio(batch.progress) / self.pool)
+        if self._armed is not None and self._armed.batch is batch:
+            return self._armed.mask
+        return self._mask(batch, self._chances(batch))
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Hook the model's input and its embeddings.
@@ -172,7 +192,8 @@ class TokenDropout(Regularizer):
         return hooks
 
     def begin_batch(self, batch: Batch) -> None:
-        self._armed = (batch, self.dropped(batch))
+        chances = self._chances(batch)
+        self._armed = _Armed(batch, self._mask(batch, chances), self._scale(batch, chances))
 
     def end_batch(self) -> None:
         self._armed = self._ids = None
@@ -185,7 +206,8 @@ class TokenDropout(Regularizer):
         shape, device = mask.shape, mask.device
         position = torch.arange(shape[1], device=device).expand(shape)
         row = torch.arange(shape[0], device=device)[:, None].expand(shape)
-        self._armed = (Batch(sequence_id=row, position=position, predicted=mask, epoch=1, progress=0.0), mask)
+        batch = Batch(sequence_id=row, position=position, predicted=mask, epoch=1, progress=0.0)
+        self._armed = _Armed(batch, mask, None)
         try:
             yield
         finally:
@@ -193,6 +215,27 @@ class TokenDropout(Regularizer):
 
     def token_weight(self, batch: Batch) -> torch.Tensor | None:
         return None if self.settings.target == "input" else (~self.dropped(batch)).float()
+
+    def _chances(self, batch: Batch) -> torch.Tensor:
+        """Return `probability`, and 0 where nothing is predicted."""
+        assert self._predicted is not None, "prepare() comes first"
+        return self.probability(batch) * (batch.predicted & batch.look_up(self._predicted))
+
+    def _mask(self, batch: Batch, chances: torch.Tensor) -> torch.Tensor:
+        from dynamics.ops.keyed_random import STREAM_DROP
+
+        return self._draw(STREAM_DROP, batch) < chances
+
+    def _scale(self, batch: Batch, chances: torch.Tensor) -> torch.Tensor | None:
+        """Return what the embeddings of kept tokens are multiplied by, float64 of shape (B, T), or None for 1."""
+        import torch
+
+        if self.settings.rescale == "none":
+            return None
+        if self.settings.rescale == "mean":
+            chances = uniform(batch.predicted, self.ratio(batch.progress))
+        # Nothing is kept where all is dropped.
+        return 1.0 / torch.where(chances < 1.0, 1.0 - chances, 1.0)
 
     def _draw(self, stream: int, batch: Batch) -> torch.Tensor:
         from dynamics.ops.keyed_random import keyed_uniform
@@ -217,7 +260,7 @@ class TokenDropout(Regularizer):
 
         if self._armed is None:
             return None
-        batch, mask = self._armed
+        batch, mask, _ = self._armed
         place = place_of_ids(args, kwargs, mask.shape)
         if place is None:
             return None
@@ -236,16 +279,20 @@ class TokenDropout(Regularizer):
     def _replace(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         if self._armed is None:
             return None
-        batch, mask = self._armed
-        return replace_embeddings(output, mask, self._replacement(module, batch))
+        batch, mask, scale = self._armed
+        return replace_embeddings(scaled(output, scale), mask, self._replacement(module, batch))
 
     def _replace_second(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         """Replace what another table holds for dropped tokens, if it is given the ids and not positions or types."""
+        import torch
+
         if self._armed is None or self._ids is None or not args or args[0].shape != self._ids.shape:
             return None
-        batch, mask = self._armed
+        batch, mask, scale = self._armed
         fed = (args[0] == self._ids).all()  # on the device
-        return replace_embeddings(output, mask & fed, self._replacement(module, batch))
+        if scale is not None:
+            scale = torch.where(fed, scale, 1.0)
+        return replace_embeddings(scaled(output, scale), mask & fed, self._replacement(module, batch))
 
     def _replacement(self, module: nn.Module, batch: Batch) -> torch.Tensor | float:
         # module.forward, not module(...): other hooks (NEFTune's noise) must not act on the replacement.

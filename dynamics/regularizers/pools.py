@@ -72,6 +72,17 @@ def ranks(
     return rank.reshape(predicted.shape), count.reshape(predicted.shape)
 
 
+def places(
+    values: NDArray[Any], predicted: NDArray[np.bool_], group: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
+    """Return (rank + 1/2) / n of each of the n predicted tokens of a group; NaN where not `predicted`.
+
+    The tokens whose place is at most a share are that share of the group, to the nearest whole number (halves up).
+    """
+    rank, count = ranks(values, predicted, group)
+    return np.divide(rank + 0.5, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
 def ranks_on_device(
     values: torch.Tensor, predicted: torch.Tensor, group: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

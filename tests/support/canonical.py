@@ -35,6 +35,21 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "entrodrop-token": {
         "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "token", "replacement_token": 7,
     },
+    "entrodrop-lowest": {
+        "name": "entrodrop", "ratio": 0.4, "choice": "lowest",
+        "schedule": {"name": "linear", "decreasing": True, "stairs": 3},
+    },
+    "entrodrop-graded": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "choice": "graded"},
+    "entrodrop-threshold": {
+        "name": "entrodrop", "ratio": 0.3, "schedule": "constant", "threshold": 3.0, "choice": "graded",
+    },
+    "entrodrop-at": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "distribution": "at_token"},
+    "entrodrop-batch": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "ranks": "batch"},
+    "entrodrop-current-lowest": {
+        "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "current", "choice": "lowest",
+        "distribution": "at_token",
+    },
+    "entrodrop-rescaled": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "rescale": "token"},
     "weight_decay": {"name": "weight_decay", "value": 1.0},
     "hidden_dropout": {"name": "hidden_dropout", "rate": 0.3},
     "attention_dropout": {"name": "attention_dropout", "rate": 0.3},

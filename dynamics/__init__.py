@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dynamics.regularizers.loss_truncation import LossTruncation
     from dynamics.regularizers.neftune import NEFTune
     from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+    from dynamics.regularizers.selective_loss import SelectiveLoss
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
     from dynamics.training.plain_loop import LoopRecorder
@@ -50,6 +51,7 @@ __all__ = [
     "LossTruncation",
     "NEFTune",
     "RandomTokenDropout",
+    "SelectiveLoss",
     "TokenRecorder",
     "WeightDecay",
     "attach",
@@ -77,6 +79,7 @@ _MODULES = {
     "LossTruncation": "dynamics.regularizers.loss_truncation",
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
+    "SelectiveLoss": "dynamics.regularizers.selective_loss",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "attach": "dynamics.training.attach",

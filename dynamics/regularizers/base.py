@@ -143,6 +143,9 @@ class Regularizer:
     adapts: bool = False
     #: Whether `adaptive_weight` must be given whole logits, which then are computed and held for every token.
     needs_logits: bool = False
+    #: Whether `adaptive_weight` must be told by a keyword `rows` which tokens it is asked about: a slice or int64
+    #: indices into the B (T - 1) tokens of the micro-batch that have one before them in their row.
+    needs_rows: bool = False
 
     def __init__(self, **settings: Any) -> None:
         self.settings = validated(self.settings_model, settings, where=type(self).__name__)

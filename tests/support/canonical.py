@@ -41,7 +41,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     },
     "entrodrop-graded": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "choice": "graded"},
     "entrodrop-threshold": {
-        "name": "entrodrop", "ratio": 0.3, "schedule": "constant", "threshold": 3.0, "choice": "graded",
+        "name": "entrodrop", "ratio": 0.3, "schedule": "constant", "threshold": 3.8, "choice": "graded",
     },
     "entrodrop-at": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "distribution": "at_token"},
     "entrodrop-batch": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "ranks": "batch"},
@@ -61,6 +61,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "entropy_adaptive_weighting-axolotl": {"name": "entropy_adaptive_weighting", "normalize": "axolotl"},
     "entropy_adaptive_weighting-whole": {"name": "entropy_adaptive_weighting", "top_k": None},
     "loss_truncation": {"name": "loss_truncation", "fraction": 0.3, "warmup": 1},
+    "selective_loss": {"name": "selective_loss", "share": 0.6, "window": 2},
 }
 # fmt: on
 

@@ -16,6 +16,7 @@ from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
 from dynamics.regularizers.goldfish import GoldfishLoss
 from dynamics.regularizers.label_smoothing import LabelSmoothing
 from dynamics.regularizers.loss_truncation import LossTruncation
+from dynamics.regularizers.selective_loss import SelectiveLoss
 
 METHODS = {
     "none": lambda: [],
@@ -25,6 +26,10 @@ METHODS = {
     "goldfish": lambda: [GoldfishLoss(h=2, k=3)],
     "entropy-adaptive": lambda: [EntropyAdaptiveWeighting()],
     "truncation": lambda: [LossTruncation(fraction=0.4, warmup=1)],
+    "selective": lambda: [SelectiveLoss(share=0.5)],
+    "lowest, stairs": lambda: [
+        EntroDrop(ratio=0.4, choice="lowest", target="loss", schedule={"name": "linear", "stairs": 2})
+    ],
     "three together": lambda: [
         LabelSmoothing(factor=0.2),
         EntroDrop(ratio=0.4, schedule="constant", target="both"),

@@ -139,7 +139,13 @@ class Methods:
         return torch.stack(weights).prod(dim=0) if weights else None
 
     def adaptive_weight(
-        self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
+        self,
+        loss: torch.Tensor,
+        entropy: torch.Tensor,
+        kept: torch.Tensor,
+        logits: torch.Tensor | None = None,
+        *,
+        rows: Any = slice(None),
     ) -> torch.Tensor:
         """Return the product of the weights that depend on the predictions themselves: float32, shape (N,).
 
@@ -150,10 +156,13 @@ class Methods:
             Where false, values and weights mean nothing.
         logits : Tensor, shape (N, V), optional
             Given where one of the methods needs them.
+        rows : slice or Tensor of int64, shape (N,)
+            Which tokens of the micro-batch these are, of its B (T - 1).
         """
         product = torch.ones_like(loss, dtype=torch.float32)
         for method in self.adapting:
-            product = product * method.adaptive_weight(loss, entropy, kept, logits).float()
+            told = {"rows": rows} if method.needs_rows else {}
+            product = product * method.adaptive_weight(loss, entropy, kept, logits, **told).float()
         return torch.where(kept, product, 0.0)
 
     def dropped(self, batch: Batch) -> torch.Tensor | None:

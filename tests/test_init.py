@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import dynamics
-from dynamics.regularizers.registry import METHODS
 
 ROOT = Path(dynamics.__file__).parents[1]
 

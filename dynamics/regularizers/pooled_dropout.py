@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from dynamics.errors import InputError
 from dynamics.regularizers.base import Batch, TrainingData
 from dynamics.regularizers.chances import by_distance, falling, lowest, uniform
-from dynamics.regularizers.other_model import OtherModel
+from dynamics.regularizers.other_model import OtherModel, require_same_values, values_hash
 from dynamics.regularizers.pools import known_in_order, of_next, ranks, ranks_on_device
 from dynamics.regularizers.tables import DeviceTable
 from dynamics.regularizers.token_dropout import TokenDropout, TokenDropoutSettings
@@ -131,6 +131,7 @@ class PooledDropout(TokenDropout):
         self._table: DeviceTable | None = None  # what each token is told, where that is known beforehand
         self._values: DeviceTable | None = None  # what is ranked, where that is known and ranks are not
         self._order: DeviceTable | None = None  # the last epoch's values, among which current ones are ranked
+        self._values_hash: str | None = None  # of another model's values
         # Of the pool under a threshold: its share of the predicted tokens, and the distances in it.
         self._share, self._mean, self._highest = 0.0, 0.0, 0.0
 
@@ -157,11 +158,13 @@ class PooledDropout(TokenDropout):
         if self.other_model is None:
             self._rank(data.reference_loss, data.reference_entropy)
         else:
-            self._rank(*data.values_of[self.other_model.model])
+            values = data.values_of[self.other_model.model]
+            self._values_hash = values_hash(*values)
+            self._rank(*values)
         if self.settings.threshold is not None and self.settings.ratio > self._share:
             raise InputError(
                 f"{type(self).__name__}: threshold {self.settings.threshold:g} leaves {100 * self._share:.3g} % of the "
-                f"predicted tokens to drop from, less than ratio {self.settings.ratio:g}; lower ratio, or move threshold"
+                f"predicted tokens to drop from, less than ratio {self.settings.ratio:g}; lower ratio or move threshold"
             )
 
     def end_epoch(self, epoch: int, loss: np.ndarray | None, entropy: np.ndarray | None) -> None:
@@ -174,6 +177,12 @@ class PooledDropout(TokenDropout):
                     "than these are dropped, whatever the ratio",
                     type(self).__name__, epoch, self.settings.threshold, 100 * self._share,
                 )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.other_model is None else {"values": self._values_hash}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        require_same_values(self._values_hash, state.get("values"), self.other_model)
 
     def probability(self, batch: Batch) -> torch.Tensor:
         share = self.ratio(batch.progress)
@@ -261,7 +270,10 @@ class PooledDropout(TokenDropout):
         if self.settings.ranks == "batch":
             self._values = DeviceTable(values)
             return
-        placed = [torch.from_numpy(one) for one in (values, *ranks(values, tokens, self._group))]
+        # Of a run that is resumed they are mapped from its files, and torch wants what may be written to.
+        placed = [
+            torch.from_numpy(np.require(one, requirements="W")) for one in (values, *ranks(values, tokens, self._group))
+        ]
         self._table = DeviceTable(self._told(*placed).numpy())
 
     def _measure_pool(self, values: np.ndarray, known: np.ndarray) -> None:

@@ -8,7 +8,7 @@ starting model, or any other of the same vocabulary.
 In their formula the best k % are those of the batch at hand. Here the threshold stands still during an optimiser step,
 and is renewed after it from the excess losses of the last `window` steps, as that of `loss_truncation` is: so it does
 not depend on how a step is split into micro-batches and processes. Excess losses are counted by their sign and leading
-8 significant bits, and what shares a bin with the threshold counts: never less than `share` of the history.
+8 significant bits; what shares a bin with the threshold counts: never less than `share` of the history.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import Field
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData
 from dynamics.regularizers.loss_truncation import N_BINS, loss_bin, lowest_in_bin
-from dynamics.regularizers.other_model import OtherModel
+from dynamics.regularizers.other_model import OtherModel, require_same_values, values_hash
 from dynamics.regularizers.step_history import StepHistory
 from dynamics.regularizers.tables import DeviceTable
 from dynamics.validation import Settings
@@ -68,6 +68,7 @@ class SelectiveLoss(Regularizer):
         super().__init__(**settings)
         self._history = StepHistory(2 * N_BINS, self.settings.window)
         self._first: torch.Tensor | None = None  # the lowest bin that counts, once there is a threshold
+        self._values_hash: str | None = None  # of another model's losses
         self._table: DeviceTable | None = None
         self._reference: torch.Tensor | None = None  # of the micro-batch under way, shape (B (T - 1),)
 
@@ -84,6 +85,7 @@ class SelectiveLoss(Regularizer):
         loss = data.reference_loss
         if self.other_model is not None:
             loss = data.values_of[self.other_model.model][0]
+            self._values_hash = values_hash(loss)
         unknown = (np.isnan(loss) & data.predicted).any(axis=1).sum()
         if unknown:
             raise InputError(
@@ -128,9 +130,11 @@ class SelectiveLoss(Regularizer):
         self._renew()
 
     def state(self) -> dict[str, Any]:
-        return self._history.state()
+        kept = {} if self.other_model is None else {"values": self._values_hash}
+        return {**self._history.state(), **kept}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        require_same_values(self._values_hash, state.get("values"), self.other_model)
         self._history.load_state(state)
         self._renew()
 
@@ -140,21 +144,23 @@ class SelectiveLoss(Regularizer):
 
 
 def excess_bin(excess: torch.Tensor) -> torch.Tensor:
-    """Return the bin of each excess loss, in nats: int64 of the same shape, in [0, 2 N_BINS), in their order."""
+    """Return the bin of each excess loss, in nats: int64 of the same shape, in [0, 2 N_BINS), in their order.
+
+    What is nearer to 0 than 2**-10 is in one bin, whatever its sign: two ways of computing one loss differ by less,
+    and in the first steps that is all there is between the model and the one that it started from.
+    """
     import torch
 
     size = loss_bin(excess.abs())
-    return torch.where(excess < 0, N_BINS - 1 - size, N_BINS + size)
+    return torch.where(excess < 0, N_BINS - size, N_BINS + size)
 
 
 def lower_edge(place: int) -> float:
     """Return the lowest excess loss of a bin, in nats; minus infinity of the first."""
-    if place == 0:
-        return -np.inf
-    first = N_BINS - 1 - place if place < N_BINS else place - N_BINS
-    # A negative bin ends where the next larger absolute value begins.
-    edge = lowest_in_bin(first + 1 if place < N_BINS else first)
-    return -edge if place < N_BINS else edge
+    if place > N_BINS:
+        return lowest_in_bin(place - N_BINS)
+    # A bin of negative numbers ends where the next larger absolute value begins; the last one has no end.
+    return -lowest_in_bin(N_BINS - place + 1) if place > 1 else -np.inf
 
 
 def lowest_of_share(counts: torch.Tensor, share: float) -> torch.Tensor:

@@ -14,6 +14,8 @@ from dynamics.regularizers.loss_truncation import N_BINS
 from dynamics.regularizers.selective_loss import SelectiveLoss, excess_bin, lower_edge, lowest_of_share
 
 INF = float("inf")
+# The end of the first bin of losses: what is nearer to 0 has no sign.
+NEAR_0 = 2.0**-10 * (1 + 2**-7)
 
 
 def method_on(reference, **settings):
@@ -57,7 +59,7 @@ def test_weights_by_hand():
     half, batch = method_on(REFERENCE, share=0.625, normalize="all")
     weigh(half, batch, LOSS)
     half.end_step()
-    assert half.threshold == 0.0  # five
+    assert half.threshold == -NEAR_0  # five
     assert weigh(half, batch, LOSS).tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
 
 
@@ -82,7 +84,7 @@ def test_the_loss_is_the_mean_over_those_that_count():
         ([1.0, 2.0, 3.0, 4.0], 0.26, 3.0),  # at least the share: 2 of 4
         ([1.0, 2.0, 3.0, 4.0], 0.99, 1.0),
         ([-1.0, -2.0, -3.0, -4.0], 0.5, -2.015625),  # the bin of -2 ends where 2 (1 + 2**-7) begins
-        ([-1.0, 0.0, 1.0], 0.5, 0.0),
+        ([-1.0, 0.0, 1.0], 0.5, -NEAR_0),
         ([1.0] * 29 + [0.5] * 71, 0.29, 1.0),  # 0.29 * 100 is a little below 29 in floating point
         ([-100.0, -90.0], 0.5, -INF),
         ([], 0.5, -INF),
@@ -102,7 +104,8 @@ def test_bins_are_in_the_order_of_the_numbers():
     edges = torch.tensor([lower_edge(int(place)) for place in bins])
     assert (excess >= edges).all()
     assert (excess - edges <= 0.0079 * excess.abs() + 2.0**-9).all()
-    assert excess_bin(torch.tensor([-INF, INF])).tolist() == [0, 2 * N_BINS - 1]
+    assert excess_bin(torch.tensor([-INF, INF])).tolist() == [1, 2 * N_BINS - 1]
+    assert excess_bin(torch.tensor([-1e-7, -0.0, 0.0, 1e-7, 9e-4, -9e-4])).unique().tolist() == [N_BINS]
 
 
 def test_the_share_that_counts_is_the_share():

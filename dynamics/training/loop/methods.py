@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,14 @@ from dynamics.regularizers.base import Batch, Regularizer, Removable, TrainingDa
 from dynamics.training.loop.clean_pass import TokenValues
 
 
-def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any, seed: int) -> TrainingData:
+def training_data(
+    packed: PackedSplit,
+    reference: TokenValues,
+    *,
+    tokenizer: Any,
+    seed: int,
+    values_of: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> TrainingData:
     """Return the training set as regularisers see it.
 
     Parameters
@@ -27,6 +34,8 @@ def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any
     tokenizer : PreTrainedTokenizerBase, optional
     seed : int
         The run's seed.
+    values_of : mapping, optional
+        Loss and entropy under other models, from `values_of_others`.
     """
     return TrainingData(
         token_id=packed.token_id,
@@ -36,6 +45,7 @@ def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any
         reference_entropy=reference.entropy,
         tokenizer=tokenizer,
         seed=seed,
+        values_of=values_of or {},
     )
 
 

@@ -80,7 +80,9 @@ def places(
     The tokens whose place is at most a share are that share of the group, to the nearest whole number (halves up).
     """
     rank, count = ranks(values, predicted, group)
-    return np.divide(rank + 0.5, count, out=np.full(count.shape, np.nan), where=count > 0)
+    found = np.full(count.shape, np.nan)
+    np.divide(rank + 0.5, count, out=found, where=count > 0)
+    return found
 
 
 def ranks_on_device(

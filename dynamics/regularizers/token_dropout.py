@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData
 from dynamics.regularizers.chances import uniform
+from dynamics.regularizers.decoder import decoder_of
 from dynamics.regularizers.entrances import (
     input_embedding,
     n_rows,
@@ -29,6 +30,7 @@ from dynamics.regularizers.entrances import (
     table_row,
 )
 from dynamics.regularizers.schedules import ScheduleSettings, strength
+from dynamics.regularizers.sequence_edits import back_in_place, deleted, require_attention_mask, unattended
 from dynamics.regularizers.tables import DeviceTable
 from dynamics.validation import Settings
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Target = Literal["input", "loss", "both"]
-Replacement = Literal["zero", "mean", "token", "random"]
+Replacement = Literal["zero", "mean", "token", "random", "unattended", "deleted"]
 Rescale = Literal["none", "token", "mean"]
 
 
@@ -58,7 +60,8 @@ class TokenDropoutSettings(Settings):
     )
     replacement: Replacement = Field(
         default="zero",
-        description="what stands in the input in place of a dropped token's embedding",
+        description="what stands in the input in place of a dropped token's embedding; or, at the sequence itself: no "
+        "other token attends to it (and its own embedding is zero), or it is deleted and positions close up",
     )
     replacement_token: int | str | None = Field(
         default=None,
@@ -86,6 +89,10 @@ class TokenDropoutSettings(Settings):
             raise ValueError("replacement_token is only read with replacement: token")
         if self.target == "loss" and self.replacement != "zero":
             raise ValueError("replacement is only read with target: input or both")
+        if self.target == "input" and self.replacement == "deleted":
+            raise ValueError(
+                "replacement: deleted takes a token out of the sequence, where it is no target either; use target: both"
+            )
         if self.target == "input" and self.normalize != "all":
             raise ValueError("normalize is only read with target: loss or both")
         if self.rescale != "none" and (self.target == "loss" or self.replacement != "zero"):
@@ -126,6 +133,8 @@ class TokenDropout(Regularizer):
         #: Rows of the input embedding of the model that hooks were put on.
         self.n_vocab = 0
         self._armed: _Armed | None = None
+        self._bare = False  # dropped tokens are left in place, to see whether others attend to them
+        self._source: torch.Tensor | None = None  # where each column's hidden state is, while tokens are deleted
         self._ids: torch.Tensor | None = None  # what the model is given in the forward pass under way
 
     @classmethod
@@ -181,11 +190,20 @@ class TokenDropout(Regularizer):
                 f"replacement_token: {self._replacement_id} is not among the {self.n_vocab} tokens of "
                 f"{type(model).__name__}; give an id below that"
             )
+        if self.settings.replacement == "deleted":
+            decoder = decoder_of(model, type(self).__name__)
+            return (
+                model.register_forward_pre_hook(self._delete, with_kwargs=True),
+                decoder.register_forward_hook(self._move_back),
+            )
         hooks: list[Removable] = [
             model.register_forward_pre_hook(self._replace_ids, with_kwargs=True),
             embedding.register_forward_hook(self._replace),
         ]
-        if self.settings.replacement in ("zero", "mean"):
+        if self.settings.replacement == "unattended":
+            require_attention_mask(model, type(self).__name__)
+            hooks.append(model.register_forward_pre_hook(self._unattend, with_kwargs=True))
+        if self.settings.replacement in ("zero", "mean", "unattended"):
             # A replacement that is a token has entered by its id at every other place.
             others = second_embeddings(model, embedding)
             hooks += [other.register_forward_hook(self._replace_second) for other in others]
@@ -196,21 +214,25 @@ class TokenDropout(Regularizer):
         self._armed = _Armed(batch, self._mask(batch, chances), self._scale(batch, chances))
 
     def end_batch(self) -> None:
-        self._armed = self._ids = None
+        self._armed = self._ids = self._source = None
 
     @contextmanager
-    def armed_with(self, mask: torch.Tensor) -> Iterator[None]:
-        """Arm the hooks with a given mask, bool of shape (B, T), whatever the training set: to see what it does."""
+    def armed_with(self, mask: torch.Tensor, *, bare: bool = False) -> Iterator[None]:
+        """Arm the hooks with a given mask, bool of shape (B, T), whatever the training set: to see what it does.
+
+        With `bare`, ids and embeddings are left as they are, and only the attention mask hides them.
+        """
         import torch
 
         shape, device = mask.shape, mask.device
         position = torch.arange(shape[1], device=device).expand(shape)
         row = torch.arange(shape[0], device=device)[:, None].expand(shape)
         batch = Batch(sequence_id=row, position=position, predicted=mask, epoch=1, progress=0.0)
-        self._armed = _Armed(batch, mask, None)
+        self._armed, self._bare = _Armed(batch, mask, None), bare
         try:
             yield
         finally:
+            self._bare = False
             self.end_batch()
 
     def token_weight(self, batch: Batch) -> torch.Tensor | None:
@@ -255,10 +277,39 @@ class TokenDropout(Regularizer):
 
     # Hooks; unarmed, in evaluation, generation and recording, they leave everything as it is. ------------------------
 
+    def _delete(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._armed is None:
+            return None
+        mask = self._armed.mask
+        if len(args) > 1 or place_of_ids(args, kwargs, mask.shape) is None:
+            raise InputError(
+                f"{type(self).__name__}: replacement: deleted finds no token ids to delete from; give the model "
+                "input_ids, and all else by keywords, or use another replacement"
+            )
+        given = {"input_ids": args[0], **kwargs} if args else kwargs
+        given, self._source = deleted(given, mask, type(self).__name__)
+        return (), given
+
+    def _move_back(self, decoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self._armed is None:
+            return None
+        assert self._source is not None, "the model's own hook comes first"
+        return back_in_place(output, self._source, type(self).__name__)
+
+    def _unattend(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._armed is None:
+            return None
+        if len(args) > 1:
+            raise InputError(
+                f"{type(self).__name__}: replacement: unattended finds no attention mask; give the model all but "
+                "input_ids by keywords, or use another replacement"
+            )
+        return args, unattended(kwargs, self._armed.mask, model, type(self).__name__)
+
     def _replace_ids(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import torch
 
-        if self._armed is None:
+        if self._armed is None or self._bare:
             return None
         batch, mask, _ = self._armed
         place = place_of_ids(args, kwargs, mask.shape)
@@ -277,7 +328,7 @@ class TokenDropout(Regularizer):
         return (*args[:place], self._ids, *args[place + 1 :]), kwargs
 
     def _replace(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        if self._armed is None:
+        if self._armed is None or self._bare:
             return None
         batch, mask, scale = self._armed
         return replace_embeddings(scaled(output, scale), mask, self._replacement(module, batch))
@@ -297,7 +348,7 @@ class TokenDropout(Regularizer):
     def _replacement(self, module: nn.Module, batch: Batch) -> torch.Tensor | float:
         # module.forward, not module(...): other hooks (NEFTune's noise) must not act on the replacement.
         match self.settings.replacement:
-            case "zero":
+            case "zero" | "unattended":
                 return 0.0
             case "mean":
                 return table_mean(module)

@@ -49,6 +49,10 @@ CANONICAL: dict[str, dict[str, Any]] = {
         "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "current", "choice": "lowest",
         "distribution": "at_token",
     },
+    "entrodrop-deleted": {
+        "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "target": "both", "replacement": "deleted",
+    },
+    "entrodrop-unattended": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "unattended"},
     "entrodrop-rescaled": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "rescale": "token"},
     "weight_decay": {"name": "weight_decay", "value": 1.0},
     "hidden_dropout": {"name": "hidden_dropout", "rate": 0.3},

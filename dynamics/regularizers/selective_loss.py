@@ -1,8 +1,8 @@
 """Selective loss: only tokens count that a reference model predicts better than the model that is trained.
 
 Rho-1 (Lin et al. 2024, arXiv 2404.07965) scores each token by its excess loss, the current loss less that of a
-reference model (equation 3), and trains on the k % of a batch's tokens with the highest ones: their losses are summed
-and divided by N k % (equation 4). There the reference model was trained on text of high quality; here it is the frozen
+reference model, and trains on the k % of a batch's tokens with the highest ones: their losses are summed
+and divided by N k %. There the reference model was trained on text of high quality; here it is the frozen
 starting model, or any other of the same vocabulary.
 
 In their formula the best k % are those of the batch at hand. Here the threshold stands still during an optimiser step,

@@ -288,7 +288,8 @@ class TokenDropout(Regularizer):
             )
         given = {"input_ids": args[0], **kwargs} if args else kwargs
         given, self._source = deleted(given, mask, type(self).__name__)
-        return (), given
+        # A model of one's own may call its first argument something else.
+        return ((given.pop("input_ids"),), given) if args else ((), given)
 
     def _move_back(self, decoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._armed is None:

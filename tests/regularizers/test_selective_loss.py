@@ -64,7 +64,7 @@ def test_weights_by_hand():
 
 
 def test_the_loss_is_the_mean_over_those_that_count():
-    """Equation 4 of the paper: the sum over the chosen, divided by N k %."""
+    """As in the paper: the sum over the chosen, divided by N k %."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(8, 6, generator=generator, requires_grad=True)
     targets = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1])

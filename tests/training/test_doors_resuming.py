@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.doors.checks import assert_exact, assert_whole, expected_masks, hooks_on
+from support.doors.checks import assert_exact, assert_the_same, assert_whole, expected_masks, hooks_on
 from support.doors.setting import DOORS, TRAINERS, Stream, Training, setting_in
 from support.doors.table import cells
 from support.doors.through import Stops, arguments, bare, make_trainer, recipe_run, train
@@ -31,32 +31,9 @@ def methods():
     return [EntroDrop(ratio=0.4, schedule="constant", source="previous_epoch"), HiddenDropout(rate=0.1)]
 
 
-def steps(run):
-    """The rows of metrics but for what a clock says."""
-    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in run.metrics()]
-
-
 def files(folder):
     """Every byte of a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_the_same(one, other):
-    """Two runs hold the same, bit for bit."""
-    assert one.run.epochs == other.run.epochs and one.run.splits == other.run.splits
-    assert steps(one.run) == steps(other.run)
-    for split in one.run.splits:
-        mine, theirs = one.run.records(split), other.run.records(split)
-        names = ["loss", "entropy", "correct"]
-        if split == "train":
-            names += ["dropped", *(["training_loss", "training_entropy"] if one.training.training_pass else [])]
-        for epoch in one.run.epochs:
-            for name in names:
-                if epoch or name in ("loss", "entropy", "correct"):
-                    found = [getattr(records, name)(epoch) for records in (mine, theirs)]
-                    assert np.array_equal(*found, equal_nan=name not in ("correct", "dropped")), (split, epoch, name)
-    for (name, weight), same in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
-        assert torch.equal(weight, same), name
 
 
 # Where the training is saved, and in which step it is interrupted: three steps are a pass.

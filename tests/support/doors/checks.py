@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from dynamics.ops.keyed_random import STREAM_DROP, keyed_uniform
 from dynamics.records.check import check_run
+from dynamics.records.reader import Run
 from support.doors.setting import RATIO, Example, Trained
 
 
@@ -107,6 +109,29 @@ def expected_masks(predicted: np.ndarray, epoch: int, *, seed: int = 0) -> np.nd
         position=torch.arange(width)[None],
     )
     return predicted & (draw < RATIO).numpy()
+
+
+def steps(run: Run) -> list[dict[str, Any]]:
+    """The rows of metrics but for what a clock says."""
+    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in run.metrics()]
+
+
+def assert_the_same(one: Trained, other: Trained) -> None:
+    """Two runs hold the same, bit for bit."""
+    assert one.run.epochs == other.run.epochs and one.run.splits == other.run.splits
+    assert steps(one.run) == steps(other.run)
+    for split in one.run.splits:
+        mine, theirs = one.run.records(split), other.run.records(split)
+        names = ["loss", "entropy", "correct"]
+        if split == "train":
+            names += ["dropped", *(["training_loss", "training_entropy"] if one.training.training_pass else [])]
+        for epoch in one.run.epochs:
+            for name in names:
+                if epoch or name in ("loss", "entropy", "correct"):
+                    found = [getattr(records, name)(epoch) for records in (mine, theirs)]
+                    assert np.array_equal(*found, equal_nan=name not in ("correct", "dropped")), (split, epoch, name)
+    for (name, weight), same in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
+        assert torch.equal(weight, same), name
 
 
 def hooks_on(model: torch.nn.Module) -> list[str]:

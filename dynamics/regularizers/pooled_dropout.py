@@ -17,7 +17,7 @@ from dynamics.errors import InputError
 from dynamics.regularizers.base import Batch, TrainingData
 from dynamics.regularizers.chances import by_distance, falling, lowest, uniform
 from dynamics.regularizers.other_model import OtherModel, require_same_values, values_hash
-from dynamics.regularizers.pools import known_in_order, of_next, ranks, ranks_on_device
+from dynamics.regularizers.pools import in_order, of_next, ranks, ranks_on_device
 from dynamics.regularizers.tables import DeviceTable
 from dynamics.regularizers.token_dropout import TokenDropout, TokenDropoutSettings
 
@@ -259,7 +259,7 @@ class PooledDropout(TokenDropout):
         if self.settings.threshold is not None:
             self._measure_pool(values, known)
         if self.needs_current_values:
-            self._order = DeviceTable(known_in_order(values, tokens))
+            self._order = DeviceTable(in_order(values, known))
             return
         unknown = (tokens & ~known).any(axis=1).sum()
         if unknown:

@@ -122,10 +122,18 @@ def ranks_on_device(
     return rank, count
 
 
-def known_in_order(values: NDArray[Any], predicted: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the values of the predicted tokens that are known (not NaN), ascending, shape (n_known,)."""
-    known = np.asarray(values)[predicted]
-    return np.sort(known[~np.isnan(known)])
+def in_order(values: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the values of the known tokens, ascending, shape (n_known,).
+
+    Parameters
+    ----------
+    values : ndarray, any shape
+        NaN counts as higher than every number: infinity stands for it.
+    known : ndarray of bool, same shape
+        The tokens of which a model's values are known, whether or not there is one to rank them by.
+    """
+    found = np.asarray(values)[known]
+    return np.sort(np.where(np.isnan(found), np.inf, found).astype(found.dtype))
 
 
 def of_next(values: Any, predicted: Any) -> Any:

@@ -107,10 +107,11 @@ def test_ranks_by_hand():
     assert count.tolist() == [[7, 7, 7, 7], [7, 0, 7, 7]]
 
 
-def test_known_in_order():
-    values = np.array([5.0, np.nan, 1.0, 3.0, 2.0, 0.0])
-    predicted = np.array([True, True, True, True, True, False])
-    assert pools.known_in_order(values, predicted).tolist() == [1.0, 2.0, 3.0, 5.0]
+def test_in_order():
+    values = np.array([5.0, np.nan, 1.0, 3.0, 2.0, 0.0], dtype=np.float32)
+    known = np.array([True, True, True, True, True, False])
+    found = pools.in_order(values, known)
+    assert found.tolist() == [1.0, 2.0, 3.0, 5.0, np.inf] and found.dtype == np.float32
 
 
 def test_of_next_is_what_the_model_puts_out_at_a_token():

@@ -146,6 +146,7 @@ READINGS = {
     "document, graded": {"ranks": "document", "choice": "graded"},
     "current, batch, graded": {"source": "current", "ranks": "batch", "choice": "graded"},
     "current": {"source": "current", "choice": "graded"},
+    "current, at": {"source": "current", "distribution": "at_token", "choice": "graded"},
     "current, lowest": {"source": "current", "choice": "lowest"},
     "current, threshold": {"source": "current", "threshold": 0.5, "choice": "graded"},
     "previous, threshold": {"source": "previous_epoch", "threshold": 0.5},

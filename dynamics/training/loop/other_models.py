@@ -73,9 +73,6 @@ def _values(
             f"source.model: {name!r} is neither a folder that save_pretrained wrote nor a hub name of the form "
             "owner/model"
         )
-    used = np.unique(packed.token_id[packed.document_id >= 0])
-    if tokenizer is not None:
-        _require_same_tokens(name, used, tokenizer)
     with isolated_rng():
         model: Any = pretrained_model(
             name,
@@ -83,6 +80,9 @@ def _values(
             key="source.model",
             trust_key="source.trust_remote_code",
         )
+    used = np.unique(packed.token_id[packed.document_id >= 0])
+    if tokenizer is not None:
+        _require_same_tokens(name, used, tokenizer)
     _require_room(name, model, used, packed.token_id.shape[1])
     key = {
         "model": model_hash(model),

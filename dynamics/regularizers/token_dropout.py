@@ -170,7 +170,9 @@ class TokenDropout(Regularizer):
         """
         if self._armed is not None and self._armed.batch is batch:
             return self._armed.mask
-        return self._mask(batch, self._chances(batch))
+        from dynamics.ops.keyed_random import STREAM_DROP
+
+        return self._draw(STREAM_DROP, batch) < self._chances(batch)
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Hook the model's input and its embeddings.
@@ -210,8 +212,7 @@ class TokenDropout(Regularizer):
         return hooks
 
     def begin_batch(self, batch: Batch) -> None:
-        chances = self._chances(batch)
-        self._armed = _Armed(batch, self._mask(batch, chances), self._scale(batch, chances))
+        self._armed = _Armed(batch, self.dropped(batch), self._scale(batch))
 
     def end_batch(self) -> None:
         self._armed = self._ids = self._source = None
@@ -243,12 +244,7 @@ class TokenDropout(Regularizer):
         assert self._predicted is not None, "prepare() comes first"
         return self.probability(batch) * (batch.predicted & batch.look_up(self._predicted))
 
-    def _mask(self, batch: Batch, chances: torch.Tensor) -> torch.Tensor:
-        from dynamics.ops.keyed_random import STREAM_DROP
-
-        return self._draw(STREAM_DROP, batch) < chances
-
-    def _scale(self, batch: Batch, chances: torch.Tensor) -> torch.Tensor | None:
+    def _scale(self, batch: Batch) -> torch.Tensor | None:
         """Return what the embeddings of kept tokens are multiplied by, float64 of shape (B, T), or None for 1."""
         import torch
 
@@ -256,6 +252,8 @@ class TokenDropout(Regularizer):
             return None
         if self.settings.rescale == "mean":
             chances = uniform(batch.predicted, self.ratio(batch.progress))
+        else:
+            chances = self._chances(batch)
         # Nothing is kept where all is dropped.
         return 1.0 / torch.where(chances < 1.0, 1.0 - chances, 1.0)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dynamics.regularizers.masked_input import MaskedInputRegularization
     from dynamics.regularizers.neftune import NEFTune
     from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+    from dynamics.regularizers.selective_loss import SelectiveLoss
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
     from dynamics.training.plain_loop import LoopRecorder
@@ -54,6 +55,7 @@ __all__ = [
     "MaskedInputRegularization",
     "NEFTune",
     "RandomTokenDropout",
+    "SelectiveLoss",
     "TokenRecorder",
     "WeightDecay",
     "attach",
@@ -83,6 +85,7 @@ _MODULES = {
     "MaskedInputRegularization": "dynamics.regularizers.masked_input",
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
+    "SelectiveLoss": "dynamics.regularizers.selective_loss",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "attach": "dynamics.training.attach",

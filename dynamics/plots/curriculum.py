@@ -214,20 +214,27 @@ def _curriculum(arm: Arm, run: Run, settings: dict[str, Any]) -> ArmCurriculum:
         raise InputError(f"{run.path}/config.yaml: schedule {written!r} is not one: {error}") from error
     total = run.manifest["total_steps"] / run.manifest["steps_per_epoch"]
     progress = np.linspace(0.0, 1.0, 201)
-    if schedule.name == "step":
-        # Both sides of the jump, at one place.
-        progress = np.sort(np.append(progress, [np.nextafter(schedule.at, 0), schedule.at]).clip(0, 1))
+    # Both sides of each jump, at one place.
+    progress = np.sort(np.append(progress, np.ravel(schedule.jumps)).clip(0, 1))
     ratio = float(setting(settings, "ratio"))
     measured = dropped_share_by_epoch(arm)
     return ArmCurriculum(
         arm.name,
         len(arm.runs),
-        f"{schedule.name} to {ratio:g}" if schedule.name != "constant" else f"constant {ratio:g}",
+        _named(schedule, ratio),
         progress * total,
         ratio * np.array([strength(schedule, p) for p in progress]),
         measured[:, 0],
         measured[:, 1],
     )
+
+
+def _named(schedule: ScheduleSettings, ratio: float) -> str:
+    if schedule.name == "constant":
+        return f"constant {ratio:g}"
+    way = "from" if schedule.decreasing else "to"
+    stairs = "" if schedule.stairs is None else f", {schedule.stairs} stairs"
+    return f"{schedule.name} {way} {ratio:g}{stairs}"
 
 
 def _draw_strength(

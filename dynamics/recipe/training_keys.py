@@ -74,7 +74,8 @@ def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, A
     Parameters
     ----------
     regularizers : sequence of mapping
-        The settings of each: `name`, and of the others those that can contradict (`target`, `normalize`).
+        The settings of each: `name`, and of the others those that can contradict (`target`, `normalize`,
+        `replacement`).
     training : mapping
         The recipe's `training:`.
     """
@@ -96,6 +97,12 @@ def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, A
             )
         if (divisor := method.divisor(one)) is not None:
             divisors[divisor] = name
+    deleting = next((one["name"] for one in regularizers if one.get("replacement") == "deleted"), None)
+    if deleting is not None and "masked_input_regularization" in names:
+        return (
+            f"regularizers: {deleting} with replacement: deleted moves tokens within their rows, and "
+            "masked_input_regularization masks them where they stood; give another replacement, or keep one of them"
+        )
     if len(divisors) > 1:
         return (
             f"regularizers: {divisors['kept']} divides the loss by the tokens kept (normalize: kept), and "

@@ -20,7 +20,7 @@ Nothing here is called in evaluation, generation or recording.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from dynamics.validation import Settings, validated
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from dynamics.regularizers.other_model import OtherModel
     from dynamics.regularizers.tables import DeviceTable
 
 ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser"]
@@ -59,6 +60,8 @@ class TrainingData:
         None where the training set came as ids.
     seed : int
         The run's seed.
+    values_of : mapping of str to (ndarray, ndarray)
+        Loss and entropy as above under other models, by `OtherModel.model`: those that methods asked for.
     """
 
     token_id: np.ndarray
@@ -68,6 +71,7 @@ class TrainingData:
     reference_entropy: np.ndarray
     tokenizer: PreTrainedTokenizerBase | None
     seed: int
+    values_of: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,9 @@ class Regularizer:
     #: In it all methods act as in the first one, and this one as `begin_auxiliary` arms it. Its loss is weighed and
     #: divided as the first one's. What a run records is the first pass's.
     auxiliary_weight: float = 0.0
+    #: Whether `adaptive_weight` must be told by a keyword `rows` which tokens it is asked about: a slice or int64
+    #: indices into the B (T - 1) tokens of the micro-batch that have one before them in their row.
+    needs_rows: bool = False
 
     def __init__(self, **settings: Any) -> None:
         self.settings = validated(self.settings_model, settings, where=type(self).__name__)
@@ -174,6 +181,11 @@ class Regularizer:
             return {}
         setting, field = self.argument
         return {field: getattr(self.settings, setting)}
+
+    @property
+    def other_model(self) -> OtherModel | None:
+        """The model beside the one that is trained whose values `prepare` must be given, if there is one."""
+        return None
 
     def prepare(self, data: TrainingData) -> None:
         """Learn what the method must know of the training set, once, before training."""

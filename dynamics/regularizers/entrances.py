@@ -28,6 +28,11 @@ def replace_embeddings(embedding: torch.Tensor, mask: torch.Tensor, replacement:
     return torch.where(mask[..., None], replacement.to(embedding.dtype), embedding)
 
 
+def scaled(embedding: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """Return `embedding` (B, T, H) with each row multiplied by its `scale` (B, T), or as it is without one."""
+    return embedding if scale is None else embedding * scale[..., None].to(embedding.dtype)
+
+
 def input_embedding(model: nn.Module, method: str) -> nn.Module:
     """Return the model's table of input embeddings.
 

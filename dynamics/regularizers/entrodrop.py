@@ -19,13 +19,13 @@ class EntroDrop(PooledDropout):
     Parameters
     ----------
     **settings
-        Fields of `EntroDropSettings`: ratio, pool, schedule, signal, source, ranks, target, replacement,
-        replacement_token, normalize.
+        Fields of `EntroDropSettings`: ratio, pool, threshold, choice, schedule, signal, distribution, source, ranks,
+        target, replacement, replacement_token, rescale, normalize. docs/methods.md has each with its default.
 
     Raises
     ------
     InputError
-        A field is unknown, of the wrong type or out of range, or `ratio` exceeds `pool`.
+        A field is unknown, of the wrong type or out of range, fields contradict each other, or `ratio` exceeds `pool`.
     """
 
     settings_model = EntroDropSettings

@@ -8,8 +8,7 @@ from all losses of the last `window` steps, so that it is the same for any split
 processes. As in their code, the sum of what is kept is divided by the number of all tokens.
 
 The history is kept as a count of losses by their leading 8 significant bits (a bfloat16's worth: each bin is at
-most 0.8% wide), one row a step. That is bounded however many tokens a step has, its sums do not depend on the order
-of tokens, and no step waits for the device. The threshold is the upper edge of the bin in which the quantile lies:
+most 0.8% wide), one row a step (`step_history`). The threshold is the upper edge of the bin in which the quantile lies:
 never more than `fraction` of the history is above it.
 """
 
@@ -17,9 +16,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.step_history import StepHistory
 from dynamics.validation import Settings
 
 if TYPE_CHECKING:
@@ -61,11 +62,7 @@ class LossTruncation(Regularizer):
         import torch
 
         super().__init__(**settings)
-        self._steps = 0
-        # On the host, until there is a batch.
-        self._step = torch.zeros(N_BINS, dtype=torch.int32, device="cpu")  # of the step that is under way
-        window = self.settings.window
-        self._history = torch.zeros(window, N_BINS, dtype=torch.int32, device="cpu")  # step s in row s % window
+        self._history = StepHistory(N_BINS, self.settings.window)
         self._threshold = torch.tensor(torch.inf, dtype=torch.float32, device="cpu")
 
     @property
@@ -77,53 +74,26 @@ class LossTruncation(Regularizer):
         self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return 0 for tokens above the threshold, else 1, and note the losses of those kept: once for each token."""
-        import torch
-
-        if self._step.device != loss.device:
-            self._step, self._history, self._threshold = (
-                one.to(loss.device) for one in (self._step, self._history, self._threshold)
-            )
+        if self._threshold.device != loss.device:
+            self._threshold = self._threshold.to(loss.device)
         # NaN has a bin too, in which a token that is not kept counts 0.
-        self._step.index_add_(0, loss_bin(loss), kept.to(torch.int32))
+        self._history.note(loss_bin(loss), kept)
         return (loss < self._threshold).float()
 
     def end_step(self) -> None:
-        import torch.distributed as dist
-
-        # A collective of the device, which the host does not wait for.
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self._step)
-        self._history[self._steps % self.settings.window] = self._step
-        self._step.zero_()
-        self._steps += 1
+        self._history.end_step()
         self._renew()
 
     def state(self) -> dict[str, Any]:
-        """Return the number of steps, and the non-zero counts of each step in the window, the oldest first."""
-        first = max(0, self._steps - self.settings.window)
-        rows = [self._history[step % self.settings.window].cpu() for step in range(first, self._steps)]
-        at = [row.nonzero()[:, 0] for row in rows]
-        return {
-            "steps": self._steps,
-            "bins": [places.tolist() for places in at],
-            "counts": [row[places].tolist() for row, places in zip(rows, at, strict=True)],
-        }
+        return self._history.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        import torch
-
-        self._steps = state["steps"]
-        self._history.zero_()
-        first = self._steps - len(state["bins"])
-        for step, (places, counts) in enumerate(zip(state["bins"], state["counts"], strict=True), first):
-            row = self._history[step % self.settings.window]
-            at = torch.tensor(places, dtype=torch.int64, device=row.device)
-            row[at] = torch.tensor(counts, dtype=torch.int32, device=row.device)
+        self._history.load_state(state)
         self._renew()
 
     def _renew(self) -> None:
-        if self._steps >= self.settings.warmup:
-            self._threshold = upper_edge(self._history.sum(dim=0), self.settings.fraction)
+        if self._history.steps >= self.settings.warmup:
+            self._threshold = upper_edge(self._history.counts(), self.settings.fraction)
 
 
 def loss_bin(loss: torch.Tensor) -> torch.Tensor:
@@ -132,6 +102,13 @@ def loss_bin(loss: torch.Tensor) -> torch.Tensor:
 
     bits = loss.float().contiguous().view(torch.int32) >> _BITS
     return (bits - _LOWEST).clamp(0, N_BINS - 1).long()
+
+
+def lowest_in_bin(place: int) -> float:
+    """Return the lowest loss that a bin is for, in nats: 0 for the first."""
+    if place == 0:
+        return 0.0
+    return float(np.array((place + _LOWEST) << _BITS, dtype=np.uint32).view(np.float32))
 
 
 def upper_edge(counts: torch.Tensor, fraction: float) -> torch.Tensor:

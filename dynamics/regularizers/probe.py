@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _LENGTH = 12
 #: Places in the probe's text that are dropped: neighbours, a single one, and the last.
 DROPPED = (2, 3, 6, 11)
+KEPT = tuple(place for place in range(_LENGTH) if place not in DROPPED)
 # A model whose sums have no fixed order differs from itself by chance; more than this many times as much is no chance.
 _NOISE = 4.0
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from dynamics.regularizers.attention_dropout import AttentionDropout
 from dynamics.regularizers.base import Regularizer
@@ -21,6 +21,7 @@ from dynamics.regularizers.loss_truncation import LossTruncation
 from dynamics.regularizers.masked_input import MaskedInputRegularization
 from dynamics.regularizers.neftune import NEFTune
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+from dynamics.regularizers.selective_loss import SelectiveLoss
 from dynamics.regularizers.weight_decay import WeightDecay
 from dynamics.validation import Settings
 
@@ -38,6 +39,7 @@ _METHODS: tuple[type[Regularizer], ...] = (
     LossTruncation,
     LossThreshold,
     MaskedInputRegularization,
+    SelectiveLoss,
 )
 
 #: Every method by its name in a recipe.
@@ -81,6 +83,23 @@ def setting(written: Mapping[str, Any], key: str) -> Any:
         return written.get(key)
     field = method.settings_model.model_fields.get(key)
     return None if field is None or field.is_required() else field.default
+
+
+def completed(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recipe says of a method with the default of every setting that it leaves out.
+
+    A run that began before a setting was there has its default, which is what the method did then.
+
+    Parameters
+    ----------
+    written : mapping
+        Of a method that is none of these, or that its settings refuse, it comes back as it is.
+    """
+    method = METHODS.get(written.get("name", ""))
+    try:
+        return dict(written) if method is None else method.settings_model(**written).model_dump(mode="json")
+    except ValidationError:
+        return dict(written)
 
 
 def curricula(methods: Sequence[Regularizer], total_steps: int, *, done: int | None = None) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 
@@ -29,5 +30,6 @@ class DeviceTable:
         if device not in self._on:
             import torch
 
-            self._on[device] = torch.from_numpy(self._values).to(device)
+            # torch wants what may be written to, which an array that is mapped from a run's files may not be.
+            self._on[device] = torch.from_numpy(np.require(self._values, requirements="W")).to(device)
         return self._on[device]

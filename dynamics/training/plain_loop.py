@@ -31,6 +31,7 @@ from dynamics.training.head.causal import require_causal
 from dynamics.training.head.fused_head import causal_model
 from dynamics.training.loop.hiding import require_hidden
 from dynamics.training.loop.methods import require_labels_suffice, training_data
+from dynamics.training.loop.other_models import values_of_others
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop, with_values
 from dynamics.training.recording.run_writer import RunPlan, RunWriter
@@ -287,7 +288,11 @@ class LoopRecorder:
         reader = BatchReader(found.keys, packed.token_id.shape[1], pad_token_id=pad_token_id)
         loop.open(reader, total_steps=training.total_steps)
         seed, tokenizer = training.settings["mask_seed"], training.tokenizer
-        loop.methods.prepare(training_data(packed, plan.reference["train"], tokenizer=tokenizer, seed=seed))
+        others = values_of_others(
+            loop.methods.all, packed, tokenizer=tokenizer, device=plan.device, dtype=training.dtype
+        )
+        reference = plan.reference["train"]
+        loop.methods.prepare(training_data(packed, reference, tokenizer=tokenizer, seed=seed, values_of=others))
         options = {} if embedding is None else {"embedding": embedding}
         loop.methods.attach(causal_model(training.model), **options)
         try:

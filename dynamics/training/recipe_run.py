@@ -30,6 +30,7 @@ from dynamics.training.environment.interrupts import finishing_steps
 from dynamics.training.environment.processes import on_rank_zero, rank, wait_for_all, world_size
 from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens
 from dynamics.training.loop.methods import training_data
+from dynamics.training.loop.other_models import values_of_others
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.loop.training_pass import Moment, TrainingPass
@@ -91,7 +92,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
         resumption = Resumption(epoch=point.epoch, step=point.step, changed=changed)
         for line in restore_hardware(output, args.device):
             reporter.line(line)
-        _rank_as_before(methods, prepared, output, seed=recipe.seed)
+        _rank_as_before(methods, prepared, args, output, seed=recipe.seed)
     writer = RunWriter(plan, on_recorded=_after_epoch(prepared, args, output, reporter), completes=False)
     epochs = round(args.num_train_epochs)
     n_sequences = len(plan.splits["train"].token_id)
@@ -128,18 +129,24 @@ def make_ready(
         save=True,
         precision=precision,
     )
-    _show(methods, prepared, prepared.reference["train"], seed=recipe.seed)
+    _show(methods, prepared, prepared.reference["train"], args, seed=recipe.seed)
     return prepared, methods, args
 
 
-def _show(methods: list[Regularizer], prepared: Prepared, reference: TokenValues, *, seed: int) -> None:
-    """Show methods the training set, and its values under the starting model."""
-    data = training_data(prepared.splits["train"], reference, tokenizer=prepared.tokenizer, seed=seed)
+def _show(
+    methods: list[Regularizer], prepared: Prepared, reference: TokenValues, args: TrainingArguments, *, seed: int
+) -> None:
+    """Show methods the training set, and its values under the starting model and those that they name."""
+    packed, tokenizer = prepared.splits["train"], prepared.tokenizer
+    others = values_of_others(methods, packed, tokenizer=tokenizer, device=args.device, dtype=forward_dtype(args))
+    data = training_data(packed, reference, tokenizer=tokenizer, seed=seed, values_of=others)
     for method in methods:
         method.prepare(data)
 
 
-def _rank_as_before(methods: list[Regularizer], prepared: Prepared, output: Path, *, seed: int) -> None:
+def _rank_as_before(
+    methods: list[Regularizer], prepared: Prepared, args: TrainingArguments, output: Path, *, seed: int
+) -> None:
     """Show methods the reference values that the run in `output` began with, where those at hand are others.
 
     A cache that was filled on another device holds others, and masks would change in the middle of the run.
@@ -147,7 +154,7 @@ def _rank_as_before(methods: list[Regularizer], prepared: Prepared, output: Path
     here, before = prepared.reference["train"], reference_of_run(output, ["train"])["train"]
     pairs = ((here.loss, before.loss), (here.entropy, before.entropy))
     if not all(np.array_equal(*pair, equal_nan=True) for pair in pairs):
-        _show(methods, prepared, before, seed=seed)
+        _show(methods, prepared, before, args, seed=seed)
 
 
 def trainer_of(

@@ -29,8 +29,7 @@ def test_the_numbers_of_the_example() -> None:
     study = load_example()
     arms = collect_arms(study)
     numbers = {
-        number: {row.arm: row for row in value_curves(study, number)}
-        for number in ("bits_per_byte", "accuracy")
+        number: {row.arm: row for row in value_curves(study, number)} for number in ("bits_per_byte", "accuracy")
     }
     changes = {row.arm: row for row in forgetting(study, split="validation")}
     for arm in arms:

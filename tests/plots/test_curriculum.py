@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from support.synthetic import make_run
 
 from dynamics.analysis.estimands.summary import ArmSummary
 from dynamics.errors import InputError
@@ -20,7 +22,7 @@ from dynamics.plots.curriculum import (
     schedules,
 )
 from dynamics.plots.style import arm_styles, load_style
-from dynamics.records.reader import Run, Study
+from dynamics.records.reader import Run, Study, open_run
 
 SUMMARY = ArmSummary(
     arm="a",
@@ -58,6 +60,19 @@ def test_what_recipes_ask_for(study: Study) -> None:
     np.testing.assert_allclose(linear.measured_epochs, [0.5, 1.5, 2.5])
     by_hand = [0.2 / 30 * np.mean(steps) for steps in ([0, 5, 10], [15, 20], [25, 30])]
     np.testing.assert_allclose(linear.measured, by_hand)
+
+
+def test_stairs_and_falling_curricula_are_drawn_as_they_are(tmp_path: Path) -> None:
+    falling = {"name": "entrodrop", "ratio": 0.2, "schedule": {"name": "linear", "decreasing": True, "stairs": 3}}
+    [found] = as_curricula(open_run(make_run(tmp_path / "run", epochs=3, regularizers=[falling])))
+    assert found.schedule == "linear from 0.2, 3 stairs"
+    # Middles of three epochs: 5/6, 1/2 and 1/6 of the peak; both sides of each jump stand at one place.
+    for epoch, share in enumerate((0.2 * 5 / 6, 0.1, 0.2 / 6)):
+        inside = (found.epochs >= epoch) & (found.epochs < epoch + 1 - 1e-6)
+        np.testing.assert_allclose(found.ratio[inside], share)
+    at = np.flatnonzero(np.diff(found.ratio))
+    np.testing.assert_allclose(found.epochs[at + 1], [1.0, 2.0])
+    assert (found.epochs[at + 1] - found.epochs[at] < 1e-8).all()
 
 
 def test_matched_arms_share_one_line(study: Study) -> None:

@@ -20,6 +20,8 @@ from dynamics.regularizers.registry import METHODS
 
 # What draws from torch's generator in every forward pass, rather than by key.
 DRAWING = {"hidden_dropout", "attention_dropout", "neftune"}
+# What goes by the rows that come together, and says so.
+BY_MICRO_BATCH = {"entrodrop-batch"}
 
 
 def trainer_of(path, settings, *, record=False, model=None, methods=None, **changes):
@@ -132,7 +134,7 @@ def test_resumes_at_an_epoch_in_the_same_bits(tmp_path, name):
     assert same(weights(whole), weights(resumed))
 
 
-@pytest.mark.parametrize("name", CANONICAL)
+@pytest.mark.parametrize("name", [name for name in CANONICAL if name not in BY_MICRO_BATCH])
 def test_is_invariant_to_batch_size_times_accumulation(tmp_path, name, monkeypatch):
     settings, model = CANONICAL[name], build(attn_implementation="eager")
     if settings["name"] in DRAWING:

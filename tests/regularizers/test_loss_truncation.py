@@ -99,7 +99,7 @@ def test_the_share_dropped_is_the_fraction(fraction):
 def test_warm_up_counts_steps_and_drops_nothing():
     method = LossTruncation(fraction=0.2, warmup=3)
     for _ in range(3):
-        assert step(method, range(1, 11), parts=2).all() and method._steps <= 3
+        assert step(method, range(1, 11), parts=2).all() and method._history.steps <= 3
     assert method.threshold == 8.0625
     assert step(method, range(1, 11)).tolist() == [1.0] * 8 + [0.0] * 2
 

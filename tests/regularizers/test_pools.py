@@ -15,8 +15,9 @@ def lowest_share(request):
 
 def on_device(values, predicted, share, group=None):
     group = np.zeros(np.shape(values), dtype=np.int64) if group is None else group
-    given = (torch.as_tensor(values), torch.as_tensor(predicted), share, torch.as_tensor(group))
-    return pools.lowest_share_on_device(*given).numpy()
+    predicted = torch.as_tensor(predicted)
+    rank, count = pools.ranks_on_device(torch.as_tensor(values), predicted, torch.as_tensor(group))
+    return (predicted & (rank < torch.round(share * count.double()))).numpy()
 
 
 def test_by_hand(lowest_share):
@@ -90,9 +91,36 @@ def test_both_forms_choose_the_same(seed, grouped):
         assert np.array_equal(on_device(values, predicted, share, group), expected)
 
 
-def test_edge_of_share():
-    values = np.array([5.0, np.nan, 1.0, 3.0, 2.0, 0.0])
-    predicted = np.array([True, True, True, True, True, False])
-    assert pools.edge_of_share(values, predicted, 0.5) == 2.0
-    assert pools.edge_of_share(values, predicted, 1.0) == 5.0
-    assert pools.edge_of_share(values, predicted, 0.1) == -np.inf
+def test_ranks_by_hand():
+    values = np.array([[5.0, 1.0, 2.0, 4.0], [3.0, 0.0, 9.0, np.nan]])
+    group = np.array([[7, 7, 2, 2], [7, 2, 2, 2]])
+    predicted = np.array([[True, True, True, True], [True, False, True, True]])
+    # Group 7 holds 5, 1, 3; group 2 holds 2, 4, 9 and one that is not known, which comes last.
+    expected = ([[2, 0, 0, 1], [1, 0, 2, 3]], [[3, 3, 4, 4], [3, 0, 4, 4]])
+    for found in (
+        pools.ranks(values, predicted, group),
+        pools.ranks_on_device(*map(torch.as_tensor, (values, predicted, group))),
+    ):
+        assert tuple(one.tolist() for one in found) == expected
+    rank, count = pools.ranks(values, predicted)
+    assert rank.tolist() == [[4, 0, 1, 3], [2, 0, 5, 6]]
+    assert count.tolist() == [[7, 7, 7, 7], [7, 0, 7, 7]]
+
+
+def test_in_order():
+    values = np.array([5.0, np.nan, 1.0, 3.0, 2.0, 0.0], dtype=np.float32)
+    known = np.array([True, True, True, True, True, False])
+    found = pools.in_order(values, known)
+    assert found.tolist() == [1.0, 2.0, 3.0, 5.0, np.inf] and found.dtype == np.float32
+
+
+def test_of_next_is_what_the_model_puts_out_at_a_token():
+    values = np.array([[np.nan, 1.0, 2.0, 3.0], [9.0, 5.0, 6.0, 7.0]], dtype=np.float32)
+    predicted = np.array([[False, True, True, True], [False, True, False, True]])
+    # The last of a row has nothing after it; what is not predicted has no value, whatever stands there.
+    expected = np.array([[1.0, 2.0, 3.0, np.nan], [5.0, np.nan, 7.0, np.nan]], dtype=np.float32)
+    for found in (
+        pools.of_next(values, predicted),
+        pools.of_next(torch.as_tensor(values), torch.as_tensor(predicted)).numpy(),
+    ):
+        assert found.dtype == np.float32 and np.array_equal(found, expected, equal_nan=True)

@@ -91,3 +91,62 @@ def test_progress_outside_training_is_a_bug(progress):
 def test_bad_settings(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         validated(ScheduleSettings, bad, where="schedule")
+
+
+def test_a_decreasing_curriculum_is_the_rest_of_the_rising_one():
+    for name in ("linear", "cosine", "sigmoid", "step"):
+        rising, falling = (ScheduleSettings(name=name, decreasing=way) for way in (False, True))
+        got = [strength(falling, p) for p in (0.0, 0.25, 0.5, 1.0)]
+        assert got == pytest.approx([1.0 - value for value in HAND[name]], abs=1e-6)
+        total = strengths(rising, 40) + strengths(falling, 40)
+        assert total.tolist() == pytest.approx([1.0] * 40, abs=1e-12)
+
+
+def test_stairs_by_hand():
+    """Four epochs of three steps: the middles of the epochs are 1/8, 3/8, 5/8, 7/8."""
+    linear = strengths(ScheduleSettings(stairs=4), 12)
+    assert linear.tolist() == [0.125] * 3 + [0.375] * 3 + [0.625] * 3 + [0.875] * 3
+    assert linear.mean() == 0.5  # the linear curriculum's own
+    falling = strengths(ScheduleSettings(stairs=4, decreasing=True), 12)
+    assert falling.tolist() == linear[::-1].tolist()
+    # On where the middle of the epoch is past 0.5: the second of two, the second and third of three.
+    assert strengths(ScheduleSettings(name="step", stairs=2), 4).tolist() == [0, 0, 1, 1]
+    assert strengths(ScheduleSettings(name="step", stairs=3), 3).tolist() == [0, 1, 1]
+    # (1 - cos(pi / 4)) / 2 and (1 - cos(3 pi / 4)) / 2.
+    assert strengths(ScheduleSettings(name="cosine", stairs=2), 2).tolist() == pytest.approx([0.1464466, 0.8535534])
+    assert strength(ScheduleSettings(stairs=1), 0.0) == strength(ScheduleSettings(stairs=1), 1.0) == 0.5
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7, 49, 1000])
+@pytest.mark.parametrize("steps", [1, 3, 17, 93])
+def test_stairs_begin_with_the_epochs(epochs, steps):
+    """Whatever the quotients round to."""
+    got = strengths(ScheduleSettings(stairs=epochs), epochs * steps).reshape(epochs, steps)
+    assert (got == got[:, :1]).all()
+    assert got[:, 0].tolist() == pytest.approx([(epoch + 0.5) / epochs for epoch in range(epochs)], abs=1e-12)
+
+
+def test_jumps_have_two_sides():
+    assert ScheduleSettings().jumps == [] == ScheduleSettings(stairs=1).jumps
+    [(before, at)] = ScheduleSettings(name="step", at=0.3).jumps
+    assert before < at == 0.3
+    for schedule in (ScheduleSettings(stairs=49), ScheduleSettings(name="step"), ScheduleSettings(stairs=9999)):
+        for before, at in schedule.jumps:
+            assert at - before < 1e-9
+            assert strength(schedule, before) < strength(schedule, at)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"name": "constant", "decreasing": True}, "decreasing is not read with a constant schedule"),
+        ({"name": "constant", "stairs": 3}, "stairs is not read with a constant schedule"),
+        ({"stairs": 0}, "stairs: must be .*at least 1"),
+        ({"stairs": 2.0}, "stairs: must be .*a whole number"),
+        ({"decreasing": 1}, "decreasing: must be true or false"),
+    ],
+    ids=str,
+)
+def test_bad_directions_and_stairs(bad, message):
+    with pytest.raises(InputError, match=message):
+        validated(ScheduleSettings, bad, where="schedule")

@@ -277,7 +277,7 @@ def test_masks_are_those_of_the_keys(cls):
     keys = {"sequence_id": batch.sequence_id, "position": batch.position}
     draw = keyed_uniform(seed=11, stream=STREAM_DROP, epoch=4, **keys).numpy()
     low = draw < (0.25 if cls is RandomTokenDropout else 0.5)
-    expected = method.eligible(batch).numpy() & data.predicted & low
+    expected = (method.probability(batch) > 0).numpy() & data.predicted & low
     assert np.array_equal(method.dropped(batch).numpy(), expected)
 
 
@@ -502,7 +502,7 @@ def test_model_without_input_embeddings():
         ({"target": "loss", "replacement": "mean"}, "replacement"),
         ({"normalize": "kept"}, "normalize"),
         ({"source": "next_epoch"}, "source"),
-        ({"ranks": "batch"}, "ranks"),
+        ({"ranks": "epoch"}, "ranks"),
     ],
     ids=str,
 )

@@ -51,7 +51,8 @@ def step(method, data, device, epoch):
     for rows in (torch.arange(0, 8), torch.arange(8, 16)):
         values = {"loss": torch.rand(data.predicted.shape), "entropy": torch.rand(data.predicted.shape)}
         batch = on(device, rows_batch(data.predicted, rows, epoch=epoch, **values))
-        n = batch.predicted.numel()
+        loss, entropy = batch.loss[:, 1:].flatten(), batch.entropy[:, 1:].flatten()
+        n = len(loss)
         with counting_waits() as found:
             method.token_weight(batch)  # as where kept tokens are counted beforehand
             method.begin_batch(batch)
@@ -59,7 +60,8 @@ def step(method, data, device, epoch):
             if method.adapts:
                 kept = torch.ones(n, dtype=torch.bool, device=device)
                 logits = torch.zeros(n, N_VOCAB, device=device) if method.needs_logits else None
-                method.adaptive_weight(batch.loss.flatten(), batch.entropy.flatten(), kept, logits)
+                told = {"rows": slice(None)} if method.needs_rows else {}
+                method.adaptive_weight(loss, entropy, kept, logits, **told)
             method.dropped(batch)
             method.begin_auxiliary(batch)
             method.end_auxiliary()

@@ -47,6 +47,25 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "masked_input_regularization-mask_token": {
         "name": "masked_input_regularization", "replacement": "mask_token", "replacement_token": 7,
     },
+    "entrodrop-lowest": {
+        "name": "entrodrop", "ratio": 0.4, "choice": "lowest",
+        "schedule": {"name": "linear", "decreasing": True, "stairs": 3},
+    },
+    "entrodrop-graded": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "choice": "graded"},
+    "entrodrop-threshold": {
+        "name": "entrodrop", "ratio": 0.3, "schedule": "constant", "threshold": 3.8, "choice": "graded",
+    },
+    "entrodrop-at": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "distribution": "at_token"},
+    "entrodrop-batch": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "ranks": "batch"},
+    "entrodrop-current-lowest": {
+        "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "source": "current", "choice": "lowest",
+        "distribution": "at_token",
+    },
+    "entrodrop-deleted": {
+        "name": "entrodrop", "ratio": 0.4, "schedule": "constant", "target": "both", "replacement": "deleted",
+    },
+    "entrodrop-unattended": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "replacement": "unattended"},
+    "entrodrop-rescaled": {"name": "entrodrop", "ratio": 0.4, "schedule": "constant", "rescale": "token"},
     "weight_decay": {"name": "weight_decay", "value": 1.0},
     "weight_decay-3.2": {"name": "weight_decay", "value": 3.2},
     "hidden_dropout": {"name": "hidden_dropout", "rate": 0.3},
@@ -62,6 +81,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     # Between the losses of the tests' model, which are far from ln 2.
     "loss_threshold": {"name": "loss_threshold", "threshold": 3.5},
     "loss_threshold-below": {"name": "loss_threshold", "counts": "below", "threshold": 4.0},
+    "selective_loss": {"name": "selective_loss", "share": 0.6, "window": 2},
 }
 # fmt: on
 

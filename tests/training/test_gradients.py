@@ -18,6 +18,7 @@ from dynamics.regularizers.label_smoothing import LabelSmoothing
 from dynamics.regularizers.loss_threshold import LossThreshold
 from dynamics.regularizers.loss_truncation import LossTruncation
 from dynamics.regularizers.masked_input import MaskedInputRegularization
+from dynamics.regularizers.selective_loss import SelectiveLoss
 
 METHODS = {
     "none": lambda: [],
@@ -32,6 +33,10 @@ METHODS = {
     "masked input and goldfish, kept": lambda: [
         MaskedInputRegularization(replacement="random"),
         GoldfishLoss(h=2, k=3),
+    ],
+    "selective": lambda: [SelectiveLoss(share=0.5)],
+    "lowest, stairs": lambda: [
+        EntroDrop(ratio=0.4, choice="lowest", target="loss", schedule={"name": "linear", "stairs": 2})
     ],
     "three together": lambda: [
         LabelSmoothing(factor=0.2),

@@ -21,7 +21,12 @@ from dynamics.records.reader import Run
 from dynamics.regularizers.registry import METHODS, setting
 
 # What a recipe says where its pool is an interval of reference entropy.
-_BY_REFERENCE_ENTROPY = {"signal": "entropy", "source": "reference", "ranks": "dataset"}
+_BY_REFERENCE_ENTROPY = {
+    "signal": "entropy",
+    "distribution": "of_token",
+    "source": "reference",
+    "ranks": "dataset",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,10 @@ def _pool(run: Run) -> tuple[float, float, float]:
         method = METHODS.get(settings.get("name"))
         if method is None or method.pool_end not in ("lowest", "highest"):
             continue
-        share = float(setting(settings, "pool"))
+        threshold = setting(settings, "threshold")
+        # Where the lowest are dropped first, the pool grows with the curriculum, up to its peak.
+        pool = setting(settings, "ratio" if setting(settings, "choice") == "lowest" else "pool")
+        share = math.nan if pool is None else float(pool)
         ranked = [setting(settings, key) == wanted for key, wanted in _BY_REFERENCE_ENTROPY.items()]
         if not all(ranked) or "train" not in run.splits:
             return share, math.nan, math.nan
@@ -171,7 +179,11 @@ def _pool(run: Run) -> tuple[float, float, float]:
         whole = run.records("train").whole
         values = whole.reference_entropy[whole.predicted]
         ordered = np.sort(values[~np.isnan(values)])
-        size = round(share * len(ordered))
+        if threshold is None:
+            size = round(share * len(ordered))
+        else:
+            size = int((ordered <= threshold if method.pool_end == "lowest" else ordered >= threshold).sum())
+            share = size / max(1, len(ordered))
         if not size:
             return share, math.nan, math.nan
         inside = ordered[:size] if method.pool_end == "lowest" else ordered[-size:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.records.values import Records, WholeSplit
-from dynamics.regularizers.pools import lowest_share
+from dynamics.regularizers.pools import lowest_share, of_next, places
 from dynamics.regularizers.registry import METHODS, setting
 
 
@@ -22,10 +23,12 @@ class DropPool:
     method : str
         The regulariser's name in the recipe.
     share : float
-        Of the predicted training tokens; 1 for random token dropout.
+        Of the predicted training tokens; 1 for random token dropout, NaN where a threshold sets it and `may_drop` is
+        None.
     may_drop : ndarray of bool, shape (R, B), or None
-        For the recorded training tokens. None where the pool is another one in every epoch (``source:
-        previous_epoch`` and ``current``): `Records.dropped` says what was taken of it.
+        For the recorded training tokens. None where the recipe and the reference values do not tell: the pool is
+        another one in every epoch or batch (``source: previous_epoch`` and ``current``, ``ranks: batch``), or another
+        model's. `Records.dropped` says what was taken of it.
     """
 
     method: str
@@ -48,13 +51,25 @@ def drop_pool(train: Records) -> DropPool | None:
         name = method.recipe_name()
         if method.pool_end == "any":
             return DropPool(name, 1.0, np.asarray(train.predicted, dtype=bool))
-        share = float(setting(settings, "pool"))
-        if setting(settings, "source") != "reference":
+        threshold, pool = setting(settings, "threshold"), setting(settings, "pool")
+        share = math.nan if pool is None else float(pool)
+        if setting(settings, "source") != "reference" or setting(settings, "ranks") == "batch":
             return DropPool(name, share, None)
         whole = train.whole
         values = whole.reference_entropy if setting(settings, "signal") == "entropy" else whole.reference_loss
-        ranked = -values if method.pool_end == "highest" else values
-        inside = lowest_share(ranked, whole.predicted, share, _groups(whole, setting(settings, "ranks")))
+        if setting(settings, "distribution") == "at_token":
+            values = of_next(np.asarray(values), np.asarray(whole.predicted))
+        end = -1.0 if method.pool_end == "highest" else 1.0
+        if threshold is not None:
+            inside = whole.predicted & (end * values <= end * threshold)
+            return DropPool(name, float(inside.sum() / max(1, whole.predicted.sum())), inside[whole.recorded])
+        group = _groups(whole, setting(settings, "ranks"))
+        if setting(settings, "choice") == "lowest":
+            # The pool grows with the curriculum, up to its peak.
+            share = float(setting(settings, "ratio"))
+            inside = whole.predicted & (places(end * values, whole.predicted, group) <= share)
+        else:
+            inside = lowest_share(end * values, whole.predicted, share, group)
         return DropPool(name, share, inside[whole.recorded])
     return None
 

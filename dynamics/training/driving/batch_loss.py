@@ -122,8 +122,8 @@ def _combined(weight: torch.Tensor | None, labels: torch.Tensor, loop: TrainingL
     def by_rows(loss: torch.Tensor, entropy: torch.Tensor, rows: Any) -> torch.Tensor:
         kept = targets[rows] != IGNORE_INDEX
         if flat is None:
-            return methods.adaptive_weight(loss, entropy, kept)
-        return flat[rows] * methods.adaptive_weight(loss, entropy, kept & (flat[rows] != 0))
+            return methods.adaptive_weight(loss, entropy, kept, rows=rows)
+        return flat[rows] * methods.adaptive_weight(loss, entropy, kept & (flat[rows] != 0), rows=rows)
 
     return by_rows
 

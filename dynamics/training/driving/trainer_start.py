@@ -28,6 +28,7 @@ from dynamics.training.environment.processes import rank, wait_for_all
 from dynamics.training.head.causal import require_causal
 from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.loop.methods import training_data
+from dynamics.training.loop.other_models import values_of_others
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recording.epoch_recorder import measure_all
@@ -93,8 +94,12 @@ def _start(
     if recorder is not None and resumed is not None:
         resumption = _resumption(recorder, trainer, loop.methods.all, splits, resumed)
     reference = _references(trainer, splits, recorder, resumed=resumed is not None)
+    args, tokenizer = trainer.args, tokenizer_of(trainer)
+    others = values_of_others(
+        loop.methods.all, train.packed, tokenizer=tokenizer, device=args.device, dtype=forward_dtype(args)
+    )
     loop.methods.prepare(
-        training_data(train.packed, reference["train"], tokenizer=tokenizer_of(trainer), seed=trainer.args.seed)
+        training_data(train.packed, reference["train"], tokenizer=tokenizer, seed=args.seed, values_of=others)
     )
     if recorder is not None:
         writer = RunWriter(_plan(recorder, trainer, loop.methods.all, splits, reference))

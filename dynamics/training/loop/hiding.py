@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from dynamics.errors import InputError
 from dynamics.regularizers.masked_input import MaskedInputRegularization
-from dynamics.regularizers.probe import dependence_on_dropped
+from dynamics.regularizers.probe import KEPT, dependence_on_dropped
 from dynamics.regularizers.token_dropout import TokenDropout
 from dynamics.training.environment.generators import evaluating
 from dynamics.training.head.fused_head import causal_model
@@ -37,6 +39,14 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
             continue
         with evaluating(model), forward_context(device, dtype):
             found = dependence_on_dropped(logits, mask.n_vocab, mask.armed_with, device)
+            if found == 0.0 and mask.settings.replacement == "unattended":
+                # The stand-in is hidden from the rest too: asked of what stands there with nothing in its place.
+                found = dependence_on_dropped(
+                    lambda ids: logits(ids)[:, list(KEPT)],
+                    mask.n_vocab,
+                    partial(mask.armed_with, bare=True),
+                    device,
+                )
         if found > 0.0:
             raise InputError(
                 f"{type(method).__name__}: the logits of {type(causal_model(model)).__name__} still depend on tokens "

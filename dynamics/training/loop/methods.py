@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,14 @@ from dynamics.regularizers.base import Batch, Regularizer, Removable, TrainingDa
 from dynamics.training.loop.clean_pass import TokenValues
 
 
-def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any, seed: int) -> TrainingData:
+def training_data(
+    packed: PackedSplit,
+    reference: TokenValues,
+    *,
+    tokenizer: Any,
+    seed: int,
+    values_of: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> TrainingData:
     """Return the training set as regularisers see it.
 
     Parameters
@@ -27,6 +34,8 @@ def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any
     tokenizer : PreTrainedTokenizerBase, optional
     seed : int
         The run's seed.
+    values_of : mapping, optional
+        Loss and entropy under other models, from `values_of_others`.
     """
     return TrainingData(
         token_id=packed.token_id,
@@ -36,6 +45,7 @@ def training_data(packed: PackedSplit, reference: TokenValues, *, tokenizer: Any
         reference_entropy=reference.entropy,
         tokenizer=tokenizer,
         seed=seed,
+        values_of=values_of or {},
     )
 
 
@@ -161,7 +171,13 @@ class Methods:
         return torch.stack(weights).prod(dim=0) if weights else None
 
     def adaptive_weight(
-        self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None
+        self,
+        loss: torch.Tensor,
+        entropy: torch.Tensor,
+        kept: torch.Tensor,
+        logits: torch.Tensor | None = None,
+        *,
+        rows: Any = slice(None),
     ) -> torch.Tensor:
         """Return the product of the weights that depend on the predictions themselves: float32, shape (N,).
 
@@ -172,10 +188,13 @@ class Methods:
             Where false, values and weights mean nothing.
         logits : Tensor, shape (N, V), optional
             Given where one of the methods needs them.
+        rows : slice or Tensor of int64, shape (N,)
+            Which tokens of the micro-batch these are, of its B (T - 1).
         """
         product = torch.ones_like(loss, dtype=torch.float32)
         for method in self.adapting:
-            product = product * method.adaptive_weight(loss, entropy, kept, logits).float()
+            told = {"rows": rows} if method.needs_rows else {}
+            product = product * method.adaptive_weight(loss, entropy, kept, logits, **told).float()
         return torch.where(kept, product, 0.0)
 
     def dropped(self, batch: Batch) -> torch.Tensor | None:

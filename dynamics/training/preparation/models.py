@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
 from dynamics.errors import InputError, nearest
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.settings import ModelSettings
-from dynamics.training.head.causal import require_causal
+from dynamics.training.head.pretrained import model_hash, pretrained_model
 
-# Models whose code is run: a run loads its model several times, and says so once.
-_trusted: set[str] = set()
+__all__ = ["build_model", "model_hash"]
 
 
 def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
@@ -46,7 +37,18 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     if settings.name in NAMED_SIZES:
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
-        model = _from_pretrained(settings)
+        name = settings.name
+        if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+            raise InputError(
+                f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
+                f"name of the form owner/model{nearest(name, NAMED_SIZES)}"
+            )
+        model = pretrained_model(
+            name,
+            trust_remote_code=settings.trust_remote_code,
+            key="model.name",
+            trust_key="model.trust_remote_code",
+        )
     n_vocab = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > n_vocab:
         raise InputError(
@@ -61,16 +63,6 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
         )
     model.eval()  # type: ignore[no-untyped-call]
     return model
-
-
-def model_hash(model: torch.nn.Module) -> str:
-    """Return the sha256 of a model's weights: names, types, shapes and bytes, in the order of names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
-    return digest.hexdigest()
 
 
 def _from_named_size(
@@ -92,48 +84,3 @@ def _from_named_size(
         build: Any = AutoModelForCausalLM.from_config  # untyped in transformers
         model: PreTrainedModel = build(config, dtype=torch.float32)
         return model
-
-
-def _from_pretrained(settings: ModelSettings) -> PreTrainedModel:
-    name = settings.name
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise InputError(
-            f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
-            f"name of the form owner/model{nearest(name, NAMED_SIZES)}"
-        )
-    if settings.trust_remote_code and name not in _trusted:
-        _trusted.add(name)
-        warnings.warn(
-            f"model.trust_remote_code: true runs the program code that comes with {name!r}, whatever it does; leave "
-            "the key out unless you know where it is from",
-            stacklevel=2,
-        )
-    try:
-        AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-        # Looked at below: what it cannot load it would make up, and only warn.
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=settings.trust_remote_code, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        remedy = (
-            "if you trust where it is from, model.trust_remote_code: true runs it"
-            if "trust_remote_code" in reason
-            else "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
-        )
-        raise InputError(
-            f"model.name: {name!r} cannot be loaded as a causal language model ({reason[:300]}); {remedy}"
-        ) from error
-    model: PreTrainedModel = found[0]
-    missing = sorted(found[1]["missing_keys"])
-    try:
-        require_causal(model)
-    except InputError as error:
-        raise InputError(f"model.name: {name!r}: {error}") from error
-    if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InputError(
-            f"model.name: {name!r} has no weights for {shown}, which would be random and different in every run; give "
-            "the folder of a whole causal language model"
-        )
-    return model

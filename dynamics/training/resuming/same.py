@@ -14,6 +14,7 @@ from dynamics.errors import InputError
 from dynamics.ops import restore_routes
 from dynamics.recipe.loading import differing_keys
 from dynamics.records.reader import Run, open_run
+from dynamics.regularizers.registry import completed
 from dynamics.training.environment.hardware import hardware
 from dynamics.training.environment.processes import world_size
 
@@ -80,6 +81,7 @@ def allowed_changes(
         Others differ, naming each with both values.
     """
     changed, refused = {}, []
+    before, now = _completed(before), _completed(now)
     for key in differing_keys(before, now):
         one, other = _at(before, key), _at(now, key)
         # What is kept of documents is in no hash.
@@ -151,6 +153,12 @@ def restore_hardware(output: Path, device: torch.device) -> list[str]:
             f"{output}: the run began on other hardware ({', '.join(differing)}); it goes on, but not in the same bits"
         )
     return said
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which the methods say all of theirs: an earlier version may have known fewer."""
+    methods = settings.get("regularizers")
+    return {**settings, **({"regularizers": [completed(one) for one in methods]} if methods else {})}
 
 
 class _Absent:

@@ -64,3 +64,21 @@ def test_pools_that_are_no_interval(tmp_path: Path) -> None:
     assert np.isnan([by_loss.pool_low, by_loss.pool_high]).all()
     with pytest.raises(InputError, match="highest=0"):
         entropy_distributions(study, highest=0.0)
+
+
+def test_pools_under_a_threshold_and_pools_that_grow(tmp_path: Path) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "threshold": {"threshold": 0.7, "pool": None},
+        "growing": {"choice": "lowest"},
+        "at": {"distribution": "at_token"},
+    }
+    arms = {name: {"regularizers": [{"name": "entrodrop", "ratio": 0.2, **one}]} for name, one in settings.items()}
+    study = open_study(make_study(tmp_path / "study", arms=arms, epochs=1, seeds=(0,)))
+    threshold, growing, at = entropy_distributions(study)
+    records = study.run("threshold", 0).records("train")
+    ordered = np.sort(records.reference_entropy[records.predicted])
+    below = ordered[ordered <= 0.7]
+    assert (threshold.pool_low, threshold.pool_high) == (below[0], below[-1])
+    assert threshold.pool == len(below) / len(ordered)
+    assert growing.pool == 0.2 and growing.pool_high == ordered[round(0.2 * len(ordered)) - 1]
+    assert at.pool == 0.5 and np.isnan([at.pool_low, at.pool_high]).all()

@@ -53,6 +53,36 @@ def test_the_share_is_of_all_sequences_not_of_the_recorded(run_path_of):
     assert np.array_equal(drop_pool(some).may_drop, pool.may_drop[[2, 3, 11]])
 
 
+def test_pools_under_a_threshold_by_hand(run_path_of):
+    for name, inside in (("entrodrop", np.less_equal), ("inverse_entrodrop", np.greater_equal)):
+        train = run_path_of([{"name": name, "ratio": 0.1, "threshold": 0.7, "pool": None}])
+        pool = drop_pool(train)
+        expected = train.predicted & inside(train.reference_entropy, np.float32(0.7))
+        assert np.array_equal(pool.may_drop, expected)
+        assert pool.share == pytest.approx(expected.sum() / train.predicted.sum()) and 0.1 < pool.share < 0.9
+
+
+def test_a_pool_that_grows_holds_what_its_peak_does(run_path_of):
+    train = run_path_of([{"name": "entrodrop", "ratio": 0.3, "choice": "lowest", "ranks": "sequence"}])
+    pool = drop_pool(train)
+    assert pool.share == 0.3
+    for row in range(len(train.predicted)):
+        inside = train.predicted[row]
+        size = int(np.floor(0.3 * inside.sum() + 0.5))
+        edge = np.sort(train.reference_entropy[row][inside])[size - 1] if size else -1.0
+        assert np.array_equal(pool.may_drop[row], inside & (train.reference_entropy[row] <= edge))
+
+
+def test_pools_that_the_reference_does_not_tell(run_path_of):
+    batch = drop_pool(run_path_of([{"name": "entrodrop", "ratio": 0.1, "ranks": "batch"}]))
+    assert (batch.share, batch.may_drop) == (0.5, None)
+    other = drop_pool(run_path_of([{"name": "entrodrop", "ratio": 0.1, "source": {"model": "owner/model"}}]))
+    assert (other.share, other.may_drop) == (0.5, None)
+    shifting = {"name": "entrodrop", "ratio": 0.1, "threshold": 0.5, "pool": None, "source": "current"}
+    pool = drop_pool(run_path_of([shifting]))
+    assert np.isnan(pool.share) and pool.may_drop is None
+
+
 @pytest.fixture
 def run_path_of(tmp_path):
     def made(regularizers, **options):
@@ -71,6 +101,9 @@ METHODS = [
     ({"name": "inverse_entrodrop", "ranks": "sequence", "signal": "loss", "pool": 0.3}, 0.3),
     ({"name": "inverse_entrodrop", "ranks": "document"}, 0.5),
     ({"name": "random_token_dropout"}, 1.0),
+    ({"name": "entrodrop", "choice": "graded"}, 0.5),
+    ({"name": "entrodrop", "distribution": "at_token"}, 0.5),
+    ({"name": "inverse_entrodrop", "distribution": "at_token", "ranks": "sequence", "signal": "loss"}, 0.5),
 ]
 
 
@@ -102,6 +135,8 @@ def test_pools_hold_all_that_real_runs_dropped(method, share, recorded, tmp_path
     dropped = train.dropped(1) | train.dropped(2)
     assert dropped.sum() > 0.2 * pool.may_drop.sum()
     assert not (dropped & ~pool.may_drop).any()
+    if method.get("choice") == "graded":
+        return
     # With twice so many chances about 1 - (1 - ratio / pool)**2 of the pool is hit: the pool is no larger than it is.
     expected = 1 - (1 - 0.3 / share) ** 2
     n = int(pool.may_drop.sum())

@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from support.tiny import quiet, run_tiny, tiny_recipe
 
@@ -135,6 +136,22 @@ def test_threads_are_restored(tmp_path, monkeypatch, whole):
     finally:
         torch.set_num_threads(before)
     same_run(open_run(folder), whole)
+
+
+def test_a_run_that_began_before_a_setting_was_there_goes_on(tmp_path):
+    """Its config says nothing of what later versions added, and the defaults are what the method did then."""
+    method = {"name": "entrodrop", "ratio": 0.2}
+    folder = run_tiny(tmp_path / "run", **{**RECIPE, "regularizers": [method]}).path
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    [written] = config["regularizers"]
+    for key in ("threshold", "choice", "distribution", "rescale"):
+        del written[key]
+    for key in ("decreasing", "stairs"):
+        del written["schedule"][key]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "finished already" in resumed(folder, regularizers=[method])
+    with pytest.raises(InputError, match=r"differs in regularizers"):
+        resumed(folder, regularizers=[{**method, "choice": "lowest"}])
 
 
 def test_another_recipe_or_other_data_are_refused_by_key(tmp_path, monkeypatch):

@@ -1,0 +1,81 @@
+"""Pretrained causal language models by path or hub name, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from dynamics.errors import InputError
+from dynamics.training.head.causal import require_causal
+
+# Models whose code is run: a run loads its model several times, and says so once.
+_trusted: set[str] = set()
+
+
+def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key: str) -> PreTrainedModel:
+    """Return a causal language model, with float32 weights.
+
+    Parameters
+    ----------
+    name : str
+        A folder that save_pretrained wrote, or a hub name.
+    trust_remote_code : bool
+        Whether program code that comes with it is run.
+    key, trust_key : str
+        What said so, for messages.
+
+    Raises
+    ------
+    InputError
+        The model cannot be found or loaded, lacks weights, or is no causal language model.
+    """
+    if trust_remote_code and name not in _trusted:
+        _trusted.add(name)
+        warnings.warn(
+            f"{trust_key}: true runs the program code that comes with {name!r}, whatever it does; leave "
+            "the key out unless you know where it is from",
+            stacklevel=2,
+        )
+    try:
+        AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        # Looked at below: what it cannot load it would make up, and only warn.
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=trust_remote_code, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        remedy = (
+            f"if you trust where it is from, {trust_key}: true runs it"
+            if "trust_remote_code" in reason
+            else "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
+        )
+        raise InputError(
+            f"{key}: {name!r} cannot be loaded as a causal language model ({reason[:300]}); {remedy}"
+        ) from error
+    model: PreTrainedModel = found[0]
+    missing = sorted(found[1]["missing_keys"])
+    try:
+        require_causal(model)
+    except InputError as error:
+        raise InputError(f"{key}: {name!r}: {error}") from error
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{key}: {name!r} has no weights for {shown}, which would be random and different in every run; give "
+            "the folder of a whole causal language model"
+        )
+    return model
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """Return the sha256 of a model's weights: names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(memoryview(flat.numpy()))
+    return digest.hexdigest()

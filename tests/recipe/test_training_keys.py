@@ -92,6 +92,15 @@ def test_other_methods_and_fields_go_together() -> None:
     assert twice == "regularizers: neftune stands there twice; keep one"
 
 
+def test_deleted_tokens_and_a_masked_second_pass_do_not_go_together() -> None:
+    deleting = {"name": "entrodrop", "target": "both", "replacement": "deleted"}
+    masked = {"name": "masked_input_regularization"}
+    for pair in ([deleting, masked], [masked, deleting]):
+        problem = conflict(pair, {})
+        assert problem is not None and "entrodrop with replacement: deleted moves tokens" in problem
+    assert conflict([{**deleting, "replacement": "zero"}, masked], {}) is None
+
+
 @pytest.mark.parametrize("pair", list(combinations(["entrodrop", "inverse_entrodrop", "random_token_dropout"], 2)))
 def test_a_control_does_not_stand_beside_what_it_controls(pair: tuple[str, str]) -> None:
     problem = conflict(by_name("weight_decay", *pair), {})

@@ -19,6 +19,7 @@ Shape suffixes: S seeds, E epochs, D documents, K buckets, H halves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,13 +82,19 @@ def n_splits(n_documents: int) -> int:
     return int(np.clip(_SPLITS_TIMES_DOCUMENTS // max(1, n_documents), _FEWEST_SPLITS, _MOST_SPLITS))
 
 
+@lru_cache(maxsize=4)
 def random_halves(n_documents: int, seed: int) -> NDArray[np.float64]:
-    """Return which documents a choice is made on: shape (H, D), 0 or 1, the second half of rows the opposite."""
+    """Return which documents a choice is made on: shape (H, D), 0 or 1, the second half of rows the opposite.
+
+    Kept, and not to be written to: every arm and bucket wants the same ones.
+    """
     rng = np.random.default_rng(seed)
     half = np.zeros((n_splits(n_documents), n_documents))
     for row in half:
         row[rng.permutation(n_documents)[: n_documents // 2]] = 1.0
-    return np.concatenate([half, 1.0 - half])
+    halves = np.concatenate([half, 1.0 - half])
+    halves.flags.writeable = False
+    return halves
 
 
 def about_one_seed(n_seeds: int) -> str | None:
@@ -172,17 +179,21 @@ def _left_out(y: Floats, others: Floats, halves: Floats, chosen_on: Floats, best
     """
     n_documents = y.shape[1]
     measured_at = (1.0 - halves) @ y.T  # (H, E)
-    rows = np.arange(len(halves))
-    at_choice = measured_at[rows, best]
+    at_choice = measured_at[np.arange(len(halves)), best]
     total = np.empty(n_documents)
-    step = max(1, _BLOCK // chosen_on.size)
+    step = max(1, _BLOCK // len(halves))
     for first in range(0, n_documents, step):
         block = slice(first, first + step)
-        here = halves[:, block] > 0  # (H, block)
-        anew = (chosen_on[:, None, :] - others.T[None, block, :]).argmin(axis=2)
-        moved = np.take_along_axis(measured_at, anew, axis=1)
+        # The lowest so far, epoch by epoch: numpy's argmin over a last axis of a few epochs is slow.
+        lowest = chosen_on[:, 0, None] - others[0, block]  # (H, block)
+        moved = np.repeat(measured_at[:, 0, None], lowest.shape[1], axis=1)
+        for epoch in range(1, len(y)):
+            here = chosen_on[:, epoch, None] - others[epoch, block]
+            lower = here < lowest
+            np.copyto(lowest, here, where=lower)
+            np.copyto(moved, measured_at[:, epoch, None], where=lower)
         stayed = at_choice[:, None] - y[best][:, block]
-        total[block] = np.where(here, moved, stayed).sum(axis=0)
+        total[block] = np.where(halves[:, block] > 0, moved, stayed).sum(axis=0)
     return total
 
 

@@ -52,9 +52,7 @@ def false_findings(n_seeds: int, n_studies: int, *, n_documents: int = 30, paire
         contrasts = arm.minus(arm_low), other.minus(other_low)
         found[f"contrast of {quantity}"] = uncertain(contrasts[0])
         found[f"interaction of {quantity}"] = _between(*contrasts, paired)
-    falling = [
-        _quantities(rng, FALLING, counts[0], n_seeds, (quantity,))[quantity] for quantity in ("final", "best")
-    ]
+    falling = [_quantities(rng, FALLING, counts[0], n_seeds, (quantity,))[quantity] for quantity in ("final", "best")]
     found["final against early stopping"] = _between(*falling, paired)
     rates = {
         name: {f"{level:g}": float((known.p_value() < level).mean()) for level in SIGNIFICANCE}

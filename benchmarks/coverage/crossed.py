@@ -128,7 +128,11 @@ def _held(methods: dict[str, Method], error: Floats) -> dict[str, dict[str, floa
         found[name] = {}
         for level in LEVELS:
             low, high = method(level)
-            found[name][f"coverage {level:g}"] = float(((low <= 0.0) & (high >= 0.0)).mean())
+            held = (low <= 0.0) & (high >= 0.0)
             known = 2.0 * norm.isf((1.0 - level) / 2.0) * error
-            found[name][f"width {level:g}"] = round(float(np.median((high - low) / known)), 4)
+            found[name] |= {
+                f"coverage {level:g}": float(held.mean()),
+                f"standard error {level:g}": round(float(held.std() / np.sqrt(len(held))), 5),
+                f"width {level:g}": round(float(np.median((high - low) / known)), 4),
+            }
     return found

@@ -19,10 +19,9 @@ from dynamics.analysis.tokens.token_records import Floats
 VALUES = ("normal", "t3", "exponential", "lognormal")
 #: How many tokens documents have: 100 each, or lognormal with sigma 1, of which one in twenty has five times the median.
 LENGTHS = ("equal", "unequal")
-#: The variance of the mean that seeds make over what documents make; "unit": a seed varies as much as a document does.
-SEED_VARIANCES = ("0", "1/4", "1", "4", "unit")
-#: What seeds and documents make together, for one seed and document, over a document's variance.
-TOGETHER = 1.0
+#: The variance of the mean that seeds make over what documents make. "unit": a seed varies as much as a document does.
+#: "alike": seeds make nothing at all, not even together with documents, where otherwise that is as much as a document.
+SEED_VARIANCES = ("alike", "0", "1/4", "1", "4", "unit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +94,9 @@ def crossed_arm(cell: Crossed, rng: np.random.Generator, counts: Floats, share: 
     of_seed = seed_variance(cell, squares) * share
     seeds = np.sqrt(of_seed) * rng.standard_normal((n_seeds, 1, n_studies))
     documents = np.sqrt(share) * draw(cell.values, rng, (n_documents, n_studies))
-    together = np.sqrt(TOGETHER * share) * rng.standard_normal((n_seeds, n_documents, n_studies))
-    variance: Floats = of_seed / n_seeds + squares * share * (1.0 + TOGETHER / n_seeds)
+    shared = 0.0 if cell.seed_variance == "alike" else 1.0
+    together = np.sqrt(shared * share) * rng.standard_normal((n_seeds, n_documents, n_studies))
+    variance: Floats = of_seed / n_seeds + squares * share * (1.0 + shared / n_seeds)
     return counts * (seeds + documents + together), variance
 
 
@@ -104,7 +104,7 @@ def seed_variance(cell: Crossed, squares: Floats) -> Floats:
     """Return the variance between seeds, shape (K,); `squares` are sums of squared shares of tokens."""
     if cell.seed_variance == "unit":
         return np.ones_like(squares)
-    ratio = {"0": 0.0, "1/4": 0.25, "1": 1.0, "4": 4.0}[cell.seed_variance]
+    ratio = {"alike": 0.0, "0": 0.0, "1/4": 0.25, "1": 1.0, "4": 4.0}[cell.seed_variance]
     return ratio * squares * cell.seeds
 
 

@@ -62,10 +62,10 @@ def satterthwaite(sums: Floats, counts: Floats, level: float) -> Ends:
     error = (rest**2).sum(axis=(0, 1)) / ((n_seeds - 1) * (n_documents - 1))
     a, b = np.maximum(between, error), np.maximum(of_documents, error)
     effective = np.maximum(1.0, total**2 / (counts**2).sum(axis=0) - 1.0)
-    degrees = (a + b - error) ** 2 / (
-        a**2 / (n_seeds - 1) + b**2 / effective + error**2 / ((n_seeds - 1) * effective)
+    degrees = (a + b - error) ** 2 / (a**2 / (n_seeds - 1) + b**2 / effective + error**2 / ((n_seeds - 1) * effective))
+    half = student.isf((1.0 - level) / 2.0, np.maximum(1.0, degrees)) * np.sqrt(
+        (a + b - error) / (n_seeds * n_documents)
     )
-    half = student.isf((1.0 - level) / 2.0, np.maximum(1.0, degrees)) * np.sqrt((a + b - error) / (n_seeds * n_documents))
     return mean - half, mean + half
 
 

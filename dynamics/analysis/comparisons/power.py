@@ -232,7 +232,9 @@ class _Drawn:
         variance = of_seeds + of_documents
         critical = of_seeds * student.isf(tail, between) + of_documents * student.isf(tail, degrees)
         critical = _over(critical, variance)
-        skewness = _over(of_documents, variance) ** 1.5 * _skewness_of_normal(degrees + 1.0) * rng.standard_normal(N_DRAWS)
+        skewness = (
+            _over(of_documents, variance) ** 1.5 * _skewness_of_normal(degrees + 1.0) * rng.standard_normal(N_DRAWS)
+        )
         self.above = np.sqrt(variance) * np.maximum(critical, unskewed(critical, skewness))
         self.below = np.sqrt(variance) * np.maximum(critical, -unskewed(-critical, skewness))
 

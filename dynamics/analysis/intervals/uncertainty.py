@@ -5,7 +5,7 @@ with seventy. Student's t knows one number of them. Here the critical value is t
 their shares of the variance (Cochran 1964, Approximate significance levels of the Behrens-Fisher test, Biometrics 20;
 Cochran and Cox 1950, Experimental Designs). Satterthwaite's t, which makes up one number of degrees of freedom from the
 estimated parts, is too short for them: where by chance the seeds lie together it forgets that there are only three, and
-1 of 50 comparisons of identical arms is significant at the level of 0.5 % (docs/analysis.md has the table).
+one in 50 comparisons of identical arms is significant at the level of 0.5 % (docs/analysis.md has the table).
 
 Few documents of a skewed distribution make an estimate's own distribution skewed. Hall's (1992) cubic transformation (On
 the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents too,

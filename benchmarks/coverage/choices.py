@@ -33,7 +33,14 @@ SIGNIFICANCE = (0.05, 0.005)
 QUANTITIES = ("final", "best", "rebound", "area")
 
 
-def false_findings(n_seeds: int, n_studies: int, *, n_documents: int = 30, paired: bool = True) -> dict[str, Any]:
+def false_findings(
+    n_seeds: int,
+    n_studies: int,
+    *,
+    n_documents: int = 30,
+    paired: bool = True,
+    quantities: Sequence[str] = QUANTITIES,
+) -> dict[str, Any]:
     """Return how often a difference is found between arms that are alike, or a contrast where there is none.
 
     Two arms with the same true curve and two halves of each document's tokens with the same true curve. Early stopping
@@ -42,15 +49,14 @@ def false_findings(n_seeds: int, n_studies: int, *, n_documents: int = 30, paire
     rng = generator(f"identical arms, {n_seeds} seeds, paired {paired}")
     counts = rng.integers(20, 100, (2, n_documents, n_studies)).astype(np.float64)
     asked = [
-        [_quantities(rng, REBOUNDING, half, n_seeds, QUANTITIES) for half in counts] for _ in ("an arm", "the baseline")
+        [_quantities(rng, REBOUNDING, half, n_seeds, quantities) for half in counts] for _ in ("an arm", "the baseline")
     ]
-    uncertain = over_seeds_and_documents
     found: dict[str, Uncertainty] = {}
-    for quantity in QUANTITIES:
+    for quantity in quantities:
         (arm, arm_low), (other, other_low) = ([half[quantity] for half in side] for side in asked)
         found[quantity] = _between(arm, other, paired)
         contrasts = arm.minus(arm_low), other.minus(other_low)
-        found[f"contrast of {quantity}"] = uncertain(contrasts[0])
+        found[f"contrast of {quantity}"] = over_seeds_and_documents(contrasts[0])
         found[f"interaction of {quantity}"] = _between(*contrasts, paired)
     falling = [_quantities(rng, FALLING, counts[0], n_seeds, (quantity,))[quantity] for quantity in ("final", "best")]
     found["final against early stopping"] = _between(*falling, paired)

@@ -1,1 +1,1 @@
-"""How often intervals cover the truth, and tests find what is not there: simulated studies, `python -m benchmarks.coverage`."""
+"""How often intervals cover the truth and tests find what is not there: `python -m benchmarks.coverage`."""

@@ -5,8 +5,8 @@
 
 Every kind of seeds, documents, variances, distributions, lengths and pairing has random numbers of its own. Where a
 thousand studies come out below the bound that is promised, twenty times as many new ones say whether that was chance.
-Results: benchmarks/results/coverage.json, and docs/coverage.md by benchmarks.report. They depend on no other work on the
-machine.
+Results: benchmarks/results/coverage.json, and docs/coverage.md by benchmarks.report. They depend on no other work on
+the machine.
 """
 
 from __future__ import annotations

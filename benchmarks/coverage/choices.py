@@ -1,4 +1,4 @@
-"""Identical arms, flat curves and planted differences: false findings of every estimand, and what choosing an epoch does.
+"""Identical arms, flat curves and planted differences: false findings of every estimand, and power.
 
 Shape suffixes: S seeds, E epochs, D documents, K studies.
 """

@@ -1,7 +1,7 @@
 """Simulated studies whose truth is known: seeds crossed with documents, a thousand studies at a time.
 
-A study takes the place of a bucket: sums are (S, E, D, K) and tokens (1, D, K) with K studies, so that the library's own
-functions compute all of them at once.
+A study takes the place of a bucket: sums are (S, E, D, K) and tokens (1, D, K) with K studies, so that the library's
+own functions compute all of them at once.
 
 Shape suffixes: S seeds, E epochs, D documents, K studies.
 """
@@ -17,9 +17,9 @@ from dynamics.analysis.tokens.token_records import Floats
 
 #: How values of documents are distributed, each with mean 0 and variance 1.
 VALUES = ("normal", "t3", "exponential", "lognormal")
-#: How many tokens documents have: 100 each, or lognormal with sigma 1, of which one in twenty has five times the median.
+#: How many tokens documents have: 100 each, or lognormal with sigma 1 (one in twenty has five times the median).
 LENGTHS = ("equal", "unequal")
-#: The variance of the mean that seeds make over what documents make. "unit": a seed varies as much as a document does.
+#: The variance of the mean that seeds make over what documents make; "unit": a seed varies as a document does;
 #: "alike": seeds make nothing at all, not even together with documents, where otherwise that is as much as a document.
 SEED_VARIANCES = ("alike", "0", "1/4", "1", "4", "unit")
 

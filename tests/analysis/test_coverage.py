@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from benchmarks.coverage import choices
 from benchmarks.coverage.crossed import OURS, crossed_coverage, document_coverage
 from benchmarks.coverage.designs import Crossed, Documents
-
 from dynamics.analysis.comparisons.power import Design
 
 N_STUDIES = 1_000

@@ -1,8 +1,8 @@
 """Does the high-entropy half rebound by more than the low, and does an arm take more from it? The paper's very claim.
 
-The contrast is one bucket minus another within an arm; the interaction is an arm's contrast minus the baseline's: by how
-much more the arm changes the high bucket than the low. Both are paired, by document and seed, and come with the interval
-of a difference (`dynamics.analysis.comparisons.arm_comparisons`).
+The contrast is one bucket minus another within an arm; the interaction is an arm's contrast minus the baseline's: by
+how much more the arm changes the high bucket than the low. Both are paired, by document and seed, and come with the
+interval of a difference (`dynamics.analysis.comparisons.arm_comparisons`).
 
 Buckets must not be chosen by what is measured: halves by a noisy loss show the regression of that noise to its mean.
 Those by the reference model's entropy, the default, are free of it.

@@ -1,9 +1,10 @@
 """What a design can find: the smallest difference detected with 80 % power, and the seeds or documents that one needs.
 
 A pilot's difference of two arms has a variance with three components. Divided by the seeds and documents of another
-design they give the variance there, and the chance that its comparison comes out significant. That chance has no formula,
-since the critical value depends on the estimated components (`dynamics.analysis.intervals.uncertainty`): what a design
-would measure is drawn, normal differences and chi-square mean squares, and compared in the very way in which arms are.
+design they give the variance there, and the chance that its comparison comes out significant. That chance has no
+formula, since the critical value depends on the estimated components (`dynamics.analysis.intervals.uncertainty`): what
+a design would measure is drawn, normal differences and chi-square mean squares, and compared in the very way in which
+arms are.
 
 The pilot's own components are estimates. From three seeds the variance between seeds is known to within a factor of 40
 (95 %), so that a plan made from it is a guess; five seeds make it 12.
@@ -214,7 +215,8 @@ class _Drawn:
     """What a design's comparison would be off by, and how far above and below 0 it would have to be to be significant.
 
     Of normal differences the mean, the mean squares and the skewness are independent (Basu's theorem), so that each is
-    drawn by itself; the skewness as a normal number with the variance of that of a normal sample (Joanes and Gill 1998).
+    drawn by itself; the skewness as a normal number with the variance of that of a normal sample (Joanes and Gill
+    1998).
     """
 
     def __init__(self, design: Design, level: float, seed: int) -> None:

@@ -5,12 +5,12 @@ value belongs to a seed and a document, and lies off the mean by
 
     v[s, d] = (y[s, d] - R n[d]) / N,        y sums, n tokens, N all tokens of a seed.
 
-Summed over documents that is what seed s lies off R. Averaged over seeds and divided by 1 - n[d] / N it is by how much R
-changes when document d is left out. What remains, v less both, is what seeds and documents make together. What is
+Summed over documents that is what seed s lies off R. Averaged over seeds and divided by 1 - n[d] / N it is by how much
+R changes when document d is left out. What remains, v less both, is what seeds and documents make together. What is
 linear in a curve (its last value, its area) or a difference (of arms, of buckets) has the same combination of these.
 
-An estimate that chooses an epoch is not linear. It brings along by how much it changes when a document or a seed is left
-out and the choice is made anew (`dynamics.analysis.intervals.selection`).
+An estimate that chooses an epoch is not linear. It brings along by how much it changes when a document or a seed is
+left out and the choice is made anew (`dynamics.analysis.intervals.selection`).
 
 Shape suffixes: S seeds, D documents, E epochs, K buckets, Q any shape of estimates.
 """

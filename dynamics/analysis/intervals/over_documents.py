@@ -1,8 +1,8 @@
 """Over documents: would it be there on other documents, with these very trained models?
 
-The variance is the jackknife's (Efron and Stein 1981, The jackknife estimate of variance, Annals of Statistics 9), which
-leaves each document out in turn, with Bell and McCaffrey's degrees of freedom for documents of unequal lengths and
-Hall's correction for skewness (`dynamics.analysis.intervals.uncertainty`).
+The variance is the jackknife's (Efron and Stein 1981, The jackknife estimate of variance, Annals of Statistics 9),
+which leaves each document out in turn, with Bell and McCaffrey's degrees of freedom for documents of unequal lengths
+and Hall's correction for skewness (`dynamics.analysis.intervals.uncertainty`).
 """
 
 from __future__ import annotations

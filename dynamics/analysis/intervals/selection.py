@@ -7,8 +7,8 @@ both ways, and averaged over many random halves. On a curve that is flat in trut
 the best epoch is hard to find the value is a little higher than the lowest: it is that of the epoch at which one would
 have stopped.
 
-With one seed the epoch can be chosen on other documents alone. What the model itself does from epoch to epoch is then in
-the choice and in the value, and cannot be told from a rebound (`about_one_seed`).
+With one seed the epoch can be chosen on other documents alone. What the model itself does from epoch to epoch is then
+in the choice and in the value, and cannot be told from a rebound (`about_one_seed`).
 
 An interval needs more than how values scatter, since the choice depends on the sample too: the estimate is computed
 again without each document and without each seed (the jackknife, as in `dynamics.analysis.intervals.over_documents`).
@@ -227,5 +227,6 @@ def _require_alike(parts: Sequence[DocumentSums], chosen_on: Sequence[DocumentSu
     require_like_sums(chosen_on)
     if len(parts) != len(chosen_on) or first.labels != other.labels or not np.array_equal(first.epochs, other.epochs):
         raise InputError(
-            "the best epoch can be chosen only on records of the same seeds, epochs and buckets as those it is measured on"
+            "the best epoch can be chosen only on records of the same seeds, epochs and buckets as those that it is "
+            "measured on"
         )

@@ -1,15 +1,16 @@
 """From an estimate's variance to its interval and p-values.
 
-An estimate's variance often has several parts, each known with its own few degrees of freedom: seeds with two, documents
-with seventy. Student's t knows one number of them. Here the critical value is the mean of the parts' own, weighted by
-their shares of the variance (Cochran 1964, Approximate significance levels of the Behrens-Fisher test, Biometrics 20;
-Cochran and Cox 1950, Experimental Designs). Satterthwaite's t, which makes up one number of degrees of freedom from the
-estimated parts, is too short for them: where by chance the seeds lie together it forgets that there are only three, and
-one in 50 comparisons of identical arms is significant at the level of 0.5 % (docs/analysis.md has the table).
+An estimate's variance often has several parts, each known with its own few degrees of freedom: seeds with two,
+documents with seventy. Student's t knows one number of them. Here the critical value is the mean of the parts' own,
+weighted by their shares of the variance (Cochran 1964, Approximate significance levels of the Behrens-Fisher test,
+Biometrics 20; Cochran and Cox 1950, Experimental Designs). Satterthwaite's t, which makes up one number of degrees of
+freedom from the estimated parts, is too short for them: where by chance the seeds lie together it forgets that there
+are only three, and one in 50 comparisons of identical arms is significant at the level of 0.5 % (docs/analysis.md has
+the table).
 
-Few documents of a skewed distribution make an estimate's own distribution skewed. Hall's (1992) cubic transformation (On
-the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents too,
-the interval is the union of both, and a p-value the larger of the two.
+Few documents of a skewed distribution make an estimate's own distribution skewed. Hall's (1992) cubic transformation
+(On the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents
+too, the interval is the union of both, and a p-value the larger of the two.
 
 Shape suffixes: Q any shape of estimates, C parts of a variance.
 """
@@ -135,7 +136,7 @@ class Uncertainty:
 
 
 def skewed(statistic: Floats, skewness: Floats) -> Floats:
-    """Return Hall's transformation of a t statistic, t + g t^2 / 3 + g^2 t^3 / 27 + g / 6, g the estimate's skewness."""
+    """Return Hall's transformation of a t statistic, t + g t^2 / 3 + g^2 t^3 / 27 + g / 6 for skewness g."""
     with np.errstate(invalid="ignore"):
         turned = statistic + skewness * statistic**2 / 3.0 + skewness**2 * statistic**3 / 27.0 + skewness / 6.0
     return np.where(np.isfinite(statistic), turned, statistic)

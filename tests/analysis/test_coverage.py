@@ -22,7 +22,7 @@ N_STUDIES = 1_000
         Crossed(2, 70, "unit", "normal", "equal", True),
         Crossed(3, 70, "4", "normal", "equal", True),
         Crossed(3, 15, "1", "t3", "unequal", True),
-        Crossed(3, 15, "alike", "lognormal", "equal", True),
+        Crossed(3, 30, "alike", "exponential", "equal", True),
         Crossed(5, 30, "alike", "lognormal", "equal", True),
         Crossed(5, 70, "0", "exponential", "equal", True),
         Crossed(3, 30, "4", "exponential", "equal", False),

@@ -24,7 +24,7 @@ def kinds(n_studies: int) -> list[Kind]:
     found += [
         ("identical arms", identical_arms, (n, n_studies, paired)) for n, paired in ((3, True), (5, True), (3, False))
     ]
-    found += [("power", choices.found_at_promised_size, (design, n_studies)) for design in choices.DESIGNS]
+    found += [("power", choices.found_at_promised_size, (design, 5 * n_studies)) for design in choices.DESIGNS]
     # The long ones first, so that no process waits for another at the end.
     return sorted(found, key=lambda kind: kind[0] in ("crossed", "documents", "power"))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.coverage import crossed, page, rivals
 from benchmarks.coverage.__main__ import written
 from benchmarks.coverage.designs import LENGTHS, SEED_VARIANCES, VALUES, Crossed, Documents, crossed_arm, draw, tokens
@@ -81,5 +82,5 @@ def test_what_is_promised_was_measured() -> None:
         if flat["seeds"] > 1:
             assert abs(flat["bias"]) <= 0.005 and flat["coverage 0.95"] >= 0.9, flat
     for design in result["power"]:
-        assert 0.78 - 0.013 <= design["found"] <= 0.82 + 0.013, design
+        assert 0.78 <= design["found"] <= 0.82, design
     assert all(len(make(result)) > 200 for make in page.PARTS.values())

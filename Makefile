@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 LIGHT := .venv-light
 CONSTRAINTS := constraints.txt
 
-.PHONY: demo test test-oldest .suite install browser figures lab acceptance bench gpu .rivals torture lint clean
+.PHONY: demo test test-oldest .suite install browser figures lab acceptance bench coverage gpu .rivals torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
@@ -40,6 +40,12 @@ bench: install .rivals
 	$(BIN)/python -m benchmarks.signal_source
 	$(BIN)/python -m benchmarks.aggregation
 	$(BIN)/python -m benchmarks.explorer
+	$(BIN)/python -m benchmarks.report
+
+# How often intervals hold the truth in simulated studies: benchmarks/results/coverage.json and docs/coverage.md, in twenty
+# minutes on two cores.
+coverage: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.report
 
 # All that is claimed of CUDA, proved and measured in eight minutes, and docs/gpu.md made from it. On a machine that has

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and docs/gpu.md, from benchmarks/results: numbers in them are never typed.
+"""The tables of docs/performance.md, coverage.md and gpu.md, from benchmarks/results: numbers in them are never typed.
 
     python -m benchmarks.report            # rewrites what stands between the documents' marks
     python -m benchmarks.report --check    # says whether that would change anything, by its exit status
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coverage import page as coverage
 from benchmarks.gpu import page
 
 FOLDER = Path(__file__).parent
@@ -180,6 +181,7 @@ def gpu_results(results: dict[str, Result]) -> str:
 # Of each document the parts that are made, by the name that stands in their marks.
 DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Result]], str]]] = {
     "performance.md": {"head": sections("head", head_section), "step": sections("step", step_section)},
+    "coverage.md": {name: coverage.part(name) for name in coverage.PARTS},
     "gpu.md": {"steps": lambda _: page.steps_section(), "results": gpu_results},
 }
 

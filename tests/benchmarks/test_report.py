@@ -1,4 +1,4 @@
-"""What docs/performance.md and docs/gpu.md say was measured is what benchmarks/results holds."""
+"""What docs/performance.md, docs/coverage.md and docs/gpu.md say was measured is what benchmarks/results holds."""
 
 import json
 from pathlib import Path

@@ -22,7 +22,7 @@ from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.interval import require_share
 from dynamics.analysis.intervals.over_documents import document_variance
 from dynamics.analysis.intervals.over_seeds_and_documents import seed_square, variance_together
-from dynamics.analysis.intervals.uncertainty import quantile
+from dynamics.analysis.intervals.uncertainty import quantile, unskewed
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError, nearest
@@ -122,9 +122,10 @@ def design_of(difference: Contributions) -> Design:
     together = variance_together(difference)
     n = difference.n_seeds
     between = seed_square(difference, together).square
+    documents = document_variance(difference)[0] / _jackknife_over(difference.n_documents)
     return Design(
         seeds=max(0.0, float(between[0] - together[0])) * n,
-        documents=max(0.0, float(document_variance(difference)[0] - together[0])),
+        documents=max(0.0, float(documents - together[0])),
         together=float(together[0]) * n,
         n_seeds=n,
         n_documents=difference.n_documents,
@@ -145,8 +146,7 @@ def power(design: Design, difference: float, *, level: float = 0.95, seed: int =
     seed : int
         Of the draws; the chance is within half a percent.
     """
-    noise, error = _drawn(design, level, seed)
-    return float((np.abs(difference + noise) > error).mean())
+    return _Drawn(design, level, seed).found(difference)
 
 
 def detectable_difference(design: Design, *, power: float = 0.8, level: float = 0.95, seed: int = 0) -> float:
@@ -158,14 +158,13 @@ def detectable_difference(design: Design, *, power: float = 0.8, level: float = 
         If `power` is not a share above 1 - level.
     """
     _require_power(power, level)
-    noise, error = _drawn(design, level, seed)
+    drawn = _Drawn(design, level, seed)
     low, high = 0.0, 10.0 * design.standard_error
-    while (np.abs(high + noise) > error).mean() < power:
+    while drawn.found(high) < power:
         high *= 2.0
     for _ in range(60):
         middle = (low + high) / 2.0
-        found = (np.abs(middle + noise) > error).mean() >= power
-        low, high = (low, middle) if found else (middle, high)
+        low, high = (low, middle) if drawn.found(middle) >= power else (middle, high)
     return high
 
 
@@ -210,18 +209,54 @@ def _require_power(power: float, level: float) -> None:
         raise InputError(f"power {power:g} is not a chance between {1.0 - level:g} and 1; use a value such as 0.8")
 
 
-def _drawn(design: Design, level: float, seed: int) -> tuple[Floats, Floats]:
-    """Return what a design's comparison would be off by, and how far off it must be to be significant, N_DRAWS each."""
-    require_share(level)
-    rng = np.random.default_rng(seed)
-    together = design.together / design.n_seeds
-    between, degrees = design.n_seeds - 1.0, design.degrees
-    noise = design.standard_error * rng.standard_normal(N_DRAWS)
-    shared = together * rng.chisquare(between * degrees, N_DRAWS) / (between * degrees)
-    seeds = (design.seeds / design.n_seeds + together) * rng.chisquare(between, N_DRAWS) / between
-    documents = (design.documents + together) * rng.chisquare(degrees, N_DRAWS) / degrees
-    of_seeds, of_documents = (np.maximum(square, shared) - shared / 2.0 for square in (seeds, documents))
-    tail = (1.0 - level) / 2.0
-    variance = of_seeds + of_documents
-    critical = of_seeds * quantile(tail, between) + of_documents * quantile(tail, degrees)
-    return noise, np.divide(critical, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+class _Drawn:
+    """What a design's comparison would be off by, and how far above and below 0 it would have to be to be significant.
+
+    Of normal differences the mean, the mean squares and the skewness are independent (Basu's theorem), so that each is
+    drawn by itself; the skewness as a normal number with the variance of that of a normal sample (Joanes and Gill
+    1998).
+    """
+
+    def __init__(self, design: Design, level: float, seed: int) -> None:
+        require_share(level)
+        rng = np.random.default_rng(seed)
+        between, degrees = design.n_seeds - 1.0, design.degrees
+        self.noise = design.standard_error * rng.standard_normal(N_DRAWS)
+        together = design.together / design.n_seeds
+        shared = together * rng.chisquare(between * degrees, N_DRAWS) / (between * degrees)
+        seeds = (design.seeds / design.n_seeds + together) * rng.chisquare(between, N_DRAWS) / between
+        jackknife = (design.documents + together) * _jackknife_over(design.n_documents)
+        documents = jackknife * rng.chisquare(degrees, N_DRAWS) / degrees
+        of_seeds, of_documents = (np.maximum(square, shared) - shared / 2.0 for square in (seeds, documents))
+        tail = (1.0 - level) / 2.0
+        variance = of_seeds + of_documents
+        critical = of_seeds * quantile(tail, between) + of_documents * quantile(tail, degrees)
+        critical = _over(critical, variance)
+        skewness = (
+            _over(of_documents, variance) ** 1.5 * _skewness_of_normal(degrees + 1.0) * rng.standard_normal(N_DRAWS)
+        )
+        self.above = np.sqrt(variance) * np.maximum(critical, unskewed(critical, skewness))
+        self.below = np.sqrt(variance) * np.maximum(critical, -unskewed(-critical, skewness))
+
+    def found(self, difference: float) -> float:
+        """Return the share of studies in which a true difference is significant."""
+        measured = difference + self.noise
+        return float(((measured > self.above) | (measured < -self.below)).mean())
+
+
+def _jackknife_over(n_documents: int) -> float:
+    """Return by how much the jackknife's variance of a mean of documents of one length is too large on average."""
+    return n_documents / (n_documents - 1.0)
+
+
+def _skewness_of_normal(n: float) -> float:
+    """Return the standard deviation of `document_skewness` over n normal documents; 0 with fewer than three."""
+    if n <= 2.0:
+        return 0.0
+    of_sample = math.sqrt(6.0 * n * (n - 1.0) / ((n - 2.0) * (n + 1.0) * (n + 3.0)))
+    return of_sample / math.sqrt(n) * n / (n - 2.0)
+
+
+def _over(values: Floats, by: Floats) -> Floats:
+    quotient: Floats = np.divide(values, by, out=np.zeros_like(values), where=by > 0)
+    return quotient

@@ -68,7 +68,9 @@ def document_skewness(contributions: Contributions) -> Floats:
     """Return the skewness of the mean over documents, shape Q; 0 with fewer than three.
 
     That of a sample leans towards 0, by sqrt(D (D - 1)) / (D - 2) for D draws of a normal distribution (Joanes and
-    Gill 1998, Comparing measures of sample skewness and kurtosis, The Statistician 47).
+    Gill 1998, Comparing measures of sample skewness and kurtosis, The Statistician 47), and by more for skewed ones: a
+    further D / (D - 2) was found to bring intervals over 8 and 15 lognormal documents from 92 and 93 % to 93 and 94 %,
+    and to make those over normal ones hardly wider (benchmarks/coverage).
     """
     off = contributions.documents
     used = (off != 0).sum(axis=0).astype(np.float64)
@@ -76,5 +78,5 @@ def document_skewness(contributions: Contributions) -> Floats:
     third = (off**3).sum(axis=0)
     some = (used > 2) & (square > 0)
     skewness = np.divide(third, square**1.5, out=np.zeros_like(square), where=some)
-    unbiased: Floats = skewness * np.sqrt(used * np.maximum(used - 1, 0)) / np.maximum(used - 2, 1)
+    unbiased: Floats = skewness * np.sqrt(used * np.maximum(used - 1, 0)) * used / np.maximum(used - 2, 1) ** 2
     return unbiased

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynamics.analysis.intervals.contributions import Contributions
-from dynamics.analysis.intervals.over_documents import document_variance
+from dynamics.analysis.intervals.over_documents import document_skewness, document_variance
 from dynamics.analysis.intervals.uncertainty import Uncertainty, VariancePart
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
@@ -66,7 +66,8 @@ def over_seeds_and_documents(contributions: Contributions) -> Uncertainty:
     together = variance_together(contributions)
     return _uncertainty(
         contributions.estimate,
-        [seed_square(contributions, together), document_square(contributions, together)],
+        [seed_square(contributions, together)],
+        [(document_square(contributions, together), document_skewness(contributions))],
     )
 
 
@@ -82,11 +83,8 @@ def over_other_seeds_and_documents(first: Contributions, second: Contributions) 
     both = variance_together(first), variance_together(second)
     return _uncertainty(
         difference.estimate,
-        [
-            seed_square(first, both[0]),
-            seed_square(second, both[1]),
-            document_square(difference, both[0] + both[1]),
-        ],
+        [seed_square(first, both[0]), seed_square(second, both[1])],
+        [(document_square(difference, both[0] + both[1]), document_skewness(difference))],
     )
 
 
@@ -107,7 +105,11 @@ def over_seeds_and_two_sets_of_documents(first: Contributions, second: Contribut
     seeds = replace(first, seeds=first.seeds - second.seeds, seeds_anew=None)
     return _uncertainty(
         first.estimate - second.estimate,
-        [seed_square(seeds, both[0] + both[1]), document_square(first, both[0]), document_square(second, both[1])],
+        [seed_square(seeds, both[0] + both[1])],
+        [
+            (document_square(first, both[0]), document_skewness(first)),
+            (document_square(second, both[1]), -document_skewness(second)),
+        ],
     )
 
 
@@ -157,8 +159,18 @@ def about_seeds(n_seeds: int) -> str | None:
     )
 
 
-def _uncertainty(estimate: Floats, squares: Sequence[MeanSquare]) -> Uncertainty:
-    return Uncertainty(estimate, [each.part for each in squares], np.zeros_like(estimate))
+def _uncertainty(
+    estimate: Floats, seeds: Sequence[MeanSquare], documents: Sequence[tuple[MeanSquare, Floats]]
+) -> Uncertainty:
+    """Return the uncertainty from what seeds make of it, and documents with their skewness.
+
+    Third moments of independent parts add up; those of seeds, which are too few to show one, are taken to be 0.
+    """
+    parts = [square.part for square in (*seeds, *(square for square, _ in documents))]
+    third = np.sum([skewness * square.part.variance**1.5 for square, skewness in documents], axis=0)
+    total = np.sum([part.variance for part in parts], axis=0)
+    skewness = np.divide(third, total**1.5, out=np.zeros_like(total), where=total > 0)
+    return Uncertainty(estimate, parts, skewness)
 
 
 def _require_seeds(n: int) -> None:

@@ -19,6 +19,7 @@ Shape suffixes: S seeds, E epochs, D documents, K buckets, H halves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,13 +84,19 @@ def n_splits(n_documents: int) -> int:
     return int(np.clip(_SPLITS_TIMES_DOCUMENTS // max(1, n_documents), _FEWEST_SPLITS, _MOST_SPLITS))
 
 
+@lru_cache(maxsize=4)
 def random_halves(n_documents: int, seed: int) -> NDArray[np.float64]:
-    """Return which documents a choice is made on: shape (H, D), 0 or 1, the second half of rows the opposite."""
+    """Return which documents a choice is made on: shape (H, D), 0 or 1, the second half of rows the opposite.
+
+    Kept, and not to be written to: every arm and bucket wants the same ones.
+    """
     rng = np.random.default_rng(seed)
     half = np.zeros((n_splits(n_documents), n_documents))
     for row in half:
         row[rng.permutation(n_documents)[: n_documents // 2]] = 1.0
-    return np.concatenate([half, 1.0 - half])
+    halves = np.concatenate([half, 1.0 - half])
+    halves.flags.writeable = False
+    return halves
 
 
 def about_one_seed(n_seeds: int) -> str | None:
@@ -163,29 +170,48 @@ def _cross_fitted(y: Floats, halves: NDArray[np.float64], *, leave_out: bool = T
         at[np.arange(len(halves)), best] = 1.0
         at_best[s] = ((measured.T @ at) * y[s].T).sum(axis=1) / times
         if leave_out:
-            without += _left_out(y[s], others, halves, chosen_on, best) / times
+            measured_at = measured @ y[s].T  # (H, E)
+            stays = measured_at[np.arange(len(halves)), best].sum() / times - at_best[s]
+            without += stays + _moves(measured_at, others, halves, chosen_on, best) / times
     return at_best, without
 
 
-def _left_out(y: Floats, others: Floats, halves: Floats, chosen_on: Floats, best: NDArray[np.int64]) -> Floats:
-    """Return a seed's total at epochs chosen without each document, and measured without it: shape (D,).
+def _moves(
+    measured_at: Floats, others: Floats, halves: NDArray[np.float64], chosen_on: Floats, best: NDArray[np.int64]
+) -> Floats:
+    """Return by how much a seed's total changes where leaving a document out changes the choice, shape (D,).
 
-    Where the document is not among those that are chosen on, the choice stays.
+    Parameters
+    ----------
+    measured_at : ndarray, shape (H, E)
+        The seed's sums over the documents that are not chosen on.
+    others : ndarray, shape (E, D)
+        What is chosen on.
+    halves, chosen_on, best : ndarray, shapes (H, D), (H, E), (H,)
+        Which documents are chosen on, their sums, and the choice.
     """
-    n_documents = y.shape[1]
-    measured_at = (1.0 - halves) @ y.T  # (H, E)
     rows = np.arange(len(halves))
-    at_choice = measured_at[rows, best]
-    total = np.empty(n_documents)
-    step = max(1, _BLOCK // chosen_on.size)
-    for first in range(0, n_documents, step):
+    # A choice moves only if a document can make up for the distance between two epochs: in few halves, mostly.
+    most = (others[:, None] - others[None]).max(axis=2)  # by how much an epoch gains on another, (E, E)
+    np.fill_diagonal(most, -np.inf)
+    near = chosen_on - chosen_on[rows, best][:, None] <= most[:, best].T + 1e-9 * np.abs(chosen_on)
+    some = np.flatnonzero(near.any(axis=1))
+    halves, chosen_on, measured_at, best = halves[some], chosen_on[some], measured_at[some], best[some]
+    at_choice = measured_at[np.arange(len(some)), best][:, None]
+    moves = np.empty(others.shape[1])
+    step = max(1, _BLOCK // max(1, len(some)))
+    for first in range(0, len(moves), step):
         block = slice(first, first + step)
-        here = halves[:, block] > 0  # (H, block)
-        anew = (chosen_on[:, None, :] - others.T[None, block, :]).argmin(axis=2)
-        moved = np.take_along_axis(measured_at, anew, axis=1)
-        stayed = at_choice[:, None] - y[best][:, block]
-        total[block] = np.where(here, moved, stayed).sum(axis=0)
-    return total
+        # The lowest so far, epoch by epoch: numpy's argmin over a last axis of a few epochs is slow.
+        lowest = chosen_on[:, 0, None] - others[0, block]  # (H, block)
+        moved = np.repeat(measured_at[:, 0, None], lowest.shape[1], axis=1)
+        for epoch in range(1, len(others)):
+            here = chosen_on[:, epoch, None] - others[epoch, block]
+            lower = here < lowest
+            np.copyto(lowest, here, where=lower)
+            np.copyto(moved, measured_at[:, epoch, None], where=lower)
+        moves[block] = ((moved - at_choice) * halves[:, block]).sum(axis=0)
+    return moves
 
 
 def _chosen_apart(y: Floats, apart: Floats) -> tuple[Floats, Floats]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,27 +9,21 @@ import numpy as np
 import pytest
 from support.synthetic import make_run, make_study
 
-from dynamics.analysis.comparisons.arm_comparisons import compare_arms
-from dynamics.analysis.estimands.summary import arm_sums
-from dynamics.analysis.intervals.bootstrap import bootstrap_difference
-from dynamics.analysis.intervals.cross_fitting import cross_fitted_rebound_interval
-from dynamics.analysis.sums.arms import at_common_epochs
-from dynamics.analysis.sums.document_sums import DocumentSums
-from dynamics.analysis.tokens.token_records import Floats
+from dynamics.analysis.comparisons.arm_comparisons import Comparison, compare_arms
+from dynamics.analysis.estimands.quantities import arm_quantity
+from dynamics.analysis.intervals.over_documents import over_documents
+from dynamics.analysis.intervals.over_seeds_and_documents import (
+    over_other_seeds_and_documents,
+    over_seeds_and_documents,
+)
+from dynamics.analysis.sums.arms import Arm, at_common_epochs, collect_arms
 from dynamics.errors import InputError
 from dynamics.records.reader import Study, open_run, open_study
 
 Array = np.ndarray[Any, Any]
 
-
-def one_bucket(means: Floats, counts: Floats) -> DocumentSums:
-    """Sums of (E, D) means of documents."""
-    return DocumentSums(
-        (means * counts)[:, :, None], counts[:, None], np.arange(len(means)), ("all",), np.arange(len(counts))
-    )
-
-
 PLANTED = np.array([4.0, 3.0, 3.5])
+STOPPED = "baseline (early stopping)"
 
 
 def noisy(shift: float, own: int) -> Any:
@@ -48,39 +44,78 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return open_study(make_study(path, arms=arms, loss_fns=loss_fns, n_documents=120, epochs=2, seeds=(0, 1, 2)))
 
 
+def numbers(row: Comparison) -> tuple[float, ...]:
+    return row.estimate, row.low, row.high, row.p_value
+
+
 def test_a_planted_difference_is_found_and_none_is_not(study: Study) -> None:
-    same, better = compare_arms(study, baseline="baseline", n_resamples=999)
+    same, better = compare_arms(study, baseline="baseline", early_stopping=False)
     assert (same.arm, same.other, better.arm, better.other) == ("same", "baseline", "better", "baseline")
+    assert (better.over, better.quantity, better.same_seeds) == ("seeds_and_documents", "final", True)
+    assert (better.n_documents, better.n_seeds) == (60, (3, 3))
     assert better.estimate == pytest.approx(-0.4, abs=0.05)
     assert better.low < -0.4 < better.high < 0
-    assert (better.probability, better.p_value) == (1.0, 0.002)
-    assert (better.p_holm, better.n_documents, better.n_seeds) == (0.004, 60, (3, 3))
+    assert better.p_value < 0.01 and better.probability > 0.99
     assert same.low < 0 < same.high
-    assert same.p_holm == same.p_value == pytest.approx(same.p_bh)
-    by_hand = bootstrap_difference(
-        arm_sums(study, "better"), arm_sums(study, "baseline"), paired=True, n_resamples=999, seed=0
-    )
-    assert (better.estimate, better.low, better.high) == (
-        by_hand.estimate[-1, 0],
-        by_hand.low[-1, 0],
-        by_hand.high[-1, 0],
-    )
+    # Two comparisons: the smaller p-value counts twice.
+    assert better.p_holm == pytest.approx(2 * better.p_value) and same.p_holm == same.p_value
+    assert math.isnan(better.p_equivalent) and math.isnan(better.margin)
+    sides = [arm_quantity(arm, "final") for arm in collect_arms(study)]
+    known = over_seeds_and_documents(sides[2].minus(sides[0]))
+    by_hand = known.interval(0.95)
+    assert numbers(better) == (by_hand.estimate[0], by_hand.low[0], by_hand.high[0], known.p_value()[0])
+    assert better.probability == 1.0 - known.p_below(0.0)[0]
 
 
-def test_rebounds_are_compared_cross_fitted(study: Study) -> None:
-    rows = compare_arms(study, quantity="rebound", n_resamples=200)
-    assert [(row.arm, row.other) for row in rows] == [("baseline", "same"), ("baseline", "better"), ("same", "better")]
-    # 0.5 against 0.1.
-    assert rows[1].estimate == pytest.approx(0.4, abs=0.06)
-    assert rows[1].low < 0.4 < rows[1].high
-    assert rows[1].probability < 1e-6
-    assert rows[1].p_bh < 1e-6
-    each = [cross_fitted_rebound_interval(arm_sums(study, name), n_resamples=2) for name in ("baseline", "better")]
-    assert rows[1].estimate == pytest.approx((each[0].estimate - each[1].estimate).item())
+def test_early_stopping_is_a_baseline_of_its_own(study: Study) -> None:
+    rows = compare_arms(study, baseline="baseline")
+    assert [(row.arm, row.other) for row in rows] == [
+        ("same", "baseline"),
+        ("better", "baseline"),
+        ("same", STOPPED),
+        ("better", STOPPED),
+        (STOPPED, "baseline"),
+    ]
+    arms = {arm.name: arm for arm in collect_arms(study)}
+    best = arm_quantity(arms["baseline"], "best")
+    expected = over_seeds_and_documents(arm_quantity(arms["better"], "final").minus(best)).interval(0.95)
+    assert rows[3].estimate == expected.estimate[0] and rows[3].high == expected.high[0]
+    # 3.1 against 3.0; and stopping is worth the half nat of the rebound.
+    assert rows[3].low < 0.1 < rows[3].high
+    assert rows[4].low < -0.5 < rows[4].high < 0
+    assert rows[4].p_holm >= 2 * rows[4].p_value * 0.99
+    # Without a baseline, that of the arm whose name says so; and not with another quantity.
+    assert [row.other for row in compare_arms(study)][3:] == [STOPPED, STOPPED, "baseline"]
+    assert len(compare_arms(study, quantity="best", baseline="baseline")) == 2
 
 
-def test_buckets_and_seeds(study: Study) -> None:
-    rows = compare_arms(study, baseline="baseline", buckets=2, over="seeds_and_documents", n_resamples=300)
+def test_quantities(study: Study) -> None:
+    by_quantity = {q: compare_arms(study, quantity=q)[1] for q in ("best", "rebound", "area")}
+    assert {(row.arm, row.other) for row in by_quantity.values()} == {("baseline", "better")}
+    # 0.5 against 0.1; the same best epoch; a fourth of 0.4 more area, half of the last of two epochs.
+    assert by_quantity["rebound"].low < 0.4 < by_quantity["rebound"].high
+    assert by_quantity["rebound"].p_holm < 0.05 and by_quantity["rebound"].probability < 0.01
+    assert by_quantity["best"].low < 0.0 < by_quantity["best"].high
+    assert by_quantity["area"].low < 0.1 < by_quantity["area"].high
+
+
+def test_equivalence_within_a_margin(study: Study) -> None:
+    rows = compare_arms(study, baseline="baseline", early_stopping=False, margin=0.1)
+    arms = collect_arms(study)
+    known = over_seeds_and_documents(arm_quantity(arms[1], "final").minus(arm_quantity(arms[0], "final")))
+    assert rows[0].p_equivalent == max(known.p_below(0.1)[0], known.p_above(-0.1)[0])
+    assert rows[0].p_equivalent < 0.05 < rows[1].p_equivalent and rows[0].margin == 0.1
+    assert rows[0].p_equivalent_holm == pytest.approx(2 * rows[0].p_equivalent)
+    # Equivalent at 5 % is what the 90 % interval within the margin says.
+    (ninety, _) = compare_arms(study, baseline="baseline", early_stopping=False, level=0.9)
+    assert -0.1 < ninety.low and ninety.high < 0.1
+    for bad in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="margin"):
+            compare_arms(study, margin=bad)
+
+
+def test_buckets(study: Study) -> None:
+    rows = compare_arms(study, baseline="baseline", buckets=2, early_stopping=False)
     assert [(row.arm, row.bucket) for row in rows] == [
         ("same", "low"),
         ("same", "high"),
@@ -89,16 +124,63 @@ def test_buckets_and_seeds(study: Study) -> None:
     ]
     for row in rows[2:]:
         assert row.low < -0.4 < row.high < 0
+
+
+def test_what_is_generalised_over(study: Study) -> None:
+    arms = collect_arms(study)
+    fixed = compare_arms(study, baseline="baseline", over="documents", early_stopping=False)[1]
+    sides = [arm_quantity(arm, "final") for arm in (arms[2], arms[0])]
+    by_hand = over_documents(sides[0].minus_other_seeds(sides[1])).interval(0.95)
+    assert (fixed.over, fixed.low, fixed.high) == ("documents", by_hand.low[0], by_hand.high[0])
+    # An arm of one seed: documents are all there is, and it is said.
+    one = [study.run("same", 0), study.run("better", 0)]
+    with pytest.warns(UserWarning, match="generalise over documents alone") as told:
+        row = compare_arms(one, early_stopping=False)[0]
+    assert (row.over, row.n_seeds) == ("documents", (1, 1)) and len(told) == 1
+    with pytest.warns(UserWarning) as told:
+        compare_arms(one, quantity="rebound")
+    assert any("with one seed the best epoch" in str(each.message) for each in told)
     with pytest.raises(InputError, match="1 seed says nothing"):
-        compare_arms([study.run("same", 0), study.run("better", 0)], over="seeds_and_documents")
+        compare_arms(one, over="seeds_and_documents", early_stopping=False)
+    # Two seeds are told to be few.
+    two = [Arm(arm.name, arm.runs[:2]) for arm in arms]
+    with pytest.warns(UserWarning, match="2 seeds hardly know"):
+        compare_arms(two, early_stopping=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_arms(two, over="documents")
+
+
+def test_different_seeds_are_not_paired(study: Study) -> None:
+    arms = collect_arms(study)
+    mixed = [Arm("first", [*arms[0].runs[1:], arms[0].runs[0]]), Arm("second", arms[2].runs)]
+    row = compare_arms(mixed, early_stopping=False)[0]
+    known = over_other_seeds_and_documents(*(arm_quantity(arm, "final") for arm in mixed))
+    assert not row.same_seeds
+    assert row.low == known.interval(0.95).low[0] and row.p_value == known.p_value()[0]
+    with pytest.warns(UserWarning, match="2 seeds"):
+        row = compare_arms([mixed[0], Arm("fewer", arms[2].runs[:2])], early_stopping=False)[0]
+    assert row.n_seeds == (3, 2) and row.low < 0.4 < row.high
 
 
 def test_an_arm_with_itself(study: Study) -> None:
-    run = study.run("same", 1)
-    (row,) = compare_arms([run, open_run(run.path)], quantity="rebound", n_resamples=50)
-    assert (row.estimate, row.low, row.high, row.probability, row.p_value) == (0, 0, 0, 0.5, 1.0)
-    (row,) = compare_arms([run, open_run(run.path)], n_resamples=50)
-    assert (row.estimate, row.probability, row.p_value) == (0, 0.5, 1.0)
+    arms = collect_arms(study)
+    for quantity in ("final", "rebound", "best", "area"):
+        row = compare_arms([arms[1], Arm("again", arms[1].runs)], quantity=quantity, early_stopping=False)[0]
+        assert (row.estimate, row.low, row.high, row.probability, row.p_value) == (0, 0, 0, 0.5, 1.0)
+
+
+def test_a_curve_of_nan(tmp_path: Path) -> None:
+    def diverged(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.full(entropy.shape, np.nan if epoch == 2 else 3.0) + rng.normal(0, 0.1, entropy.shape)
+
+    fns = {"baseline": noisy(0.0, 0), "diverged": diverged, "fine": noisy(-0.4, 1)}
+    arms: dict[str, dict[str, Any]] = {name: {} for name in fns}
+    made = make_study(tmp_path / "nan", arms=arms, loss_fns=fns, n_documents=60, epochs=2, seeds=(0, 1, 2))
+    bad, good = compare_arms(open_study(made), baseline="baseline", margin=0.1, early_stopping=False)
+    assert all(math.isnan(x) for x in (bad.estimate, bad.low, bad.high, bad.probability))
+    assert (bad.p_value, bad.p_holm, bad.p_equivalent) == (1.0, 1.0, 1.0)
+    assert good.p_value < 0.05
 
 
 def test_comparisons_that_cannot_be(study: Study, tmp_path: Path) -> None:
@@ -106,25 +188,36 @@ def test_comparisons_that_cannot_be(study: Study, tmp_path: Path) -> None:
         compare_arms(study, baseline="base line")
     with pytest.raises(InputError, match="is alone"):
         compare_arms(study.run("same", 0))
-    with pytest.raises(InputError, match="'best'; use final or rebound"):
-        compare_arms(study, quantity="best")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no quantity 'last'; use one of final, best, rebound, area"):
+        compare_arms(study, quantity="last")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="over='seeds'"):
         compare_arms(study, over="seeds")  # type: ignore[arg-type]
-    few = open_study(make_study(tmp_path / "few", n_documents=20, epochs=1))
+    with pytest.raises(InputError, match="level 95 is not a share"):
+        compare_arms(study, level=95)
+    few = open_study(make_study(tmp_path / "few", n_documents=20, epochs=1, seeds=(0, 1, 2)))
     with pytest.warns(UserWarning, match="intervals over 10 documents"):
-        compare_arms(few, n_resamples=20)
+        compare_arms(few, early_stopping=False)
 
 
-def test_arms_that_were_cut_after_other_passes_are_not_compared(tmp_path: Path) -> None:
-    whole, cut, same = (
-        open_run(make_run(tmp_path / name, name=name, n_documents=120, epochs=3, cut=passes))
-        for name, passes in (("whole", None), ("cut", 2.4), ("same", 2.4))
-    )
-    message = r"epoch 3 stands for 3 passes over the data in .*/whole and for 2\.4 in .*/cut, as training was cut there"
-    for quantity in ("final", "rebound"):
-        with pytest.raises(InputError, match=message):
-            compare_arms([whole, cut], quantity=quantity, n_resamples=10)
-    (row,) = compare_arms([cut, same], n_resamples=10)
-    assert row.estimate == 0.0
-    (row,) = compare_arms(at_common_epochs([whole, cut]), n_resamples=10)
-    assert (row.estimate, row.n_documents) == (0.0, 60)
+def test_arms_that_were_cut_after_other_passes_are_matched_or_refused(tmp_path: Path) -> None:
+    def run(name: str, passes: float | None) -> Any:
+        return open_run(make_run(tmp_path / name, name=name, n_documents=120, epochs=3, cut=passes, loss_fn=falling))
+
+    def falling(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.full(entropy.shape, (4.0, 3.0, 2.5, 2.0)[epoch])
+
+    whole, cut, same = run("whole", None), run("cut", 2.5), run("same", 2.5)
+    message = r"epoch 3 stands for 3 passes over the data in .*/whole and for 2\.5 in .*/cut, as training was cut there"
+    with pytest.raises(InputError, match=message):
+        compare_arms([whole, cut], early_stopping=False)
+    with pytest.warns(UserWarning, match="documents alone"):
+        (row,) = compare_arms([cut, same], early_stopping=False)
+        assert row.estimate == 0.0
+        (row,) = compare_arms(at_common_epochs([whole, cut]), early_stopping=False)
+        assert (row.estimate, row.n_documents) == (0.0, 60)
+        # After 2.5 passes the whole one lies half way from 2.5 to 2; steps and tokens come to the same.
+        for compute in ("passes", "steps", "tokens"):
+            (row,) = compare_arms([whole, cut], matched=compute, early_stopping=False)  # type: ignore[arg-type]
+            assert row.estimate == pytest.approx(0.25, abs=1e-3)
+    with pytest.raises(InputError, match="not matched by 'seconds'"):
+        compare_arms([whole, cut], matched="seconds", early_stopping=False)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from dynamics.recipe.settings import Name, Recipe, Seed, Training
+from dynamics.recipe.settings import Name, Recipe, Seed, Training, require_apart
 from dynamics.recipe.training_keys import deep_merged
 from dynamics.regularizers.registry import RegularizerSettings
 from dynamics.validation import Settings, shown, validated
@@ -41,12 +41,7 @@ class StudyRecipe(Recipe):
     @field_validator("arms")
     @classmethod
     def _folders_differ(cls, value: dict[str, ArmSettings]) -> dict[str, ArmSettings]:
-        # Some file systems take "A" and "a" for the same folder.
-        by_folder: dict[str, str] = {}
-        for name in value:
-            other = by_folder.setdefault(name.lower(), name)
-            if other != name:
-                raise ValueError(f"{other!r} and {name!r} differ in case alone; rename one")
+        require_apart(value)
         return value
 
     @field_validator("seeds")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -20,29 +19,11 @@ from pydantic import (
 )
 
 from dynamics.recipe.named_sizes import NAMED_SIZES
+from dynamics.recipe.names import Name, Seed, require_apart
 from dynamics.recipe.training_keys import checked_training, conflict
+from dynamics.recipe.tuning import Tuned
 from dynamics.regularizers.registry import METHODS, RegularizerSettings
 from dynamics.validation import Settings, shown
-
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
-
-def _safe(name: str) -> str:
-    if not SAFE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{shown(name)} becomes a folder's name; begin with a letter or digit and use only "
-            "letters, digits, '.', '_' and '-', at most 200"
-        )
-    return name
-
-
-def require_apart(names: Iterable[str]) -> None:
-    """Raise ValueError if two names are the same but for case: some file systems take them for one."""
-    by_folder: dict[str, str] = {}
-    for name in names:
-        other = by_folder.setdefault(name.lower(), name)
-        if other != name:
-            raise ValueError(f"{other!r} and {name!r} differ in case alone; rename one")
 
 
 def _absolute(source: str) -> str:
@@ -76,8 +57,6 @@ def _local_or_hub(name: str) -> str:
 
 Source = Annotated[str | list[str], BeforeValidator(_source)]
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(_local_or_hub)]
-Name = Annotated[str, AfterValidator(_safe)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 Sequences = Literal["all"] | Annotated[int, Field(ge=1)]
 Training = Annotated[dict[str, Any], AfterValidator(checked_training)]
@@ -193,7 +172,7 @@ class ValidationSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A recipe without the later keys resolves to the same bytes, and so has the same hash, as before there were any.
+        # A recipe without the later keys resolves to the same bytes, and so to the same hash, as before there were any.
         return {key: value for key, value in plain(self).items() if value is not None or key in ("fraction", "source")}
 
     def corpus(self, domain: CorpusSettings) -> CorpusSettings:
@@ -279,6 +258,7 @@ class Recipe(Settings):
     training: Training = {}
     on_divergence: Literal["stop", "continue"] = "stop"
     seed: Seed = 0
+    tuned: Tuned | None = None  # how its study chose its settings; the study writes it
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:

@@ -106,7 +106,7 @@ class Run:
         The recorded epochs, as they were when the run was opened. 0 is before training. The last one may have been cut
         (`partial_epochs`).
     splits : list of str
-        The parts of the corpus that are recorded: "train", "validation", and "tuning" if set aside.
+        What is recorded: "train", "validation", "tuning" if set aside, and "validation-NAME" for further sets.
     """
 
     def __init__(self, path: PathLike, *, verify: bool = False) -> None:
@@ -185,7 +185,7 @@ class Run:
         return _read_yaml(self.path / schema.CONFIG_FILE)
 
     def records(self, split: str) -> Records:
-        """Return the recorded values of "train", "validation" or "tuning".
+        """Return the recorded values of one of `splits`.
 
         Raises
         ------
@@ -194,10 +194,19 @@ class Run:
         DamagedRecordError
             If the file of its tokens is damaged.
         """
+        if split == "tuning" and split not in self.splits and self.config.get("tuning"):
+            raise InputError(
+                f"{self.path} was recorded by a version that kept of its tuning part the mean of each epoch alone "
+                f"(tuning_loss in {schema.METRICS_FILE}); train the recipe again to have its tokens"
+            )
         if split not in self.splits:
             raise InputError(
                 f"{self.path} has no split {split!r}: it has {', '.join(self.splits) or 'none'}"
-                + nearest(split, self.splits)
+                + (
+                    "; a recipe's tuning: {fraction: 0.1} sets it aside"
+                    if split == "tuning"
+                    else nearest(split, self.splits)
+                )
             )
         return Records(self, split)
 
@@ -309,6 +318,21 @@ class Study:
         require_same_tokens(list(runs.values()))
         return runs
 
+    @cached_property
+    def tuning(self) -> dict[str, Any] | None:
+        """How each arm's settings were chosen, by arm; None where nothing was tuned, or not yet.
+
+        Of an arm: ``choose`` ("best" or "final" loss), ``seed``, ``budget`` (``trials``, and ``epochs`` of all),
+        ``trials`` (each with ``settings`` by dotted key, its ``run`` in the study, ``loss`` in nats per token and
+        ``epoch``; neither where it diverged), ``chosen`` (which of them), ``settings`` and ``unequal_budget``.
+
+        Raises
+        ------
+        DamagedRecordError
+            If the file is damaged.
+        """
+        return schema.read_tuning(self.path)
+
     def run(self, arm: str, seed: int) -> Run:
         """Return one run.
 
@@ -335,9 +359,14 @@ def study_run_path(study_dir: PathLike, arm: str, seed: int) -> Path:
 
 
 def require_same_tokens(runs: list[Run]) -> None:
-    """Raise InputError, naming two runs, unless all runs hold the same tokens in every split."""
+    """Raise InputError, naming two runs, unless all runs hold the same tokens in every split.
+
+    The part for tuning may be missing: runs of earlier versions did not record it.
+    """
     for run in runs[1:]:
         for split in schema.in_split_order({*run.splits, *runs[0].splits}):
+            if split == "tuning" and not (split in run.splits and split in runs[0].splits):
+                continue
             hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (runs[0], run)]
             if hashes[0] != hashes[1]:
                 raise InputError(

@@ -32,11 +32,13 @@ CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.jsonl"
 STUDY_FILE = "study.yaml"
+TUNING_FILE = "tuning.json"
 TOKENS_FOLDER = "tokens"
 EPOCHS_FOLDER = "epochs"
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 RUNS_FOLDER = "runs"
+TUNING_FOLDER = "tuning"
 PARTIAL_SUFFIX = ".partial"
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -74,6 +76,11 @@ def tokens_file(split: str) -> str:
 def epoch_folder(epoch: int) -> str:
     """Return the path, relative to the run, of the records of `epoch`."""
     return f"{EPOCHS_FOLDER}/epoch-{epoch:04d}"
+
+
+def trial_folder(arm: str, number: int) -> str:
+    """Return the path, relative to the study, of the run of an arm's trial."""
+    return f"{TUNING_FOLDER}/{arm}/trial-{number}"
 
 
 def shard_file(split: str, rank: int, world: int) -> str:
@@ -310,6 +317,17 @@ def require_format(manifest: Mapping[str, Any], path: str | os.PathLike[str]) ->
             f"{path} has records of format {version!r}, and this version reads formats "
             f"{' and '.join(map(str, READABLE_VERSIONS))}: use the version of dynamics that wrote it"
         )
+
+
+def read_tuning(study_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what a study chose by tuning, by arm; None where nothing is chosen. `Study.tuning` says what it holds."""
+    path = Path(study_dir) / TUNING_FILE
+    if not path.exists():
+        return None
+    manifest = read_manifest(path)
+    require_format(manifest, path)
+    arms: dict[str, Any] = manifest.get("arms", {})
+    return arms
 
 
 def require_run(manifest: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

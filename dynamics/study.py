@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import subprocess
@@ -217,18 +218,20 @@ def _choice(recipe: StudyRecipe, output: Path, arm: str) -> Tuned:
 def _tuning_loss(run: Run, how: str) -> tuple[float | None, int | None]:
     """Return the tuning loss that a trial is judged by, and its epoch; neither where it diverged.
 
-    Epoch 0, before training, is the same in all trials. One loss that is no number, of whatever token, is divergence.
+    Epoch 0, before training, is the same in all trials. One token whose loss is no number, in whatever epoch, or beyond
+    what float16 holds, is divergence: it is recorded as NaN or clipped.
     """
     records = run.records("tuning")
-    losses = {
-        epoch: float(np.mean(records.loss(epoch)[records.predicted], dtype=np.float64))
-        for epoch in run.epochs
-        if epoch > 0
-    }
-    if not losses or "diverged" in run.manifest or not np.isfinite(list(losses.values())).all():
+    losses = {}
+    for epoch in run.epochs:
+        values = records.loss(epoch)[records.predicted]
+        bounded = bool((values < np.finfo(np.float16).max).all())  # NaN is not
+        losses[epoch] = float(values.mean(dtype=np.float64)) if bounded else math.inf
+    of_training = {epoch: loss for epoch, loss in losses.items() if epoch > 0}
+    if not of_training or "diverged" in run.manifest or math.inf in losses.values():
         return None, None
-    epoch = max(losses) if how == "final" else min(losses, key=losses.__getitem__)
-    return losses[epoch], epoch
+    epoch = max(of_training) if how == "final" else min(of_training, key=of_training.__getitem__)
+    return of_training[epoch], epoch
 
 
 def _chosen(recipe: StudyRecipe, output: Path) -> dict[str, Tuned] | None:

@@ -96,9 +96,10 @@ class StudyRecipe(Recipe):
 
     def trials(self) -> list[PlannedTrial]:
         """Return the trials, arm by arm, each an ordinary recipe with the seed for tuning; none without `tune`."""
+        if self.tune is None:
+            return []
         planned = []
-        for arm in self.arms if self.tune is not None else ():
-            assert self.tune is not None
+        for arm in self.arms:
             fields, where = self._fields_of(arm), f"tune.arms.{arm}"
             for number, settings in enumerate(self.tune.settings(arm)):
                 changed = with_settings(fields, settings, where=where)
@@ -124,7 +125,6 @@ class StudyRecipe(Recipe):
         for arm in tune.arms:
             if arm not in self.arms:
                 raise ValueError(f"tune.arms.{arm}: the study has no such arm{nearest(arm, self.arms)}")
-        tune.require_equal_budgets(list(self.arms))
         known: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         for trial in self.trials():
             fields, others = trial.recipe.model_dump(exclude={"name"}), known.setdefault(trial.arm, [])
@@ -135,3 +135,4 @@ class StudyRecipe(Recipe):
                         "which counts as one trial; keep one of them"
                     )
             others.append((trial.settings, fields))
+        tune.require_equal_budgets(list(self.arms))

@@ -103,6 +103,7 @@ def make_run(
     entropy_fn: Curve = planted_entropy,
     regularizers: Sequence[Mapping[str, Any]] = (),
     recorded: Mapping[str, Sequence[int]] | None = None,
+    held_out: Sequence[str] = ("validation",),
     name: str = "synthetic",
     seed: int = 0,
     corpus_seed: int = 1,
@@ -115,7 +116,7 @@ def make_run(
     Parameters
     ----------
     n_documents
-        In training; half as many are in validation.
+        In training; half as many are in validation, and in each other split of `held_out`.
     epochs
         The number of epochs of training (0 is written besides), or the epochs to write.
     regularizers
@@ -123,6 +124,8 @@ def make_run(
         epoch / last epoch, at random among those predicted.
     recorded
         The ids of the recorded sequences by split; all where absent.
+    held_out
+        The splits beside the training set.
     status
         "running" leaves out the model and the entries of a complete manifest.
     cut
@@ -145,11 +148,11 @@ def make_run(
     ratio = next((float(r["ratio"]) for r in regularizers if "ratio" in r), 0.0)
 
     packed, reference, rows, tokens = {}, {}, {}, {}
-    for split, documents in (("train", n_documents), ("validation", max(1, n_documents // 2))):
+    for at, split in enumerate(("train", *held_out)):
         packed[split] = make_split(
-            n_documents=documents,
+            n_documents=n_documents if split == "train" else max(1, n_documents // 2),
             block_size=block_size,
-            seed=corpus_seed + (1000 if split == "validation" else 0),
+            seed=corpus_seed + 1000 * at,
         )
         reference[split] = _reference_entropy(packed[split], corpus_seed)
         every = range(len(packed[split].token_id))

@@ -1,0 +1,230 @@
+"""Trials of a study's arms: which there are, that budgets are equal, and what is refused. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamics.errors import InputError
+from dynamics.recipe.loading import as_study, dump_yaml, load_recipe, resolved
+from dynamics.recipe.studies import StudyRecipe
+from dynamics.recipe.tuning import Budget, TrialResult, Tuned, best_trial
+
+STUDY = """
+corpus: builtin:python-reference
+tokenizer: {train: {vocab_size: 300}}
+model: {name: nano}
+tuning: {fraction: 0.1}
+training: {num_train_epochs: 3, learning_rate: 1e-3}
+arms:
+  plain:
+  dropped:
+    regularizers: [{name: entrodrop, ratio: 0.2}]
+    training: {learning_rate: 5e-4}
+seeds: [0, 7]
+tune:
+  seed: 100
+  arms:
+    plain: {training.weight_decay: [0.1, 0.4, 3.2], training.learning_rate: [1e-3, 2e-3]}
+    dropped:
+      - {regularizers.0.ratio: 0.1}
+      - {regularizers.0.ratio: 0.3, training.learning_rate: 1e-4}
+      - {regularizers: [{name: entrodrop, ratio: 0.1, pool: 0.8}]}
+      - {regularizers: []}
+      - {training.weight_decay: 1}
+      - {}
+"""
+
+
+def study_of(tmp_path: Path, *overrides: str, text: str = STUDY) -> StudyRecipe:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return as_study(load_recipe(path, overrides), "mine.yaml")
+
+
+def refusal(tmp_path: Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as raised:
+        study_of(tmp_path, *overrides)
+    return str(raised.value)
+
+
+def tuned(**changes: Any) -> Tuned:
+    trial = TrialResult(settings={"regularizers.0.ratio": 0.3}, run="tuning/dropped/trial-1", loss=2.5, epoch=3)
+    fields: dict[str, Any] = {
+        "choose": "best",
+        "seed": 100,
+        "budget": Budget(trials=1, epochs=3),
+        "trials": [trial],
+        "chosen": 0,
+        "settings": trial.settings,
+    }
+    return Tuned(**{**fields, **changes})
+
+
+def test_a_grid_is_every_combination_and_the_last_key_changes_first(tmp_path: Path) -> None:
+    trials = study_of(tmp_path).trials()
+    assert [(trial.arm, trial.number) for trial in trials] == [(a, n) for a in ("plain", "dropped") for n in range(6)]
+    assert [(t.recipe.training["weight_decay"], t.recipe.training["learning_rate"]) for t in trials[:6]] == [
+        (0.1, 1e-3),
+        (0.1, 2e-3),
+        (0.4, 1e-3),
+        (0.4, 2e-3),
+        (3.2, 1e-3),
+        (3.2, 2e-3),
+    ]
+    assert trials[3].settings == {"training.weight_decay": 0.4, "training.learning_rate": 2e-3}
+
+
+def test_a_trial_is_the_arm_with_its_settings_on_top_and_the_seed_for_tuning(tmp_path: Path) -> None:
+    dropped = [trial.recipe for trial in study_of(tmp_path).trials()[6:]]
+    first = [one.regularizers[0].model_dump() if one.regularizers else None for one in dropped]
+    assert [one and (one["ratio"], one["pool"]) for one in first] == [
+        (0.1, 0.5),
+        (0.3, 0.5),
+        (0.1, 0.8),
+        None,
+        (0.2, 0.5),
+        (0.2, 0.5),
+    ]
+    assert [one.training["learning_rate"] for one in dropped] == [5e-4, 1e-4, 5e-4, 5e-4, 5e-4, 5e-4]
+    assert {one.seed for one in dropped} == {100}
+    assert {one.training["num_train_epochs"] for one in dropped} == {3}
+    assert dropped[4].name == "mine.dropped.trial-4" and dropped[4].tuned is None
+    (run, _) = (run.recipe for run in study_of(tmp_path).plan() if run.arm == "dropped")
+    assert dropped[5].model_copy(update={"name": run.name, "seed": run.seed}) == run
+
+
+def test_a_long_name_keeps_the_number_of_the_trial(tmp_path: Path) -> None:
+    name = "n" * 200
+    assert study_of(tmp_path, f"name={name}").trials()[5].recipe.name == "n" * 190 + ".trial-5"
+
+
+def test_what_was_chosen_is_in_the_runs_and_what_it_came_from(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    none = tuned(trials=[], chosen=None, settings={}, budget=Budget(trials=0, epochs=0), unequal_budget="no knob")
+    runs = study.plan({"plain": none, "dropped": tuned()})
+    assert [(run.arm, run.seed) for run in runs] == [("plain", 0), ("plain", 7), ("dropped", 0), ("dropped", 7)]
+    plain, dropped = resolved(runs[0].recipe), resolved(runs[3].recipe)
+    assert "weight_decay" not in plain["training"] and plain["tuned"]["unequal_budget"] == "no knob"
+    assert dropped["regularizers"][0]["ratio"] == 0.3
+    assert dropped["tuned"] == {
+        "choose": "best",
+        "seed": 100,
+        "budget": {"trials": 1, "epochs": 3},
+        "trials": [
+            {
+                "settings": {"regularizers.0.ratio": 0.3},
+                "run": "tuning/dropped/trial-1",
+                "loss": 2.5,
+                "epoch": 3,
+            }
+        ],
+        "chosen": 0,
+        "settings": {"regularizers.0.ratio": 0.3},
+        "unequal_budget": None,
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(runs[3].recipe))
+    assert load_recipe(path) == runs[3].recipe
+
+
+def test_a_study_that_tunes_is_read_back_and_one_that_does_not_says_nothing_of_it(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    (tmp_path / "study.yaml").write_text(dump_yaml(study))
+    assert load_recipe(tmp_path / "study.yaml") == study
+    plain = study_of(tmp_path, "tune=null")
+    assert not {"tune", "tuned"} & set(resolved(plain)) and plain.trials() == []
+    assert not {"tune", "tuned"} & set(resolved(plain.plan()[0].recipe))
+
+
+def test_unequal_budgets_want_a_statement(tmp_path: Path) -> None:
+    fewer = "tune.arms.plain={training.weight_decay: [0.1, 0.4]}"
+    message = refusal(tmp_path, fewer)
+    assert "tune: arms have unequal numbers of trials (plain 2, dropped 6)" in message
+    assert "give each as many, or say why in tune.unequal_budget" in message
+    assert "(plain 6, dropped 0)" in refusal(tmp_path, "tune.arms={plain: {training.weight_decay: [1, 2, 3, 4, 5, 6]}}")
+    study = study_of(tmp_path, fewer, "tune.unequal_budget=it has one knob")
+    assert study.tune is not None and study.tune.unequal_budget == "it has one knob"
+    assert "every arm has 6 trials; leave it out" in refusal(tmp_path, "tune.unequal_budget=it has one knob")
+
+
+@pytest.mark.parametrize(
+    ("override", "phrase"),
+    [
+        ("tuning=null", "tune: trials are compared on a part of their own; set tuning: {fraction: 0.1}"),
+        ("tune.seed=7", "tune.seed: 7 is one of the seeds that are reported; choose another"),
+        ("tune.seed=-1", "tune.seed: must be at least 0, not -1"),
+        ("tune={arms: {plain: [{}]}}", "tune.seed: is missing"),
+        ("tune={seed: 100}", "tune.arms: is missing"),
+        ("tune.arms={}", "tune.arms: must not be empty"),
+        ("tune.choose=lowest", "tune.choose: must be 'best' or 'final', not 'lowest'"),
+        ("tune.unequal_budget=''", "tune.unequal_budget: must be text that is not empty"),
+        ("tune.arms.drooped=[{}]", "tune.arms.drooped: the study has no such arm; did you mean 'dropped'?"),
+        ("tune.arms.plain=3", "tune.arms.plain: must be a grid (KEY: [VALUES]) or a list of settings"),
+        ("tune.arms.plain=[]", "tune.arms.plain: must not be empty"),
+        ("tune.arms.plain=[3]", "tune.arms.plain.0: must be a mapping (key: value), not 3"),
+        ("tune.arms.plain={training.weight_decay: []}", "plain.training.weight_decay: must not be empty"),
+        ("tune.arms.plain={training.weight_decay: 3}", "plain.training.weight_decay: must be a list, not 3"),
+        ("tune.arms.plain={block_size: [64, 128]}", "plain: block_size is no key that an arm may change; tune"),
+        ("tune.arms.plain=[{model.name: micro}]", "plain.0: model.name is no key that an arm may change"),
+        ("tune.arms.plain=[{training: {}}]", "training is no key that an arm may change"),
+        ("tune.arms.plain=[{training.: 1}]", "training. is no key that an arm may change"),
+        ("tune.arms.plain=[{training.weight_decay: .nan}]", "training.weight_decay must be a finite number, not nan"),
+        ("tune.arms.plain={training.weight_decay: [.inf]}", "training.weight_decay.0 must be a finite number, not inf"),
+        ("tune.arms.plain=[{training.seed: 3}]", "training: seed belongs to the project"),
+        (
+            "tune.arms.plain=[{regularizers.0.ratio: 1}]",
+            "tune.arms.plain: regularizers.0.ratio: regularizers is a list",
+        ),
+        ("tune.arms.dropped=[{regularizers.0.ratoi: 0.1}]", "regularizers.0.ratoi: unknown key; did you mean 'ratio'?"),
+        ("tune.arms.dropped=[{regularizers.0.ratio: 0.9}]", "ratio 0.9 is above its pool 0.5"),
+        ("tune.arms.dropped=[{regularizers.0.ratio.x: 1}]", "regularizers.0.ratio is the single value 0.2"),
+        (f"tune.arms.plain={{training.weight_decay: {list(range(201))}}}", "the grid has 201 trials, and an arm may"),
+        ("tuned={}", "tuned"),
+    ],
+)
+def test_bad_trials_are_named(override: str, phrase: str, tmp_path: Path) -> None:
+    assert phrase in refusal(tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    ("trials", "phrase"),
+    [
+        (
+            "{training.weight_decay: [1, 0.1, 1.0, 2, 3, 4]}",
+            "{'training.weight_decay': 1} and {'training.weight_decay': 1.0}",
+        ),
+        (
+            "[{}, {regularizers.0.ratio: 0.2}, {training.a: 1}, {training.b: 1}, {training.c: 1}, {training.d: 1}]",
+            "{} and",
+        ),
+    ],
+)
+def test_a_trial_that_stands_there_twice_is_no_second_one(trials: str, phrase: str, tmp_path: Path) -> None:
+    message = refusal(tmp_path, f"tune.arms.dropped={trials}")
+    assert phrase in message and "are the same training, which counts as one trial" in message
+
+
+def test_only_a_study_tunes(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "\n".join(
+            line
+            for line in STUDY.splitlines()
+            if not line.startswith(("seeds", "arms", "  plain", "  d", "    r", "    t"))
+        )
+    )
+    with pytest.raises(InputError, match="tune: unknown key"):
+        load_recipe(path, ["tune={seed: 3, arms: {}}"])
+
+
+def test_the_lowest_loss_is_chosen_the_first_of_equal_ones() -> None:
+    def trials(*losses: float | None) -> list[TrialResult]:
+        return [TrialResult(settings={"training.x": n}, run="r", loss=loss, epoch=1) for n, loss in enumerate(losses)]
+
+    assert best_trial(trials(3.0, None, 2.0, 2.0, 2.5), where="arm") == 2
+    assert best_trial(trials(None, 7.0), where="arm") == 1
+    with pytest.raises(InputError, match=r"arm: the tuning loss of all 2 trials is no number.*'training.x': 0"):
+        best_trial(trials(None, None), where="arm")

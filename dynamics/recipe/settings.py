@@ -178,12 +178,13 @@ class ValidationSettings(Settings):
     def corpus(self, domain: CorpusSettings) -> CorpusSettings:
         """Return what to read where there is a source, given what the recipe's own corpus is."""
         assert self.source is not None, "a fraction is no source"
-        given = self.model_dump(include={"source", "documents"})
-        pairs = [("field", "template"), *([("split", "subset")] if _from_hub(self.source) else [])]
-        for pair in pairs:
+        from_hub = _from_hub(self.source)
+        read: dict[str, Any] = {"source": self.source, "documents": self.documents}
+        for pair, shared in ((("field", "template"), True), (("split", "subset"), from_hub)):
             here = {key: getattr(self, key) for key in pair if getattr(self, key) is not None}
-            given |= here or {key: getattr(domain, key) for key in pair}
-        return CorpusSettings(**given)
+            if here or not shared:
+                read |= {key: here.get(key, CorpusSettings.model_fields[key].default) for key in pair}
+        return CorpusSettings.model_validate({**domain.model_dump(), **read})
 
 
 class HeldOut(NamedTuple):

@@ -189,6 +189,9 @@ def choose(recipe: StudyRecipe, output: Path, reporter: Reporter) -> dict[str, T
         loss, epoch = ("", "") if best is None else (f"{best.loss:.4f}", str(best.epoch))
         rows.append((arm, str(one.budget.trials), loss, epoch, settings))
     reporter.table(("arm", "trials", "lowest", "epoch", "settings"), rows)
+    for arm, one in tuned.items():
+        for edge in one.edges():
+            reporter.line(f"{arm}: {edge}; beyond it may be better ones")
     return tuned
 
 

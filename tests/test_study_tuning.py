@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from support.synthetic import make_run, planted_loss
 from support.tiny import quiet
 
@@ -21,6 +23,7 @@ from dynamics.recipe.studies import StudyRecipe
 from dynamics.records import schema
 from dynamics.records.check import check_path
 from dynamics.records.reader import open_study
+from dynamics.reporting import Reporter
 from dynamics.training import recipe_run
 
 STUDY = """
@@ -147,6 +150,22 @@ def test_trials_come_first_and_every_seed_has_what_they_chose(trained: list[str]
         *(f"runs/{run}" for run in sorted(RUNS)),
         *(f"tuning/{trial}" for trial in sorted(TRIALS)),
     ]
+
+
+def test_the_choice_is_told(trained: list[str], tmp_path: Path) -> None:
+    said = io.StringIO()
+    reporter = Reporter(Console(file=said, width=500))
+    study.run_study(recipe_of(folder=tmp_path), tmp_path / "out", reporter=reporter)
+    lines = said.getvalue().splitlines()
+    at = lines.index("tuning loss, nats per token: the best of each trial")
+    assert [line.split() for line in lines[at + 1 : at + 4]] == [
+        ["arm", "trials", "lowest", "epoch", "settings"],
+        ["plain", "3", "2.5000", "2", "training.weight_decay", "0.1"],
+        ["dropped", "3", "2.0000", "2", "regularizers.0.ratio", "0.1"],
+    ]
+    assert (
+        lines[at + 4] == "plain: training.weight_decay 0.1 is the lowest that was tried; beyond it may be better ones"
+    )
 
 
 def test_by_the_final_loss_another_trial_is_chosen(trained: list[str], tmp_path: Path) -> None:

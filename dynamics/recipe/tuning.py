@@ -144,6 +144,16 @@ class Tuned(Settings):
     settings: dict[str, Any]
     unequal_budget: str | None = None
 
+    def edges(self) -> list[str]:
+        """Say which chosen numbers are the lowest or the highest that were tried: beyond them may be better ones."""
+        found = []
+        for key, value in self.settings.items():
+            tried = [trial.settings[key] for trial in self.trials if key in trial.settings]
+            if all(isinstance(one, int | float) and not isinstance(one, bool) for one in tried) and len(set(tried)) > 1:
+                found += [f"{key} {value} is the lowest that was tried"] if value == min(tried) else []
+                found += [f"{key} {value} is the highest that was tried"] if value == max(tried) else []
+        return found
+
 
 def with_settings(fields: dict[str, Any], settings: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """Return the fields of a recipe with `settings`, by dotted key, on top.

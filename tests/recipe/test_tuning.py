@@ -228,3 +228,21 @@ def test_the_lowest_loss_is_chosen_the_first_of_equal_ones() -> None:
     assert best_trial(trials(None, 7.0), where="arm") == 1
     with pytest.raises(InputError, match=r"arm: the tuning loss of all 2 trials is no number.*'training.x': 0"):
         best_trial(trials(None, None), where="arm")
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen", "expected"),
+    [
+        ([0.1, 0.4, 3.2], 0, ["training.x 0.1 is the lowest that was tried"]),
+        ([0.1, 0.4, 3.2], 1, []),
+        ([4, 0.1, 4.0], 2, ["training.x 4.0 is the highest that was tried"]),
+        ([0.1], 0, []),
+        ([1, 1.0], 0, []),
+        (["linear", "cosine"], 0, []),
+        ([True, False], 0, []),
+    ],
+)
+def test_a_choice_at_the_edge_is_told(values: list[Any], chosen: int, expected: list[str]) -> None:
+    trials = [TrialResult(settings={"training.x": value}, run="r", loss=1.0, epoch=1) for value in values]
+    trials.append(TrialResult(settings={}, run="r", loss=1.0, epoch=1))
+    assert tuned(trials=trials, chosen=chosen, settings=trials[chosen].settings).edges() == expected

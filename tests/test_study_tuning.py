@@ -330,7 +330,7 @@ def test_a_study_that_an_older_version_began_goes_on(trained: list[str], tmp_pat
     recipe, output = recipe_of("tune=null", folder=tmp_path), tmp_path / "out"
     study.run_study(recipe, output, reporter=quiet())
     old = yaml.safe_load((output / "study.yaml").read_text())
-    del old["recording"]["tuning_sequences"]
+    del old["on_divergence"]
     (output / "study.yaml").write_text(yaml.safe_dump(old, sort_keys=False))
     study.run_study(recipe, output, reporter=quiet())
     with pytest.raises(InputError, match="holds another study"):

@@ -46,9 +46,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain values, every default filled in; of tuning only where there is any."""
+    """Return the recipe as plain values, every default filled in but those of `Settings.later`."""
     unread = {"seed"} if isinstance(recipe, StudyRecipe) else set()
-    unread |= {key for key in ("tune", "tuned") if getattr(recipe, key, None) is None}
     return recipe.model_dump(mode="json", exclude=unread)
 
 

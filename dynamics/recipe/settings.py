@@ -11,10 +11,8 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -149,6 +147,8 @@ class ValidationSettings(Settings):
     and `subset`.
     """
 
+    later = frozenset({"documents", "field", "template", "split", "subset"})
+
     fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
     source: Source | None = None
     documents: int | None = Field(default=None, ge=1)
@@ -169,11 +169,6 @@ class ValidationSettings(Settings):
             if key in ("split", "subset") and not _from_hub(self.source):
                 raise ValueError(f"{key} is only read with a source hub:NAME; leave it out")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A recipe without the later keys resolves to the same bytes, and so to the same hash, as before there were any.
-        return {key: value for key, value in plain(self).items() if value is not None or key in ("fraction", "source")}
 
     def corpus(self, domain: CorpusSettings) -> CorpusSettings:
         """Return what to read where there is a source, given what the recipe's own corpus is."""
@@ -236,6 +231,8 @@ class TuningSettings(Settings):
 class RecordingSettings(Settings):
     """Which sequences are recorded after every epoch, and in which type: of each validation set as many."""
 
+    later = frozenset({"tuning_sequences"})
+
     train_sequences: Sequences = "all"
     validation_sequences: Sequences = "all"
     tuning_sequences: Sequences = "all"
@@ -245,6 +242,8 @@ class RecordingSettings(Settings):
 
 class Recipe(Settings):
     """One run."""
+
+    later = frozenset({"tuned"})
 
     name: Name = "run"
     corpus: CorpusSettings

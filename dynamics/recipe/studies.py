@@ -48,6 +48,8 @@ class PlannedTrial(NamedTuple):
 class StudyRecipe(Recipe):
     """Arms by seeds: the same starting point, trained differently; each perhaps tuned first."""
 
+    later = frozenset({"tune", "tuned"})
+
     arms: dict[Name, ArmSettings] = Field(min_length=1)
     seeds: list[Seed] = Field(default=[0], min_length=1)
     tune: TuneSettings | None = None

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from dynamics.errors import InputError
 from dynamics.recipe.names import Name, Seed
@@ -32,6 +32,14 @@ def _tunable(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _dotted(grid: Any) -> Any:
+    for key, values in grid.items():
+        if isinstance(values, Mapping) and values:
+            inner = next(iter(values))
+            raise ValueError(f"{key} holds a mapping; write the whole key in one: {key}.{inner}: [VALUES]")
+    return grid
+
+
 def _few(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
     n_trials = math.prod(map(len, grid.values()))
     if n_trials > _MOST_TRIALS:
@@ -47,7 +55,7 @@ def _trials_kind(value: Any) -> str | None:
 Change = Annotated[dict[str, Any], AfterValidator(_tunable)]
 Values = Annotated[list[Any], Field(min_length=1)]
 Trials = Annotated[
-    Annotated[dict[str, Values], AfterValidator(_few), Tag("grid")]
+    Annotated[dict[str, Values], BeforeValidator(_dotted), AfterValidator(_few), Tag("grid")]
     | Annotated[list[Change], Field(min_length=1, max_length=_MOST_TRIALS), Tag("list")],
     Discriminator(
         _trials_kind,

@@ -356,7 +356,12 @@ def test_bad_validation_sets(value: str, phrase: str, tmp_path: Path) -> None:
 def test_what_older_versions_resolved_is_what_this_one_resolves(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, RECIPE))
     old = resolved(recipe)
-    del old["recording"]["tuning_sequences"]
+    assert "tuning_sequences" not in old["recording"] and "tuned" not in old
+    assert resolved(load_recipe(written(tmp_path, RECIPE), ["recording.tuning_sequences=3"]))["recording"] == {
+        **old["recording"],
+        "tuning_sequences": 3,
+    }
+    del old["on_divergence"]
     assert config_in(written(tmp_path, dump(old), "config.yaml")) == resolved(recipe)
     foreign = {"name": "mine", "trainer": "SFTTrainer", "training": {"seed": 3}}
     assert config_in(written(tmp_path, dump(foreign), "other.yaml")) == foreign

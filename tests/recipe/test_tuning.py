@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+from support.synthetic import make_study
 
+import dynamics
 from dynamics.errors import InputError
 from dynamics.recipe.loading import as_study, dump_yaml, load_recipe, resolved
 from dynamics.recipe.studies import StudyRecipe
 from dynamics.recipe.tuning import Budget, TrialResult, Tuned, best_trial
+
+ROOT = Path(dynamics.__file__).parents[1]
 
 STUDY = """
 corpus: builtin:python-reference
@@ -167,6 +173,10 @@ def test_unequal_budgets_want_a_statement(tmp_path: Path) -> None:
         ("tune.arms.plain=[3]", "tune.arms.plain.0: must be a mapping (key: value), not 3"),
         ("tune.arms.plain={training.weight_decay: []}", "plain.training.weight_decay: must not be empty"),
         ("tune.arms.plain={training.weight_decay: 3}", "plain.training.weight_decay: must be a list, not 3"),
+        (
+            "tune.arms.plain={training: {weight_decay: [1]}}",
+            "training holds a mapping; write the whole key in one: training.weight_decay: [VALUES]",
+        ),
         ("tune.arms.plain={block_size: [64, 128]}", "plain: block_size is no key that an arm may change; tune"),
         ("tune.arms.plain=[{model.name: micro}]", "plain.0: model.name is no key that an arm may change"),
         ("tune.arms.plain=[{training: {}}]", "training is no key that an arm may change"),
@@ -246,3 +256,40 @@ def test_a_choice_at_the_edge_is_told(values: list[Any], chosen: int, expected: 
     trials = [TrialResult(settings={"training.x": value}, run="r", loss=1.0, epoch=1) for value in values]
     trials.append(TrialResult(settings={}, run="r", loss=1.0, epoch=1))
     assert tuned(trials=trials, chosen=chosen, settings=trials[chosen].settings).edges() == expected
+
+
+# ---------------------------------------------------------------------------------- the example
+
+
+def test_the_recipe_of_the_repository_tunes_every_arm_alike() -> None:
+    study = as_study(load_recipe(ROOT / "recipes" / "tuned.yaml"), "tuned.yaml")
+    assert (len(study.trials()), len(study.plan())) == (15, 9)
+    tried = [trial.recipe.training["weight_decay"] for trial in study.trials() if trial.arm == "baseline"]
+    assert tried == [0.1, 0.4, 0.8, 1.6, 3.2]
+    assert [one.split for one in study.held_out] == ["validation", "validation-general"]
+
+
+def test_what_the_page_shows_of_it_stands_in_it() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    (block,) = [part for part in page.split("\n\n") if part.startswith("    tuning:")]
+    shown, whole = yaml.safe_load(block), yaml.safe_load((ROOT / "recipes" / "tuned.yaml").read_text(encoding="utf-8"))
+    assert shown["tuning"] == whole["tuning"] and shown["seeds"] == whole["seeds"]
+    assert shown["tune"]["seed"] == whole["tune"]["seed"] and len(shown["arms"]) == 2
+    for arm in shown["arms"]:
+        assert shown["arms"][arm] == whole["arms"][arm]
+        assert shown["tune"]["arms"][arm] == whole["tune"]["arms"][arm]
+
+
+def test_the_page_chooses_an_epoch_on_one_part_and_reads_it_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planted(epoch: int, split: str, entropy: Any, rng: Any) -> Any:
+        # The lowest on the part for tuning is at epoch 2; on validation it is at epoch 3.
+        return np.full(entropy.shape, {"tuning": [4, 3, 1, 2], "validation": [4, 3, 2.5, 2]}.get(split, [0] * 4)[epoch])
+
+    held_out = ("validation", "tuning")
+    make_study(tmp_path / "runs/mine", arms={"a": {}}, seeds=(0,), epochs=3, held_out=held_out, loss_fn=planted)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.split() == ["a", "2", "2.5"]

@@ -48,7 +48,10 @@ def domain_documents(recipe: Recipe) -> tuple[dict[str, list[Document]], list[Do
     for one in recipe.held_out:
         if one.settings.source is None:
             continue
-        found = _load(one.settings.corpus(recipe.corpus))
+        try:
+            found = _load(one.settings.corpus(recipe.corpus))
+        except InputError as error:
+            raise InputError(f"{one.key}: {error}") from None
         both = used & {doc.content_hash for doc in found}
         if both:
             first = next(doc.origin for doc in found if doc.content_hash in both)

@@ -225,7 +225,7 @@ def test_a_signal_ends_with_130_and_the_command_that_goes_on(tmp_path, number):
 
 
 def test_a_run_that_recorded_no_tuning_part_goes_on_as_it_began(tmp_path, monkeypatch):
-    """Of that part earlier versions kept the mean alone, and their recipes had no `tuning_sequences`."""
+    """Of that part earlier versions kept the mean alone, and their recipes knew fewer keys."""
     tuning = {"tuning": {"fraction": 0.2}, "validation": {"fraction": 0.3}}
     whole = run_tiny(tmp_path / "whole", **RECIPE, **tuning)
     step, folder, recorded = whole.manifest["steps_per_epoch"] + 1, tmp_path / "old", recipe_run._recorded
@@ -235,7 +235,7 @@ def test_a_run_that_recorded_no_tuning_part_goes_on_as_it_began(tmp_path, monkey
         )
         interrupted(folder, monkeypatch, step=step, **tuning)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    del config["recording"]["tuning_sequences"]
+    del config["on_divergence"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     manifest = {**open_run(folder).manifest, "config_sha256": schema.sha256_file(folder / "config.yaml")}
     schema.write_manifest(folder / "manifest.json", manifest)

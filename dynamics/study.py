@@ -26,6 +26,8 @@ from dynamics.records.reader import Run, open_run, study_run_path
 from dynamics.reporting import Reporter
 from dynamics.validation import validated
 
+_LOCK = ".study.lock"
+
 
 class StudyFailure(RuntimeError):
     """Some runs of a study failed; the others are complete."""
@@ -57,22 +59,33 @@ def write_plan(recipe: StudyRecipe, output: Path) -> list[Path]:
     InputError
         `output` holds another study, or something else.
     """
-    content = dump_yaml(recipe)
+    _require_own(recipe, output)
+    output.mkdir(parents=True, exist_ok=True)
+    # The jobs of an array begin all at once.
+    with FileLock(output / _LOCK):
+        _require_own(recipe, output)
+        file = output / schema.STUDY_FILE
+        if not file.exists():
+            schema.atomic_write_bytes(file, dump_yaml(recipe).encode())
+        for trial in recipe.trials():
+            _write_config(_trial_path(output, trial), trial.recipe)
+        if recipe.tune is None or _chosen(recipe, output) is not None:
+            _write_runs(recipe, output)
+    return [*_trials(recipe, output), *_runs(recipe, output)]
+
+
+def _require_own(recipe: StudyRecipe, output: Path) -> None:
+    """Raise InputError unless `output` is new, or holds this study."""
     file = output / schema.STUDY_FILE
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a new directory")
+    # What another process that begins the same study writes first.
+    first = {_LOCK, schema.STUDY_FILE + schema.TEMPORARY_SUFFIX}
     if file.exists():
         if config_in(file) != resolved(recipe):
             raise InputError(f"--output: {output} holds another study; name a new directory, or give its recipe")
-    elif output.exists() and any(output.iterdir()):
+    elif output.exists() and not {path.name for path in output.iterdir()} <= first and not file.exists():
         raise InputError(f"--output: {output} holds something else than this study; name a new directory")
-    output.mkdir(parents=True, exist_ok=True)
-    schema.atomic_write_bytes(file, content.encode())
-    for trial in recipe.trials():
-        _write_config(_trial_path(output, trial), trial.recipe)
-    if recipe.tune is None or _chosen(recipe, output) is not None:
-        _write_runs(recipe, output)
-    return [*_trials(recipe, output), *_runs(recipe, output)]
 
 
 def run_command(folder: Path) -> list[str]:
@@ -173,7 +186,7 @@ def choose(recipe: StudyRecipe, output: Path, reporter: Reporter) -> dict[str, T
         All trials of an arm diverged.
     """
     assert recipe.tune is not None
-    with FileLock(output / ".tuning.lock"):
+    with FileLock(output / _LOCK):
         tuned = _chosen(recipe, output)
         if tuned is None:
             tuned = {arm: _choice(recipe, output, arm) for arm in recipe.arms}

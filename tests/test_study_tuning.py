@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +340,23 @@ def test_a_study_that_an_older_version_began_goes_on(trained: list[str], tmp_pat
 
 
 # ------------------------------------------------------------------------------- side by side
+
+
+def test_the_jobs_of_an_array_begin_at_once(trained: list[str], tmp_path: Path) -> None:
+    recipe, output, at_once = recipe_of(folder=tmp_path), tmp_path / "out", threading.Barrier(8)
+
+    def begin(call: Callable[[], Any]) -> Any:
+        at_once.wait(timeout=60)
+        return call()
+
+    with ThreadPoolExecutor(8) as pool:
+        planned = list(pool.map(begin, [lambda: study.write_plan(recipe, output)] * 8))
+        assert planned == [planned[0]] * 8 and load_recipe(output / "study.yaml") == recipe
+        for index in range(6):
+            study.run_index(recipe, output, index, reporter=quiet())
+        chosen = list(pool.map(begin, [lambda: study.choose(recipe, output, quiet())] * 8))
+        assert chosen == [chosen[0]] * 8
+        assert all((folder / "config.yaml").exists() for folder in planned[0])
 
 
 class Child:

@@ -194,12 +194,12 @@ class Run:
         DamagedRecordError
             If the file of its tokens is damaged.
         """
-        if split == "tuning" and split not in self.splits and self.config.get("tuning"):
-            raise InputError(
-                f"{self.path} was recorded by a version that kept of its tuning part the mean of each epoch alone "
-                f"(tuning_loss in {schema.METRICS_FILE}); train the recipe again to have its tokens"
-            )
         if split not in self.splits:
+            if split == "tuning" and self.config.get("tuning"):
+                raise InputError(
+                    f"{self.path} was recorded by a version that kept of its tuning part the mean of each epoch alone "
+                    f"(tuning_loss in {schema.METRICS_FILE}); train the recipe again to have its tokens"
+                )
             raise InputError(
                 f"{self.path} has no split {split!r}: it has {', '.join(self.splits) or 'none'}"
                 + (
@@ -320,17 +320,7 @@ class Study:
 
     @cached_property
     def tuning(self) -> dict[str, Any] | None:
-        """How each arm's settings were chosen, by arm; None where nothing was tuned, or not yet.
-
-        Of an arm: ``choose`` ("best" or "final" loss), ``seed``, ``budget`` (``trials``, and ``epochs`` of all),
-        ``trials`` (each with ``settings`` by dotted key, its ``run`` in the study, ``loss`` in nats per token and
-        ``epoch``; neither where it diverged), ``chosen`` (which of them), ``settings`` and ``unequal_budget``.
-
-        Raises
-        ------
-        DamagedRecordError
-            If the file is damaged.
-        """
+        """How each arm's settings were chosen, as `schema.read_tuning` returns it; None where nothing is chosen."""
         return schema.read_tuning(self.path)
 
     def run(self, arm: str, seed: int) -> Run:
@@ -363,14 +353,13 @@ def require_same_tokens(runs: list[Run]) -> None:
 
     The part for tuning may be missing: runs of earlier versions did not record it.
     """
-    for run in runs[1:]:
-        for split in schema.in_split_order({*run.splits, *runs[0].splits}):
-            if split == "tuning" and not (split in run.splits and split in runs[0].splits):
-                continue
-            hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (runs[0], run)]
+    for split in schema.in_split_order({split for run in runs for split in run.splits}):
+        holding = [run for run in runs if split != "tuning" or split in run.splits]
+        for run in holding[1:]:
+            hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (holding[0], run)]
             if hashes[0] != hashes[1]:
                 raise InputError(
-                    f"{runs[0].path} and {run.path} have different tokens in {split!r}, so they "
+                    f"{holding[0].path} and {run.path} have different tokens in {split!r}, so they "
                     "cannot be compared: run both from one corpus and tokenizer"
                 )
 

@@ -320,7 +320,17 @@ def require_format(manifest: Mapping[str, Any], path: str | os.PathLike[str]) ->
 
 
 def read_tuning(study_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what a study chose by tuning, by arm; None where nothing is chosen. `Study.tuning` says what it holds."""
+    """Return what a study chose by tuning, by arm; None where it tunes nothing, or has not chosen yet.
+
+    Of an arm: ``choose`` ("best" or "final" loss), ``seed``, ``budget`` (``trials``, and ``epochs`` of all), ``trials``
+    (each with ``settings`` by dotted key, its ``run`` in the study, ``loss`` in nats per token and ``epoch``; neither
+    where it diverged), ``chosen`` (which of them), ``settings`` and ``unequal_budget``.
+
+    Raises
+    ------
+    DamagedRecordError
+        If the file is damaged.
+    """
     path = Path(study_dir) / TUNING_FILE
     if not path.exists():
         return None

@@ -22,7 +22,6 @@ import typer
 from dynamics.errors import DamagedRecordError, DeviceFull, InputError, TrainingDiverged
 
 if TYPE_CHECKING:
-    from dynamics.recipe.studies import StudyRecipe
     from dynamics.records.reader import Run, Study
     from dynamics.reporting import Reporter
 
@@ -123,7 +122,8 @@ def study(
 ) -> None:
     """Run arms by seeds, then draw the figures.
 
-    Run again, it goes on where it stopped. --list and --index spread a study over machines.
+    Run again, it goes on where it stopped. --list and --index spread a study over machines. With tune: in the recipe,
+    trials come first, and their commands first in the list.
     """
     from dynamics.recipe.loading import as_study, load_recipe
     from dynamics.reporting import Reporter
@@ -131,7 +131,7 @@ def study(
     if list_ and index is not None:
         raise InputError("--list runs nothing and --index runs one of the list; give one of them")
     loaded = as_study(load_recipe(recipe, set_ or ()), recipe)
-    from dynamics.study import StudyFailure, list_runs, run_index, run_study
+    from dynamics.study import StudyFailure, check_arguments, list_runs, n_jobs, run_index, run_study
 
     folder = output or Path("runs") / loaded.name
     _need_folder(folder)
@@ -139,11 +139,10 @@ def study(
         for command in list_runs(loaded, folder):
             print(command)
         return
-    n_runs = len(loaded.plan())
-    if index is not None and not 0 <= index < n_runs:
-        raise InputError(f"--index: {index} is no run of this study; it has 0 to {n_runs - 1}")
+    if index is not None and not 0 <= index < n_jobs(loaded):
+        raise InputError(f"--index: {index} is no run of this study; it has 0 to {n_jobs(loaded) - 1}")
     _need_training()
-    _check_arms(loaded)
+    check_arguments(loaded)
     reporter = Reporter()
     if index is not None:
         run_index(loaded, folder, index, reporter=reporter)
@@ -335,15 +334,6 @@ def _need_folder(output: Path) -> None:
     )
     if problem is not None:
         raise InputError(f"--output: {output} cannot be used, as {found} {problem}; name another")
-
-
-def _check_arms(recipe: StudyRecipe) -> None:
-    """Check the training arguments of all arms, before the first one trains."""
-    from dynamics.training.environment.arguments import training_arguments
-
-    for arm, seed, run in recipe.plan():
-        where = f"arms.{arm}: training"
-        training_arguments(run.training, output_dir=Path("unused"), seed=seed, where=where)
 
 
 def _need_training() -> None:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from dynamics.errors import InputError, nearest
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, no value changes type, none is changed."""
+    """Base of all settings: unknown keys are refused, no value changes type, none is changed.
+
+    Attributes
+    ----------
+    later : frozenset of str
+        Keys that came after the others. They are written only where they are not as by default, so that a recipe
+        without them resolves to the same bytes, and the same hash, as before there were any.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {key for key in self.later if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in plain(self).items() if key not in unset}
 
 
 T = TypeVar("T", bound=BaseModel)

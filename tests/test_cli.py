@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import types
@@ -157,6 +158,15 @@ BAD_RECIPES = [
     ("arms: {a: {}}\nseeds: []", "seeds: must not be empty"),
     ("arms: {a: {}}\nseeds: [1, 1]", "seeds: [1, 1] holds a seed twice; keep one"),
     ("arms: {a: {}}\nseeds: 3", "seeds: must be a list, not 3"),
+    (
+        "arms: {a: {}}\ntune: {seed: 3, arms: {a: [{}]}}",
+        "tune: trials are compared on a part of their own; set tuning:",
+    ),
+    ("arms: {a: {}}\ntuning: {fraction: 0.1}\ntune: {seed: 0, arms: {a: [{}]}}", "tune.seed: 0 is one of the seeds"),
+    (
+        "arms: {a: {}, b: {}}\ntuning: {fraction: 0.1}\ntune: {seed: 3, arms: {a: {training.weight_decay: [1, 2]}}}",
+        "tune: arms have unequal numbers of trials (a 2, b 0), which favours those that have more",
+    ),
     ("arms: {a: {}}\nseeds: [-1]", "seeds.0: must be at least 0, not -1"),
     ("seed: 1\nseed: 2", "line 2, column 1: the key 'seed' stands twice"),
     ("seed: [", "line 4, column 1: while parsing a flow sequence, expected ',' or ']'"),
@@ -385,6 +395,31 @@ def test_study_runs_one_of_the_list(dynamics: Command, monkeypatch: pytest.Monke
     monkeypatch.setattr("dynamics.study.run_index", run_index)
     assert dynamics("study", "quickstart", "--index", "2", "--output", "o") == (0, "", "")
     assert calls == [(Path("o"), 2)]
+
+
+TUNED = """
+tuning: {fraction: 0.1}
+arms: {a: {}}
+tune: {seed: 7, arms: {a: {training.weight_decay: [0.1, 3.2]}}}
+"""
+
+
+def test_a_study_that_tunes_lists_trials_first(dynamics: Command, tmp_path: Path) -> None:
+    Path("tuned.yaml").write_text(SMALL + TUNED)
+    trial, out = tmp_path / "o" / "tuning" / "a" / "trial-1", tmp_path / "o"
+    done = dynamics("study", "tuned.yaml", "--list", "--output", "o")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[1:] == [
+        f"dynamics train {trial}/config.yaml --output {trial} --resume",
+        f"dynamics study {out}/study.yaml --output {out} --index 2",
+    ]
+    assert yaml.safe_load((trial / "config.yaml").read_text())["training"] == {"weight_decay": 3.2}
+    assert_one_message(
+        dynamics(*shlex.split(done.out.splitlines()[2])[1:]),
+        "--index: 2 is a run whose settings are chosen once all 2 trials are finished; run --index 0, 1 first",
+    )
+    assert_one_message(dynamics("study", "tuned.yaml", "--output", "o", "--index", "3"), "it has 0 to 2")
+    assert dynamics("check", "o").out == ("o: ok (0 files, 0 bytes)\n  note: runs/a/seed-0 has not been run yet\n")
 
 
 def test_reference_says_where_and_what(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:

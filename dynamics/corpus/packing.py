@@ -21,11 +21,13 @@ IGNORED_LABEL = -100
 Int32 = npt.NDArray[np.int32]
 
 
-def split_documents(docs: Sequence[Document], *, fraction: float, tuning: float = 0.0) -> dict[str, list[Document]]:
+def split_documents(
+    docs: Sequence[Document], *, fraction: float, tuning: float = 0.0, others: Mapping[str, float] | None = None
+) -> dict[str, list[Document]]:
     """Split documents into parts, each by the hash of its own text.
 
     Equal texts therefore fall on the same side, and a document keeps its side whatever else is
-    added or taken away.
+    added or taken away: further parts take theirs from training.
 
     Parameters
     ----------
@@ -33,39 +35,39 @@ def split_documents(docs: Sequence[Document], *, fraction: float, tuning: float 
         The corpus.
     fraction, tuning
         The share that goes, in expectation, to validation and to tuning.
+    others
+        The shares of further parts, by their names.
 
     Returns
     -------
     dict
-        "train", "validation" and, if `tuning` > 0, "tuning": documents in the order of `docs`.
+        "train", "validation", if `tuning` > 0 "tuning", and the others: documents in the order of `docs`.
 
     Raises
     ------
     InputError
         The shares are not in [0, 1), or a part that shall have documents has none.
     """
-    if not (fraction >= 0 and tuning >= 0 and fraction + tuning < 1):
+    others = others or {}
+    shares = {"validation": fraction, **({"tuning": tuning} if tuning != 0 else {}), **others}
+    left = 1 - sum(shares.values())
+    if not (left > 0 and all(share >= 0 for share in shares.values())):
+        named = [f"validation.fraction {fraction}", f"tuning.fraction {tuning}"]
+        named += [f"the share of {name} {share}" for name, share in others.items()]
         raise InputError(
-            f"validation.fraction {fraction} and tuning.fraction {tuning} must each be at least 0 "
-            "and together below 1, so that something is left to train on"
+            f"{' and '.join(named)} must each be at least 0 and together below 1, so that something is left to train on"
         )
-    parts: dict[str, list[Document]] = {"train": [], "validation": []}
-    if tuning > 0:
-        parts["tuning"] = []
+    names, edges = list(shares), np.cumsum(list(shares.values()))
+    parts: dict[str, list[Document]] = {"train": [], **{name: [] for name in names}}
     for document in docs:
-        u = _uniform(document)
-        if u < fraction:
-            parts["validation"].append(document)
-        elif u < fraction + tuning:
-            parts["tuning"].append(document)
-        else:
-            parts["train"].append(document)
-    wanted = {"train": 1 - fraction - tuning, "validation": fraction, "tuning": tuning}
+        at = int(np.searchsorted(edges, _uniform(document), side="right"))
+        parts[names[at] if at < len(names) else "train"].append(document)
     for name, part in parts.items():
-        if wanted[name] > 0 and not part:
+        wanted = left if name == "train" else shares[name]
+        if wanted > 0 and not part:
             raise InputError(
                 f"none of the {len(docs)} documents fell into the {name} part (its share is "
-                f"{wanted[name]:.3g}); use more documents or another fraction"
+                f"{wanted:.3g}); use more documents or another fraction"
             )
     return parts
 

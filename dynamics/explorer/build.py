@@ -25,7 +25,7 @@ from dynamics.explorer.payload import packed
 from dynamics.explorer.quantise import Scale
 from dynamics.explorer.split_tokens import SplitTokens
 from dynamics.records.reader import Run, common_epochs, require_same_tokens
-from dynamics.records.schema import atomic_write_bytes
+from dynamics.records.schema import atomic_write_bytes, in_split_order
 
 BUDGET = 20_000_000
 # One byte holds an epoch's place.
@@ -171,7 +171,8 @@ def _epochs(runs: list[Run]) -> tuple[list[int], int]:
 
 def _splits(runs: list[Run], epochs: list[int]) -> list[SplitTokens]:
     # What is set aside for tuning is never reported.
-    names = [name for name in ("validation", "train") if all(name in run.splits for run in runs)]
+    both = set.intersection(*(set(run.splits) for run in runs)) - {"tuning"}
+    names = sorted(in_split_order(both), key="train".__eq__)  # the training set last
     if not names:
         raise InputError(f"{runs[0].path} holds neither training nor validation tokens; record one of them")
     return [SplitTokens(runs, name, epochs) for name in names]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, nearest
-from dynamics.recipe.settings import SAFE_NAME, Recipe
+from dynamics.recipe.names import SAFE_NAME
+from dynamics.recipe.settings import Recipe
 from dynamics.recipe.studies import StudyRecipe
 from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
 from dynamics.validation import validated
@@ -45,7 +46,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain values, every default filled in."""
+    """Return the recipe as plain values, every default filled in but those of `Settings.later`."""
     unread = {"seed"} if isinstance(recipe, StudyRecipe) else set()
     return recipe.model_dump(mode="json", exclude=unread)
 
@@ -53,6 +54,18 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 def dump_yaml(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that `load_recipe` reads back."""
     return dump(resolved(recipe))
+
+
+def config_in(file: Path) -> dict[str, Any]:
+    """Return the resolved recipe that a file holds, with the defaults of keys that came after it was written.
+
+    What no recipe is, such as the config of somebody's own trainer, is returned as it stands.
+    """
+    try:
+        return resolved(load_recipe(file))
+    except InputError:
+        config: dict[str, Any] = load_yaml(_read(str(file))[0], str(file))
+        return config
 
 
 def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:

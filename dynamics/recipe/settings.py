@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -20,20 +19,11 @@ from pydantic import (
 )
 
 from dynamics.recipe.named_sizes import NAMED_SIZES
+from dynamics.recipe.names import Name, Seed, require_apart
 from dynamics.recipe.training_keys import checked_training, conflict
+from dynamics.recipe.tuning import Tuned
 from dynamics.regularizers.registry import METHODS, RegularizerSettings
 from dynamics.validation import Settings, shown
-
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
-
-def _safe(name: str) -> str:
-    if not SAFE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{shown(name)} becomes a folder's name; begin with a letter or digit and use only "
-            "letters, digits, '.', '_' and '-', at most 200"
-        )
-    return name
 
 
 def _absolute(source: str) -> str:
@@ -54,6 +44,11 @@ def _source(value: Any) -> Any:
     return found if isinstance(value, list) else found[0]
 
 
+def _from_hub(source: str | list[str]) -> bool:
+    parts = [source] if isinstance(source, str) else source
+    return any(part.startswith("hub:") for part in parts)
+
+
 def _local_or_hub(name: str) -> str:
     # A hub name also has a slash: it is a path only where something of that name is there.
     path = os.path.expanduser(name)
@@ -62,8 +57,6 @@ def _local_or_hub(name: str) -> str:
 
 Source = Annotated[str | list[str], BeforeValidator(_source)]
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(_local_or_hub)]
-Name = Annotated[str, AfterValidator(_safe)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 Sequences = Literal["all"] | Annotated[int, Field(ge=1)]
 Training = Annotated[dict[str, Any], AfterValidator(checked_training)]
@@ -106,8 +99,7 @@ class CorpusSettings(Settings):
 
     @model_validator(mode="after")
     def _keys_are_read(self) -> CorpusSettings:
-        parts = [self.source] if isinstance(self.source, str) else self.source
-        if not any(part.startswith("hub:") for part in parts):
+        if not _from_hub(self.source):
             for key, default in (("split", "train"), ("subset", None)):
                 if getattr(self, key) != default:
                     raise ValueError(f"{key} is only read with a source hub:NAME; leave it out")
@@ -175,16 +167,85 @@ class BaseSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """Held-out documents: a share of the corpus by hash, or a source of their own."""
+    """Held-out documents: a share of the corpus by hash, or a source of their own.
+
+    A source is read as the corpus is, but for what is given here: `field` and `template` go together, and so do `split`
+    and `subset`.
+    """
+
+    later = frozenset({"documents", "field", "template", "split", "subset"})
 
     fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
     source: Source | None = None
+    documents: int | None = Field(default=None, ge=1)
+    field: str | None = Field(default=None, min_length=1)
+    template: str | None = None
+    split: str | None = Field(default=None, min_length=1)
+    subset: str | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> ValidationSettings:
         if (self.fraction is None) == (self.source is None):
             raise ValueError("give exactly one of fraction and source")
+        for key in ("documents", "field", "template", "split", "subset"):
+            if getattr(self, key) is None:
+                continue
+            if self.source is None:
+                raise ValueError(f"{key} is only read with a source; leave it out")
+            if key in ("split", "subset") and not _from_hub(self.source):
+                raise ValueError(f"{key} is only read with a source hub:NAME; leave it out")
         return self
+
+    def corpus(self, domain: CorpusSettings) -> CorpusSettings:
+        """Return what to read where there is a source, given what the recipe's own corpus is."""
+        assert self.source is not None, "a fraction is no source"
+        from_hub = _from_hub(self.source)
+        read: dict[str, Any] = {"source": self.source, "documents": self.documents}
+        for pair, shared in ((("field", "template"), True), (("split", "subset"), from_hub)):
+            here = {key: getattr(self, key) for key in pair if getattr(self, key) is not None}
+            if here or not shared:
+                read |= {key: here.get(key, CorpusSettings.model_fields[key].default) for key in pair}
+        return CorpusSettings.model_validate({**domain.model_dump(), **read})
+
+
+class HeldOut(NamedTuple):
+    """A validation set: the split that it is recorded as, and where it stands in the recipe."""
+
+    split: str
+    key: str
+    settings: ValidationSettings
+
+
+def _of_one_kind(value: Any) -> Any:
+    """Refuse a set without a name beside sets that have one."""
+    if isinstance(value, Mapping):
+        named = [key for key, one in value.items() if isinstance(one, Mapping)]
+        if named and len(named) < len(value):
+            beside = ", ".join(str(key) for key in value if key not in named)
+            raise ValueError(
+                f"{beside} and the set {shown(named[0])} stand beside each other; give every set a name, such as "
+                "{domain: {fraction: 0.2}, general: {source: ...}}"
+            )
+    return value
+
+
+def _validation_kind(value: Any) -> str:
+    if not isinstance(value, Mapping) or not value or any(key in ValidationSettings.model_fields for key in value):
+        return "one"
+    return "sets" if all(isinstance(one, Mapping | ValidationSettings) for one in value.values()) else "one"
+
+
+def _names_are_apart(sets: dict[str, ValidationSettings]) -> dict[str, ValidationSettings]:
+    require_apart(sets)
+    return sets
+
+
+ValidationSets = Annotated[
+    Annotated[ValidationSettings, Tag("one")]
+    | Annotated[dict[Name, ValidationSettings], AfterValidator(_names_are_apart), Tag("sets")],
+    Discriminator(_validation_kind),
+    BeforeValidator(_of_one_kind),
+]
 
 
 class TuningSettings(Settings):
@@ -194,10 +255,13 @@ class TuningSettings(Settings):
 
 
 class RecordingSettings(Settings):
-    """Which sequences are recorded after every epoch, and in which type."""
+    """Which sequences are recorded after every epoch, and in which type: of each validation set as many."""
+
+    later = frozenset({"tuning_sequences"})
 
     train_sequences: Sequences = "all"
     validation_sequences: Sequences = "all"
+    tuning_sequences: Sequences = "all"
     dtype: Literal["float16", "float32"] = "float16"
     training_pass: bool = False  # what the optimiser saw of each token, beside the clean values
 
@@ -205,19 +269,22 @@ class RecordingSettings(Settings):
 class Recipe(Settings):
     """One run."""
 
+    later = frozenset({"tuned"})
+
     name: Name = "run"
     corpus: CorpusSettings
     tokenizer: TokenizerSettings
     model: ModelSettings
     base: BaseSettings | None = None
     block_size: int = Field(default=128, ge=2, le=1_000_000)
-    validation: ValidationSettings = ValidationSettings(fraction=0.2)
+    validation: ValidationSets = ValidationSettings(fraction=0.2)
     tuning: TuningSettings | None = None
     regularizers: list[RegularizerSettings] = []
     recording: RecordingSettings = RecordingSettings()
     training: Training = {}
     on_divergence: Literal["stop", "continue"] = "stop"
     seed: Seed = 0
+    tuned: Tuned | None = None  # how its study chose its settings; the study writes it
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
@@ -231,10 +298,20 @@ class Recipe(Settings):
                     f"regularizers.{at}: source: previous_epoch ranks what was recorded, and recording.train_sequences "
                     f"is {self.recording.train_sequences}; set it to all"
                 )
-        held_out, tuning = self.validation.fraction or 0.0, self.tuning
-        if tuning is not None and held_out + tuning.fraction >= 1.0:
-            raise ValueError(
-                f"validation.fraction {held_out:g} and tuning.fraction {tuning.fraction:g} leave "
-                "nothing to train on; together they must stay below 1"
-            )
+        shares = {f"{one.key}.fraction": one.settings.fraction or 0.0 for one in self.held_out}
+        if self.tuning is not None:
+            shares["tuning.fraction"] = self.tuning.fraction
+        if sum(shares.values()) >= 1.0:
+            stand = " and ".join(f"{key} {share:g}" for key, share in shares.items() if share)
+            raise ValueError(f"{stand} leave nothing to train on; together they must stay below 1")
         return self
+
+    @property
+    def held_out(self) -> list[HeldOut]:
+        """The validation sets: first the one recorded as `validation`, which is `domain` or else the first given."""
+        if isinstance(self.validation, ValidationSettings):
+            return [HeldOut("validation", "validation", self.validation)]
+        first = "domain" if "domain" in self.validation else next(iter(self.validation))
+        others = [name for name in self.validation if name != first]
+        splits = {first: "validation", **{name: f"validation-{name}" for name in others}}
+        return [HeldOut(split, f"validation.{name}", self.validation[name]) for name, split in splits.items()]

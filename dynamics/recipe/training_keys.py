@@ -61,7 +61,7 @@ def checked_training(training: Mapping[str, Any]) -> dict[str, Any]:
             f"num_train_epochs must be a whole number of at least 1, not {shown(epochs)}: recording is by epoch"
         )
     for key, value in training.items():
-        _require_plain(value, key)
+        require_plain(value, key)
     return dict(training)
 
 
@@ -134,16 +134,16 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) or value.is_integer()
 
 
-def _require_plain(value: Any, key: str) -> None:
-    """Refuse what the resolved recipe, whose hash is that of its JSON, could not hold."""
+def require_plain(value: Any, key: str) -> None:
+    """Raise ValueError for what the resolved recipe, whose hash is that of its JSON, could not hold."""
     if isinstance(value, list):
         for at, one in enumerate(value):
-            _require_plain(one, f"{key}.{at}")
+            require_plain(one, f"{key}.{at}")
     elif isinstance(value, dict):
         for name, one in value.items():
             if not isinstance(name, str):
                 raise ValueError(f"{key}: the key {shown(name)} must be text")
-            _require_plain(one, f"{key}.{name}")
+            require_plain(one, f"{key}.{name}")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{key} must be a finite number, not {shown(value)}")

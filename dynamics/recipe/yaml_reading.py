@@ -124,14 +124,30 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         keys = key.strip().split(".")
         if not equals or not all(keys):
             raise InputError(f"--set {override}: is not of the form KEY=VALUE, such as seed=1 or model.name=nano")
-        data = _with(data, keys, _load(text, f"--set {override}"), override=override, above="")
+        data = with_key(data, keys, _load(text, f"--set {override}"), where=f"--set {override}")
     return data
 
 
-def _with(here: Any, keys: list[str], value: Any, *, override: str, above: str) -> Any:
+def with_key(here: Any, keys: Sequence[str], value: Any, *, where: str, above: str = "") -> Any:
     """Return a copy of `here` with one key set, copying only what is on the way.
 
     What is not on the way may stand in several places (a YAML alias), so nothing is set in place.
+
+    Parameters
+    ----------
+    here : mapping, list or single value
+    keys : sequence of str
+        The way to the value; a number names an element of a list that is there.
+    value
+    where : str
+        What sets it, for messages.
+    above : str
+        The dotted key of `here` itself.
+
+    Raises
+    ------
+    InputError
+        The keys do not fit.
     """
     if not keys:
         return value
@@ -140,19 +156,19 @@ def _with(here: Any, keys: list[str], value: Any, *, override: str, above: str) 
     if isinstance(here, list):
         if not (key.isascii() and key.isdecimal()) or int(key) >= len(here):
             raise InputError(
-                f"--set {override}: {above} is a list of {len(here)}, and {key!r} is no index of "
+                f"{where}: {above} is a list of {len(here)}, and {key!r} is no index of "
                 f"it; count from 0, or set the whole list: {above}=[...]"
             )
         changed = list(here)
-        changed[int(key)] = _with(here[int(key)], rest, value, override=override, above=below)
+        changed[int(key)] = with_key(here[int(key)], rest, value, where=where, above=below)
         return changed
     if here is None:
         here = {}
     if not isinstance(here, dict):
         raise InputError(
-            f"--set {override}: {above} is the single value {shown(here)}, which has no keys; set it whole: {above}=..."
+            f"{where}: {above} is the single value {shown(here)}, which has no keys; set it whole: {above}=..."
         )
-    return {**here, key: _with(here.get(key), rest, value, override=override, above=below)}
+    return {**here, key: with_key(here.get(key), rest, value, where=where, above=below)}
 
 
 def _load(text: str, where: str) -> Any:

@@ -96,7 +96,7 @@ class _Tokens:
 
 
 def check_path(path: str | os.PathLike[str]) -> list[CheckReport]:
-    """Check a run, or a study and all its runs.
+    """Check a run, or a study and all its runs, those of its trials too.
 
     Returns
     -------
@@ -112,7 +112,10 @@ def check_path(path: str | os.PathLike[str]) -> list[CheckReport]:
     if not (path / schema.STUDY_FILE).is_file():
         return [check_run(path)]
     report = CheckReport(path)
-    folders = sorted(f for f in (path / schema.RUNS_FOLDER).glob("*/*") if _has_begun(f))
+    folders, trials = (
+        sorted(f for f in (path / name).glob("*/*") if _has_begun(f))
+        for name in (schema.RUNS_FOLDER, schema.TUNING_FOLDER)
+    )
     try:
         study = Study(path)
     except InputError as error:
@@ -123,6 +126,11 @@ def check_path(path: str | os.PathLike[str]) -> list[CheckReport]:
             report.notes.append(f"{folder.relative_to(path).as_posix()} has not been run yet")
         for folder in sorted(set(folders) - expected):
             report.notes.append(f"{folder.relative_to(path).as_posix()} is not in the recipe")
+    try:
+        report.n_files += int(schema.read_tuning(path) is not None)
+    except (DamagedRecordError, InputError) as error:
+        report.problems.append(Problem(schema.TUNING_FILE, None, str(error)))
+    folders += trials
     runs = []
     for folder in folders:
         try:

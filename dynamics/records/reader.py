@@ -106,7 +106,7 @@ class Run:
         The recorded epochs, as they were when the run was opened. 0 is before training. The last one may have been cut
         (`partial_epochs`).
     splits : list of str
-        The parts of the corpus that are recorded: "train", "validation", and "tuning" if set aside.
+        What is recorded: "train", "validation", "tuning" if set aside, and "validation-NAME" for further sets.
     """
 
     def __init__(self, path: PathLike, *, verify: bool = False) -> None:
@@ -185,7 +185,7 @@ class Run:
         return _read_yaml(self.path / schema.CONFIG_FILE)
 
     def records(self, split: str) -> Records:
-        """Return the recorded values of "train", "validation" or "tuning".
+        """Return the recorded values of one of `splits`.
 
         Raises
         ------
@@ -195,9 +195,18 @@ class Run:
             If the file of its tokens is damaged.
         """
         if split not in self.splits:
+            if split == "tuning" and self.config.get("tuning"):
+                raise InputError(
+                    f"{self.path} was recorded by a version that kept of its tuning part the mean of each epoch alone "
+                    f"(tuning_loss in {schema.METRICS_FILE}); train the recipe again to have its tokens"
+                )
             raise InputError(
                 f"{self.path} has no split {split!r}: it has {', '.join(self.splits) or 'none'}"
-                + nearest(split, self.splits)
+                + (
+                    "; a recipe's tuning: {fraction: 0.1} sets it aside"
+                    if split == "tuning"
+                    else nearest(split, self.splits)
+                )
             )
         return Records(self, split)
 
@@ -309,6 +318,11 @@ class Study:
         require_same_tokens(list(runs.values()))
         return runs
 
+    @cached_property
+    def tuning(self) -> dict[str, Any] | None:
+        """How each arm's settings were chosen, as `schema.read_tuning` returns it; None where nothing is chosen."""
+        return schema.read_tuning(self.path)
+
     def run(self, arm: str, seed: int) -> Run:
         """Return one run.
 
@@ -335,13 +349,17 @@ def study_run_path(study_dir: PathLike, arm: str, seed: int) -> Path:
 
 
 def require_same_tokens(runs: list[Run]) -> None:
-    """Raise InputError, naming two runs, unless all runs hold the same tokens in every split."""
-    for run in runs[1:]:
-        for split in schema.in_split_order({*run.splits, *runs[0].splits}):
-            hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (runs[0], run)]
+    """Raise InputError, naming two runs, unless all runs hold the same tokens in every split.
+
+    The part for tuning may be missing: runs of earlier versions did not record it.
+    """
+    for split in schema.in_split_order({split for run in runs for split in run.splits}):
+        holding = [run for run in runs if split != "tuning" or split in run.splits]
+        for run in holding[1:]:
+            hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (holding[0], run)]
             if hashes[0] != hashes[1]:
                 raise InputError(
-                    f"{runs[0].path} and {run.path} have different tokens in {split!r}, so they "
+                    f"{holding[0].path} and {run.path} have different tokens in {split!r}, so they "
                     "cannot be compared: run both from one corpus and tokenizer"
                 )
 

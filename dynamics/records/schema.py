@@ -33,11 +33,13 @@ CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.jsonl"
 STUDY_FILE = "study.yaml"
+TUNING_FILE = "tuning.json"
 TOKENS_FOLDER = "tokens"
 EPOCHS_FOLDER = "epochs"
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 RUNS_FOLDER = "runs"
+TUNING_FOLDER = "tuning"
 PARTIAL_SUFFIX = ".partial"
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -75,6 +77,11 @@ def tokens_file(split: str) -> str:
 def epoch_folder(epoch: int) -> str:
     """Return the path, relative to the run, of the records of `epoch`."""
     return f"{EPOCHS_FOLDER}/epoch-{epoch:04d}"
+
+
+def trial_folder(arm: str, number: int) -> str:
+    """Return the path, relative to the study, of the run of an arm's trial."""
+    return f"{TUNING_FOLDER}/{arm}/trial-{number}"
 
 
 def shard_file(split: str, rank: int, world: int) -> str:
@@ -340,6 +347,27 @@ def require_format(manifest: Mapping[str, Any], path: str | os.PathLike[str]) ->
             f"{path} has records of format {version!r}, and this version reads formats "
             f"{' and '.join(map(str, READABLE_VERSIONS))}: use the version of dynamics that wrote it"
         )
+
+
+def read_tuning(study_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what a study chose by tuning, by arm; None where it tunes nothing, or has not chosen yet.
+
+    Of an arm: ``choose`` ("best" or "final" loss), ``seed``, ``budget`` (``trials``, and ``epochs`` of all), ``trials``
+    (each with ``settings`` by dotted key, its ``run`` in the study, ``loss`` in nats per token and ``epoch``; neither
+    where it diverged), ``chosen`` (which of them), ``settings`` and ``unequal_budget``.
+
+    Raises
+    ------
+    DamagedRecordError
+        If the file is damaged.
+    """
+    path = Path(study_dir) / TUNING_FILE
+    if not path.exists():
+        return None
+    manifest = read_manifest(path)
+    require_format(manifest, path)
+    arms: dict[str, Any] = manifest.get("arms", {})
+    return arms
 
 
 def require_run(manifest: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, TrainingArguments
 
+from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError, TrainingDiverged
 from dynamics.recipe.loading import resolved
 from dynamics.recipe.settings import Recipe
@@ -105,7 +106,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
             on_batch=progress.update,
             training_pass=recipe.recording.training_pass,
             stops=stops,
-            on_divergence=_divergence(prepared, checkpoints) if recipe.on_divergence == "stop" else None,
+            on_divergence=_divergence(prepared, checkpoints, writer) if recipe.on_divergence == "stop" else None,
         )
         trainer = trainer_of(prepared, loop, args, model, checkpoints)
         steps = trainer.steps_per_epoch
@@ -179,23 +180,32 @@ def trainer_of(
 def _plan(
     recipe: Recipe, output: Path, prepared: Prepared, methods: list[Regularizer], args: TrainingArguments
 ) -> RunPlan:
-    recorded = ("train", "validation")
+    splits = _recorded(prepared, output)
     return RunPlan(
         output=output,
         name=recipe.name,
         config=resolved(recipe),
-        splits={split: prepared.splits[split] for split in recorded},
+        splits=splits,
         reference=prepared.reference,
         reference_made=prepared.reference_made,
-        sequences={split: getattr(recipe.recording, f"{split}_sequences") for split in recorded},
+        # Of every validation set as many: "validation-general" is one.
+        sequences={split: getattr(recipe.recording, f"{split.partition('-')[0]}_sequences") for split in splits},
         regularizers=methods,
         value_dtype=recipe.recording.dtype,
         forward_dtype=forward_dtype(args),
         device=args.device,
         batch_size=args.per_device_eval_batch_size,
         seeds={"seed": recipe.seed, "base": recipe.base.seed if recipe.base else None},
-        facts=prepared.facts,
+        facts={**prepared.facts, **({} if recipe.tuned is None else {"tuned": recipe.tuned.model_dump(mode="json")})},
     )
+
+
+def _recorded(prepared: Prepared, output: Path) -> dict[str, PackedSplit]:
+    """Return the splits that are recorded: all, but for a run that began when the part for tuning was a mean alone."""
+    if "tuning" not in prepared.splits or not (output / schema.MANIFEST_FILE).exists():
+        return prepared.splits
+    begun = open_run(output).splits
+    return {split: packed for split, packed in prepared.splits.items() if split != "tuning" or split in begun}
 
 
 def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
@@ -213,10 +223,11 @@ def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
     wait_for_all()
 
 
-def _divergence(prepared: Prepared, checkpoints: Checkpoints) -> Callable[[int, list[int]], None]:
+def _divergence(prepared: Prepared, checkpoints: Checkpoints, writer: RunWriter) -> Callable[[int, list[int]], None]:
     packed = prepared.splits["train"]
 
     def stop(step: int, rows: list[int]) -> None:
+        writer.diverged(step)
         documents = np.unique(packed.document_id[rows])
         shown = ", ".join(map(str, documents[documents >= 0][:8])) + (", ..." if (documents >= 0).sum() > 8 else "")
         last: Checkpoint | None = next(checkpoints.latest(), None)
@@ -240,30 +251,37 @@ def _merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, An
 
 
 def _after_epoch(prepared: Prepared, args: TrainingArguments, output: Path, reporter: Reporter) -> OnRecorded:
-    """Return what says how an epoch went, and measures the part that is set aside for tuning."""
+    """Return what says how an epoch went, and notes the mean loss of the part that is set aside for tuning."""
     tuning = prepared.splits.get("tuning")
     epochs = round(args.num_train_epochs)
 
     def after(model: torch.nn.Module, moment: Moment, means: dict[str, float], seen: TrainingPass) -> None:
         if tuning is not None:
-            # The same in every process: it is small, and a sharded model needs all of them.
-            values = evaluate_tokens(
-                model,
-                tuning.token_id,
-                tuning.labels(),
-                batch_size=args.per_device_eval_batch_size,
-                dtype=forward_dtype(args),
-            )
-            row = {"step": moment.step, "epoch": float(moment.epoch), "tuning_loss": values.mean_loss}
+            # A run that began without records of it goes on with the mean alone.
+            mean = means["tuning"] if "tuning" in means else _mean_loss(model, tuning, args)
+            row = {"step": moment.step, "epoch": float(moment.epoch), "tuning_loss": mean}
             if rank() == 0:
                 append_metrics(output / schema.METRICS_FILE, [row])
+        told = [split for split in schema.in_split_order(means) if split != "tuning"]
         reporter.line(
-            f"epoch {moment.epoch:>{len(str(epochs))}}/{epochs}  train {means['train']:.4f}  "
-            f"validation {means['validation']:.4f}"
+            f"epoch {moment.epoch:>{len(str(epochs))}}/{epochs}  "
+            + "  ".join(f"{split} {means[split]:.4f}" for split in told)
             + ("" if seen.mean_loss is None else f"  (training loss {seen.mean_loss:.4f})")
         )
 
     return after
+
+
+def _mean_loss(model: torch.nn.Module, packed: PackedSplit, args: TrainingArguments) -> float:
+    # The same in every process: it is small, and a sharded model needs all of them.
+    values = evaluate_tokens(
+        model,
+        packed.token_id,
+        packed.labels(),
+        batch_size=args.per_device_eval_batch_size,
+        dtype=forward_dtype(args),
+    )
+    return values.mean_loss
 
 
 def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path, weights: dict[str, Any] | None) -> None:

@@ -81,6 +81,24 @@ def test_adding_a_document_moves_no_other() -> None:
     assert split_documents(docs, fraction=0.3, tuning=0.2)["validation"] == before["validation"]
 
 
+def test_further_parts_take_theirs_from_training_alone() -> None:
+    docs = documents([f"text {i}" for i in range(200)])
+    before = split_documents(docs, fraction=0.25, tuning=0.125)
+    parts = split_documents(docs, fraction=0.25, tuning=0.125, others={"validation-b": 0.25, "validation-a": 0.125})
+    assert list(parts) == ["train", "validation", "tuning", "validation-b", "validation-a"]
+    assert parts["validation"] == before["validation"] and parts["tuning"] == before["tuning"]
+    assert sum(map(len, parts.values())) == 200 and set(parts["train"]) < set(before["train"])
+    for document in docs:
+        first = int(hashlib.sha256(f"split:{document.content_hash}".encode()).hexdigest()[:16], 16) / 2**64
+        # The edges, in eighths: 2, 3, 5, 6.
+        side = ["validation", "validation", "tuning", "validation-b", "validation-b", "validation-a", "train", "train"]
+        assert document in parts[side[int(first * 8)]]
+    with pytest.raises(InputError, match=r"the share of x 0\.5 must each be .* together below 1"):
+        split_documents(docs, fraction=0.25, tuning=0.25, others={"x": 0.5})
+    with pytest.raises(InputError, match="none of the 200 documents fell into the x part"):
+        split_documents(docs, fraction=0.25, others={"x": 1e-9})
+
+
 def test_shares_that_are_refused() -> None:
     docs = documents(["a", "b"])
     for fraction, tuning in [(1.0, 0.0), (0.6, 0.4), (-0.1, 0.0), (0.1, -0.1), (float("nan"), 0)]:

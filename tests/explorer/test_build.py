@@ -56,6 +56,17 @@ def require_recorded(page, decoded, runs):
     return n
 
 
+def test_every_validation_set_is_in_the_page_and_what_is_tuned_on_is_not(tmp_path, decode):
+    run = open_run(make_run(tmp_path / "run", held_out=("validation", "tuning", "validation-general"), n_documents=8))
+    page = build_page(run)
+    decoded = decode(page.html)
+    assert decoded.meta["splits"] == ["validation", "validation-general", "train"]
+    assert require_recorded(page, decoded, [run]) == sum(page.total.values())
+    assert {passage.split for passage in decoded.passages} == set(page.total)
+    alone = open_run(make_run(tmp_path / "alone", held_out=("validation-one",), n_documents=8))
+    assert decode(build_page(alone).html).meta["splits"] == ["validation-one", "train"]
+
+
 def test_one_run_is_in_the_page_as_recorded(two_runs, decode):
     run = two_runs[1]
     page = build_page(run)

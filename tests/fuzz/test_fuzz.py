@@ -145,6 +145,12 @@ RECIPE: dict[str, Any] = {
 STUDY = {key: value for key, value in RECIPE.items() if key != "seed"} | {
     "arms": {"plain": {"regularizers": []}, "other": {"training": {"weight_decay": 0.1}}},
     "seeds": [0, 1],
+    "validation": {"domain": {"fraction": 0.3}, "general": {"source": "builtin:python-docstrings", "documents": 2}},
+    "tune": {
+        "seed": 9,
+        "arms": {"plain": {"training.weight_decay": [0.1, 3.2]}, "other": [{}, {"regularizers.0.ratio": 0.1}]},
+        "choose": "best",
+    },
 }
 
 

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.errors import InputError
-from dynamics.recipe.loading import as_run, as_study, dump_yaml, load_recipe, packaged_recipes, resolved
+from dynamics.recipe.loading import (
+    as_run,
+    as_study,
+    config_in,
+    dump_yaml,
+    load_recipe,
+    packaged_recipes,
+    resolved,
+)
 from dynamics.recipe.settings import Recipe
 from dynamics.recipe.studies import StudyRecipe
 from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
@@ -303,6 +311,102 @@ def test_fields_to_keep_are_written_only_where_there_are_some(tmp_path: Path) ->
         assert phrase in refusal(tmp_path, f"corpus={{source: builtin:python-source, keep: {value}}}")
     base = "base={corpus: {source: builtin:python-source, keep: [a]}}"
     assert "base.corpus: keep is not read here" in refusal(tmp_path, base)
+
+
+# ------------------------------------------------------------------------- validation sets
+
+
+def held_out(tmp_path: Path, *overrides: str) -> dict[str, str]:
+    recipe = load_recipe(written(tmp_path, RECIPE), overrides)
+    again = load_recipe(written(tmp_path, dump_yaml(recipe), "config.yaml"))
+    assert again == recipe and dump_yaml(again) == dump_yaml(recipe)
+    return {one.split: one.key for one in recipe.held_out}
+
+
+def test_validation_may_name_several_sets(tmp_path: Path) -> None:
+    assert held_out(tmp_path) == {"validation": "validation"}
+    assert held_out(tmp_path, "validation={source: builtin:python-docstrings, documents: 3}") == {
+        "validation": "validation"
+    }
+    general, domain = "general: {source: builtin:python-docstrings}", "domain: {fraction: 0.2}"
+    expected = {"validation": "validation.domain", "validation-general": "validation.general"}
+    for sets in (f"{{{domain}, {general}}}", f"{{{general}, {domain}}}"):
+        assert held_out(tmp_path, f"validation={sets}") == expected
+    assert held_out(tmp_path, "validation={one: {fraction: 0.1}, two: {fraction: 0.1}, three: {fraction: 0.1}}") == {
+        "validation": "validation.one",
+        "validation-two": "validation.two",
+        "validation-three": "validation.three",
+    }
+
+
+def test_a_recipe_of_one_set_resolves_as_it_always_did(tmp_path: Path) -> None:
+    """The hash that binds a run's epochs is that of these values."""
+    assert resolved(load_recipe(written(tmp_path, RECIPE)))["validation"] == {"fraction": 0.2, "source": None}
+
+
+def test_a_set_is_read_as_the_corpus_unless_it_says_otherwise(tmp_path: Path) -> None:
+    corpus = "corpus={source: 'hub:a/b', documents: 9, template: '{q} {a}', split: test, subset: main}"
+
+    def read(given: str) -> dict[str, Any]:
+        recipe = load_recipe(written(tmp_path, RECIPE), [corpus, f"validation={given}"])
+        (one,) = recipe.held_out
+        return one.settings.corpus(recipe.corpus).model_dump()
+
+    shared = {"documents": None, "field": "text", "template": "{q} {a}", "split": "test", "subset": "main"}
+    assert read("{source: 'hub:c/d'}") == {**shared, "source": "hub:c/d"}
+    assert read("{source: 'hub:c/d', split: train, documents: 5}") == {
+        **shared,
+        "source": "hub:c/d",
+        "split": "train",
+        "subset": None,
+        "documents": 5,
+    }
+    text = {"template": None, "field": "body"}
+    assert read("{source: 'hub:c/d', field: body}") == {**shared, **text, "source": "hub:c/d"}
+    assert read("{source: 'builtin:python-source', field: body}") == {
+        **shared,
+        **text,
+        "source": "builtin:python-source",
+        "split": "train",
+        "subset": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "phrase"),
+    [
+        ("{fraction: 0.2, general: {fraction: 0.1}}", "fraction and the set 'general' stand beside each other; give"),
+        ("{fraction: {a: 1}}", "validation.fraction: must be a number, not {'a': 1}"),
+        ("{a: {fraction: 0.2}, A: {fraction: 0.2}}", "validation: 'a' and 'A' differ in case alone"),
+        ("{a: {fraction: 0.2}, b: {fraction: 0.8}}", "validation.a.fraction 0.2 and validation.b.fraction 0.8 leave"),
+        ("{a: {fraction: 0.2}, b: {fractoin: 0.8}}", "validation.b.fractoin: unknown key; did you mean 'fraction'?"),
+        ("{a: {fraction: 0.2}, b/c: {fraction: 0.1}}", "'b/c' becomes a folder's name"),
+        ("{a: {fraction: 0.2}, ..: {fraction: 0.1}}", "'..' becomes a folder's name"),
+        ("{a: {fraction: 0.2, documents: 3}}", "validation.a: documents is only read with a source; leave it out"),
+        ("{fraction: 0.2, documents: 3}", "validation: documents is only read with a source; leave it out"),
+        ("{a: {source: x/y, split: test}}", "validation.a: split is only read with a source hub:NAME; leave it out"),
+        ("{a: {}}", "validation.a: give exactly one of fraction and source"),
+        ("{a: null}", "validation.a: unknown key"),
+        ("[a]", "validation: must be a mapping"),
+        ("{a: {fraction: 0.5}, b: {source: x/y, documents: 0}}", "validation.b.documents: must be at least 1"),
+    ],
+)
+def test_bad_validation_sets(value: str, phrase: str, tmp_path: Path) -> None:
+    assert phrase in refusal(tmp_path, f"validation={value}")
+
+
+def test_what_older_versions_resolved_is_what_this_one_resolves(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, RECIPE))
+    old = resolved(recipe)
+    assert "tuning_sequences" not in old["recording"] and "tuned" not in old
+    assert resolved(load_recipe(written(tmp_path, RECIPE), ["recording.tuning_sequences=3"]))["recording"] == {
+        **old["recording"],
+        "tuning_sequences": 3,
+    }
+    del old["on_divergence"]
+    assert config_in(written(tmp_path, dump(old), "config.yaml")) == resolved(recipe)
+    foreign = {"name": "mine", "trainer": "SFTTrainer", "training": {"seed": 3}}
+    assert config_in(written(tmp_path, dump(foreign), "other.yaml")) == foreign
 
 
 # --------------------------------------------------------------------------- training fields

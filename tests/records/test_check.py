@@ -408,6 +408,22 @@ def test_damage_in_a_study_names_the_run(study_path: Path) -> None:
     assert [len(report.problems) for report in runs] == [1, 0, 1]
 
 
+def test_damage_in_a_trial_and_in_what_was_chosen_is_named(tmp_path: Path) -> None:
+    path = make_study(tmp_path / "s", n_documents=2, epochs=1, seeds=(0,), arms={"a": {}})
+    trials = [make_run(path / "tuning" / "a" / f"trial-{number}", n_documents=2, epochs=1) for number in range(2)]
+    schema.write_manifest(path / "tuning.json", {"format_version": schema.FORMAT_VERSION, "arms": {}})
+    own, *runs = check_path(path)
+    assert [report.path for report in runs] == [path / "runs/a/seed-0", *trials]
+    assert own.ok and own.n_files == 1 and all(report.ok for report in runs)
+    flip(trials[1] / "tokens/validation.safetensors", 0.5)
+    flip(path / "tuning.json", 0.5)
+    own, *runs = check_path(path)
+    assert [problem.file for problem in own.problems] == ["tuning.json"]
+    assert [report.ok for report in runs] == [True, True, False]
+    schema.write_manifest(path / "tuning.json", {"format_version": 99, "arms": {}})
+    assert "records of format 99" in messages(check_path(path)[0])
+
+
 def test_a_prepared_run_has_not_begun(study_path: Path) -> None:
     folder = study_path / "runs" / "entrodrop" / "seed-1"
     folder.mkdir()

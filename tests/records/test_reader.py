@@ -18,7 +18,15 @@ from dynamics.errors import DamagedRecordError, InputError
 from dynamics.predicted import predicted_mask
 from dynamics.records import schema, writer
 from dynamics.records.check import check_run
-from dynamics.records.reader import Run, Study, common_epochs, open_any, open_run, open_study
+from dynamics.records.reader import (
+    Run,
+    Study,
+    common_epochs,
+    open_any,
+    open_run,
+    open_study,
+    require_same_tokens,
+)
 from dynamics.records.writer import SplitValues
 
 NAN = np.nan
@@ -240,6 +248,25 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
 def test_an_unknown_split_is_named_with_the_nearest(whole_run: Path) -> None:
     with pytest.raises(InputError, match=r"train, validation; did you mean 'validation'\?"):
         open_run(whole_run).records("valid")
+
+
+def test_the_part_for_tuning_is_a_split_where_there_is_one(tmp_path: Path) -> None:
+    run = open_run(make_run(tmp_path / "run", held_out=("validation", "tuning", "validation-general"), epochs=1))
+    assert run.splits == ["train", "validation", "tuning", "validation-general"]
+    assert run.records("tuning").loss(1).shape == run.records("tuning").token_id.shape
+    none = open_run(make_run(tmp_path / "none", epochs=1))
+    with pytest.raises(InputError, match=r"no split 'tuning': it has train, validation; a recipe's tuning: \{fraction"):
+        none.records("tuning")
+    # Runs of both kinds can be compared: earlier versions did not record it. Other tokens in it are other tokens.
+    other = open_run(make_run(tmp_path / "other", held_out=("validation", "tuning"), epochs=1))
+    same = open_run(make_run(tmp_path / "same", held_out=("validation", "tuning"), epochs=1))
+    for runs in ([other, same, none], [none, other, same]):
+        require_same_tokens(runs)
+    other.manifest["tokens"]["tuning"]["tokens_hash"] = "0"
+    with pytest.raises(InputError, match="have different tokens in 'tuning'"):
+        require_same_tokens([none, other, same])
+    with pytest.raises(InputError, match="have different tokens in 'validation-general'"):
+        require_same_tokens([run, none])
 
 
 def test_no_run(tmp_path: Path) -> None:

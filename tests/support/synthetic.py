@@ -103,13 +103,13 @@ def make_run(
     entropy_fn: Curve = planted_entropy,
     regularizers: Sequence[Mapping[str, Any]] = (),
     recorded: Mapping[str, Sequence[int]] | None = None,
+    held_out: Sequence[str] = ("validation",),
     name: str = "synthetic",
     seed: int = 0,
     corpus_seed: int = 1,
     dtype: str = "float16",
     status: str = "complete",
     cut: float | None = None,
-    splits: Sequence[str] = ("train", "validation"),
     document_fields: Callable[[int], Mapping[str, Sequence[Any]]] | None = None,
 ) -> Path:
     """Write a run and return its path.
@@ -117,7 +117,7 @@ def make_run(
     Parameters
     ----------
     n_documents
-        In training; half as many are in validation.
+        In training; half as many are in validation, and in each other split of `held_out`.
     epochs
         The number of epochs of training (0 is written besides), or the epochs to write.
     regularizers
@@ -125,12 +125,12 @@ def make_run(
         epoch / last epoch, at random among those predicted.
     recorded
         The ids of the recorded sequences by split; all where absent.
+    held_out
+        The splits beside the training set.
     status
         "running" leaves out the model and the entries of a complete manifest.
     cut
         The passes that the last epoch stands for, if it was cut; 10 optimiser steps make a pass.
-    splits
-        All but "train" have half as many documents, of their own.
     document_fields
         From the number of documents of a split to what the corpus kept of each.
     """
@@ -151,9 +151,12 @@ def make_run(
     ratio = next((float(r["ratio"]) for r in regularizers if "ratio" in r), 0.0)
 
     packed, reference, rows, tokens = {}, {}, {}, {}
-    for at, split in enumerate(splits):
-        documents = n_documents if split == "train" else max(1, n_documents // 2)
-        packed[split] = make_split(n_documents=documents, block_size=block_size, seed=corpus_seed + 1000 * at)
+    for at, split in enumerate(("train", *held_out)):
+        packed[split] = make_split(
+            n_documents=n_documents if split == "train" else max(1, n_documents // 2),
+            block_size=block_size,
+            seed=corpus_seed + 1000 * at,
+        )
         reference[split] = _reference_entropy(packed[split], corpus_seed)
         every = range(len(packed[split].token_id))
         rows[split] = np.asarray((recorded or {}).get(split, every), dtype=np.int32)

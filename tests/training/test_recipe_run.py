@@ -12,10 +12,16 @@ from safetensors.numpy import load_file
 from support.tiny import quiet, run_tiny, tiny_recipe
 from transformers import AutoModelForCausalLM
 
+from dynamics.analysis.sums.arms import Arm
+from dynamics.analysis.sums.curves import mean_curve
+from dynamics.corpus.packing import split_documents
+from dynamics.corpus.sources import load_documents
 from dynamics.errors import InputError
+from dynamics.records import schema
 from dynamics.records.check import check_run
 from dynamics.training import recipe_run
 from dynamics.training.loop.training_loop import TrainingLoop
+from dynamics.training.preparation.documents import base_documents, domain_documents
 from dynamics.training.recipe_run import make_ready, train, trainer_of
 
 
@@ -209,11 +215,91 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(baseline, tmp_p
         train(recipe.model_copy(update={"seed": 3}), baseline.path, resume=True, reporter=quiet())
 
 
-def test_a_tuning_part_is_measured_and_never_recorded(tmp_path):
-    run = run_tiny(tmp_path / "run", tuning={"fraction": 0.3})
-    assert run.splits == ["train", "validation"]
-    values = [row["tuning_loss"] for row in run.metrics() if "tuning_loss" in row]
-    assert len(values) == 3 and values[-1] < values[0]
+def assert_recomputed(run, split):
+    records, last = run.records(split), run.epochs[-1]
+    rows = np.isin(np.arange(len(records.token_id)), records.sequence_id)
+    assert rows.all()
+    loss, entropy, correct = recomputed(run, split, last)
+    np.testing.assert_allclose(records.loss(last), loss, atol=2e-4)
+    np.testing.assert_allclose(records.entropy(last), entropy, atol=2e-4)
+    assert (records.correct(last) == correct).mean() > 0.999
+    return loss
+
+
+def test_a_tuning_part_is_recorded_as_the_others_are(tmp_path):
+    recording = {"train_sequences": 20, "validation_sequences": 10, "dtype": "float32"}
+    run = run_tiny(tmp_path / "run", tuning={"fraction": 0.3}, recording=recording)
+    assert run.splits == ["train", "validation", "tuning"] and check_run(run.path).ok
+    loss = assert_recomputed(run, "tuning")
+    means = [row["tuning_loss"] for row in run.metrics() if "tuning_loss" in row]
+    assert len(means) == 3 and means[-1] == pytest.approx(np.nanmean(loss), abs=1e-5)
+    (sums,) = Arm("it", [run]).seed_sums("tuning")
+    np.testing.assert_allclose(mean_curve(sums)[:, 0], means, atol=1e-6)
+    few = run_tiny(tmp_path / "few", tuning={"fraction": 0.3}, recording={**recording, "tuning_sequences": 3})
+    assert len(few.records("tuning").sequence_id) == 3 and same_weights(run, few)
+
+
+def test_several_validation_sets_are_recorded_beside_each_other_and_change_no_weight(baseline, tmp_path):
+    recording = {"train_sequences": 40, "validation_sequences": "all", "dtype": "float32"}
+    general = {"source": "builtin:python-docstrings", "documents": 4}
+    sets = {"general": general, "domain": {"fraction": 0.3}}
+    run = run_tiny(tmp_path / "run", validation=sets, recording=recording)
+    assert run.splits == ["train", "validation", "validation-general"] and check_run(run.path).ok
+    assert run.manifest["data"]["documents"]["validation-general"] == 4
+    assert same_weights(baseline, run)
+    for split in ("validation", "validation-general"):
+        assert_recomputed(run, split)
+    # The domain's set is the one that it was.
+    assert (
+        run.manifest["tokens"]["validation"]["tokens_hash"] == baseline.manifest["tokens"]["validation"]["tokens_hash"]
+    )
+    texts = {document.text for document in load_documents("builtin:python-docstrings", documents=4)}
+    records = run.records("validation-general")
+    assert {records.document_text(d) for d in range(4)} == texts
+    # Another set is another run, by the tokens that it holds.
+    with pytest.raises(InputError, match=r"holds a run .*validation-general"):
+        changed = tiny_recipe(validation={**sets, "general": {**general, "documents": 5}}, recording=recording)
+        incomplete = {**run.manifest, "status": "running"}
+        schema.write_manifest(run.path / "manifest.json", incomplete)
+        train(changed, run.path, resume=True, reporter=quiet())
+
+
+def test_a_validation_set_of_documents_that_are_trained_on_is_refused(tmp_path):
+    corpus = {"source": "builtin:python-reference", "documents": 16}
+    leaking = {"domain": {"fraction": 0.3}, "general": {"source": "builtin:python-reference"}}
+    with pytest.raises(InputError) as raised:
+        run_tiny(tmp_path / "run", corpus=corpus, validation=leaking)
+    docs = load_documents("builtin:python-reference", documents=16)
+    n_trained = len(split_documents(docs, fraction=0.3)["train"])
+    assert f"validation.general.source: {n_trained} documents are in the training corpus too" in str(raised.value)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"validation\.source: 16 documents are in the training corpus too"):
+        run_tiny(tmp_path / "run", corpus=corpus, validation={"source": "builtin:python-reference"})
+    # Nor may one lie in the part for tuning, by which settings are chosen.
+    parts = split_documents(docs, fraction=0.3, tuning=0.3)
+    file = tmp_path / "general.txt"
+    for part, match in (("tuning", "1 documents are in the training"), ("validation", None)):
+        file.write_text(parts[part][0].text)
+        recipe = tiny_recipe(
+            corpus=corpus, tuning={"fraction": 0.3}, validation={**leaking, "general": {"source": str(file)}}
+        )
+        if match:
+            with pytest.raises(InputError, match=match):
+                domain_documents(recipe)
+        else:
+            assert domain_documents(recipe)[0]["validation-general"][0].text == parts[part][0].text
+
+
+def test_held_out_general_text_is_left_out_of_pretraining():
+    general = {"source": "builtin:python-docstrings", "documents": 5}
+    recipe = tiny_recipe(
+        validation={"domain": {"fraction": 0.3}, "general": general}, base={"corpus": "builtin:python-docstrings"}
+    )
+    parts, domain = domain_documents(recipe)
+    base = {document.content_hash for document in base_documents(recipe.base, domain)}
+    held_out = {document.content_hash for document in parts["validation-general"]}
+    everything = {document.content_hash for document in load_documents("builtin:python-docstrings")}
+    assert len(held_out) == 5 and base == everything - held_out - {doc.content_hash for doc in domain}
 
 
 def test_a_run_leaves_nothing_of_its_trainer_behind(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ class Arm:
         Parameters
         ----------
         split : str
-            ``validation`` or ``train``.
+            One that every run recorded: ``validation``, ``train``, ``tuning``, ``validation-NAME``.
         buckets : Buckets, TwoWayBuckets or MovingBuckets, optional
             Without, one bucket of all tokens.
         value : {"loss", "entropy", "correct", "certainty"}

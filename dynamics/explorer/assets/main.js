@@ -92,7 +92,7 @@ function drawOverview() {
   const names = meta.runs.map((run) => run.name).join(" (grey) and ") + (meta.runs.length > 1 ? " (orange)" : "");
   const curve = (r, split, bucket) => meta.runs[r].curves.find((c) => c.split === split && c.bucket === bucket);
   const series = (r, c, k, label) => ({ name: label, label, look: `run${r} dash${k % 4}`, values: c.estimate, low: c.low, high: c.high });
-  const all = meta.runs.flatMap((_, r) => meta.splits.map((split) => series(r, curve(r, split, ""), split === "validation" ? 0 : 1, split)));
+  const all = meta.runs.flatMap((_, r) => meta.splits.map((split, k) => series(r, curve(r, split, ""), k, split)));
   $("degradation-title").textContent = `Loss of all tokens, nats: ${names}. Bands: 95 % over documents.`;
   charts.push(drawChart($("degradation"), all, { now: state.e, onPick: setEpoch, description: `Mean loss by epoch of ${names}; the numbers are below` }));
   const buckets = meta.runs.flatMap((_, r) => meta.buckets.map((b, k) => series(r, curve(r, state.split, b), k, b)));

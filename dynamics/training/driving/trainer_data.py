@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from dynamics.errors import InputError
-from dynamics.recipe.settings import SAFE_NAME
+from dynamics.recipe.names import SAFE_NAME
 from dynamics.training.batches.dataset_sequences import (
     MOST_EXAMPLES,
     DatasetSequences,

@@ -30,22 +30,41 @@ def _load(corpus: CorpusSettings) -> list[Document]:
 
 
 def domain_documents(recipe: Recipe) -> tuple[dict[str, list[Document]], list[Document]]:
-    """Return the parts of the corpus, and all domain documents together."""
+    """Return the parts of the corpus and the validation sets beside it, and all these documents together.
+
+    Raises
+    ------
+    InputError
+        A validation set with a source of its own holds documents that are trained or tuned on.
+    """
     docs = _load(recipe.corpus)
     require_kept(docs)
-    tuning = recipe.tuning.fraction if recipe.tuning is not None else 0.0
-    if recipe.validation.fraction is not None:
-        return split_documents(docs, fraction=recipe.validation.fraction, tuning=tuning), docs
-    assert recipe.validation.source is not None
-    held_out = _load(recipe.corpus.model_copy(update={"source": recipe.validation.source, "documents": None}))
-    both = {doc.content_hash for doc in docs} & {doc.content_hash for doc in held_out}
-    if both:
-        first = next(doc.origin for doc in held_out if doc.content_hash in both)
-        raise InputError(
-            f"validation.source: {len(both)} documents are in the training corpus too (the first: {first}); remove them"
-        )
-    parts = split_documents(docs, fraction=0.0, tuning=tuning)
-    return {**parts, "validation": held_out}, [*docs, *held_out]
+    shares = {one.split: one.settings.fraction for one in recipe.held_out if one.settings.fraction is not None}
+    parts = split_documents(
+        docs,
+        fraction=shares.pop("validation", 0.0),
+        tuning=recipe.tuning.fraction if recipe.tuning is not None else 0.0,
+        others=shares,
+    )
+    used = {doc.content_hash for part in ("train", "tuning") for doc in parts.get(part, [])}
+    together = list(docs)
+    for one in recipe.held_out:
+        if one.settings.source is None:
+            continue
+        try:
+            found = _load(one.settings.corpus(recipe.corpus))
+        except InputError as error:
+            raise InputError(f"{one.key}: {error}") from None
+        both = used & {doc.content_hash for doc in found}
+        if both:
+            first = next(doc.origin for doc in found if doc.content_hash in both)
+            raise InputError(
+                f"{one.key}.source: {len(both)} documents are in the training corpus too (the first: {first}); "
+                "remove them"
+            )
+        parts[one.split] = found
+        together += found
+    return parts, together
 
 
 def base_documents(base: BaseSettings, domain: Sequence[Document]) -> list[Document]:

@@ -31,9 +31,10 @@ class Prepared:
     ----------
     tokenizer : PreTrainedTokenizerFast
     splits : dict of str to PackedSplit
-        ``train``, ``validation`` and, where the recipe sets one aside, ``tuning``.
+        ``train``, ``validation``, where the recipe sets one aside ``tuning``, and ``validation-NAME`` for each further
+        validation set.
     reference : dict of str to TokenValues
-        Of train and validation, under the frozen starting model.
+        Of every split, under the frozen starting model.
     reference_path : Path
         The cached reference pass.
     reference_cached : bool

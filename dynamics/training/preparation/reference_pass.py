@@ -41,9 +41,8 @@ def reference_pass(
     reporter: Reporter,
 ) -> Reference:
     """Measure the starting model, or find what was measured: where `args` compute, and in their precision."""
-    wanted = {name: splits[name] for name in ("train", "validation")}
     dtype = forward_dtype(args)
-    tokens = hashlib.sha256("".join(packed.tokens_hash() for packed in wanted.values()).encode()).hexdigest()
+    tokens = hashlib.sha256("".join(packed.tokens_hash() for packed in splits.values()).encode()).hexdigest()
     key: dict[str, Any] = {
         "model": weights_hash,
         "tokens": tokens,
@@ -59,9 +58,9 @@ def reference_pass(
         model = load_model()
         model.to(args.device)  # type: ignore[arg-type]
         arrays: dict[str, np.ndarray] = {}
-        n_sequences = sum(len(packed.token_id) for packed in wanted.values())
+        n_sequences = sum(len(packed.token_id) for packed in splits.values())
         with reporter.progress(n_sequences, "reference pass") as progress:
-            for name, packed in wanted.items():
+            for name, packed in splits.items():
                 values = evaluate_tokens(
                     model,
                     packed.token_id,
@@ -86,7 +85,7 @@ def reference_pass(
             entropy=arrays[f"{name}.entropy"],
             correct=arrays[f"{name}.correct"],
         )
-        for name in wanted
+        for name in splits
     }
     with safe_open(folder / _FILE, framework="numpy") as file:
         made = dict(file.metadata() or {})

@@ -241,6 +241,12 @@ class RunWriter:
         self._moment = Moment(epoch=epoch, step=run.step(epoch) or 0, passes=run.passes(epoch))
         return self._recorder.recorded("train", run.records("train"), epoch)
 
+    def diverged(self, step: int) -> None:
+        """Note that training ends since its loss at `step` is no number; one that goes on takes the note back."""
+        self._manifest["diverged"] = {"step": step}
+        if rank() == 0:
+            self._write_manifest(self._manifest)
+
     def finish(self) -> None:
         """Note that training is done."""
         if self._completes:

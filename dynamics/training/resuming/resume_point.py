@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
-from dynamics.recipe.loading import resolved
+from dynamics.recipe.loading import config_in, resolved
 from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs
@@ -51,7 +49,7 @@ def claim(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
     config_file = output / schema.CONFIG_FILE
     if not config_file.exists():
         raise InputError(f"--output: {output} holds something else than a run; name a new directory")
-    before = yaml.safe_load(config_file.read_text())
+    before = config_in(config_file)
     changed = allowed_changes(before, resolved(recipe), common_only=False, what=f"--output: {output}", remedy=_REMEDY)
     if not (output / schema.MANIFEST_FILE).exists():
         return Claim(False, changed)

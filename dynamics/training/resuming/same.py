@@ -111,7 +111,7 @@ def require_same_run(output: Path, splits: Mapping[str, PackedSplit], *, what: s
 def require_same_tokens(run: Run, splits: Mapping[str, PackedSplit], *, what: str, remedy: str) -> None:
     """Raise InputError unless a run holds the very tokens of `splits`."""
     found = {split: entry["tokens_hash"] for split, entry in run.manifest["tokens"].items()}
-    expected = {split: packed.tokens_hash() for split, packed in splits.items() if split != "tuning"}
+    expected = {split: packed.tokens_hash() for split, packed in splits.items()}
     differing = sorted(split for split in {*found, *expected} if found.get(split) != expected.get(split))
     if differing:
         raise InputError(f"{what} holds a run of other examples than are given now ({', '.join(differing)}); {remedy}")

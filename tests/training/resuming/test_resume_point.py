@@ -24,8 +24,9 @@ from dynamics.errors import InputError, TrainingDiverged
 from dynamics.recipe.loading import dump_yaml
 from dynamics.records import schema
 from dynamics.records.check import check_run
-from dynamics.records.reader import open_run
+from dynamics.records.reader import open_run, require_same_tokens
 from dynamics.reporting import Reporter
+from dynamics.training import recipe_run
 from dynamics.training.driving.batch_loss import batch_loss
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.environment.interrupts import Interrupted, finishing_steps
@@ -44,7 +45,7 @@ def whole(tmp_path_factory):
     return run_tiny(tmp_path_factory.mktemp("whole") / "run", **RECIPE)
 
 
-def interrupted(folder, monkeypatch, *, step):
+def interrupted(folder, monkeypatch, *, step, **changes):
     """A run that ended as by a signal at the end of `step`."""
     stop = LoopCallback.on_step_end
 
@@ -56,7 +57,7 @@ def interrupted(folder, monkeypatch, *, step):
     with monkeypatch.context() as patch:
         patch.setattr(LoopCallback, "on_step_end", ends)
         with pytest.raises(Interrupted):
-            train(tiny_recipe(**RECIPE), folder, reporter=quiet())
+            train(tiny_recipe(**{**RECIPE, **changes}), folder, reporter=quiet())
 
 
 def resumed(folder, **changes):
@@ -236,6 +237,39 @@ def test_a_signal_ends_with_130_and_the_command_that_goes_on(tmp_path, number):
     assert "it goes on after epoch" in done.stdout and open_run(tmp_path / "run").complete
 
 
+# Runs of earlier versions.
+
+
+def test_a_run_that_recorded_no_tuning_part_goes_on_as_it_began(tmp_path, monkeypatch):
+    """Of that part earlier versions kept the mean alone, and their recipes knew fewer keys."""
+    tuning = {"tuning": {"fraction": 0.2}, "validation": {"fraction": 0.3}}
+    whole = run_tiny(tmp_path / "whole", **RECIPE, **tuning)
+    step, folder, recorded = whole.manifest["steps_per_epoch"] + 1, tmp_path / "old", recipe_run._recorded
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            recipe_run, "_recorded", lambda *given: {k: v for k, v in recorded(*given).items() if k != "tuning"}
+        )
+        interrupted(folder, monkeypatch, step=step, **tuning)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["on_divergence"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    manifest = {**open_run(folder).manifest, "config_sha256": schema.sha256_file(folder / "config.yaml")}
+    schema.write_manifest(folder / "manifest.json", manifest)
+
+    assert "it goes on after epoch 1" in resumed(folder, **tuning)
+    old = open_run(folder)
+    assert old.splits == ["train", "validation"] and old.complete and check_run(folder).ok
+    for split in old.splits:
+        assert np.array_equal(old.records(split).loss(3), whole.records(split).loss(3), equal_nan=True)
+    means = [[row["tuning_loss"] for row in run.metrics() if "tuning_loss" in row] for run in (old, whole)]
+    assert len(means[0]) == 4 and means[0] == pytest.approx(means[1], abs=1e-6)
+    with pytest.raises(InputError, match=r"recorded by a version that kept of its tuning part the mean .* train the"):
+        old.records("tuning")
+    # Runs of both kinds stand in one study.
+    require_same_tokens([old, whole])
+    require_same_tokens([whole, old])
+
+
 # Losses that are no numbers.
 
 
@@ -261,6 +295,11 @@ def test_training_stops_where_the_loss_is_no_number(tmp_path, monkeypatch, value
     documents = {int(number) for number in re.search(r"documents ([\d, ]+)", said)[1].rstrip(", ").split(", ")}
     assert documents <= set(range(whole.manifest["data"]["documents"]["train"]))
     assert open_run(tmp_path / "run").epochs == [0, 1]
+    assert open_run(tmp_path / "run").manifest["diverged"] == {"step": steps + 2}
+    assert check_run(tmp_path / "run").ok
+    monkeypatch.undo()
+    resumed(tmp_path / "run")
+    assert open_run(tmp_path / "run").complete and "diverged" not in open_run(tmp_path / "run").manifest
 
 
 def test_training_goes_on_where_it_is_told_to(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dynamics.regularizers.loss_truncation import LossTruncation
     from dynamics.regularizers.neftune import NEFTune
     from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+    from dynamics.regularizers.weight_averaging import WeightAveraging
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
     from dynamics.training.plain_loop import LoopRecorder
@@ -51,6 +52,7 @@ __all__ = [
     "NEFTune",
     "RandomTokenDropout",
     "TokenRecorder",
+    "WeightAveraging",
     "WeightDecay",
     "attach",
     "check_path",
@@ -78,6 +80,7 @@ _MODULES = {
     "NEFTune": "dynamics.regularizers.neftune",
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
+    "WeightAveraging": "dynamics.regularizers.weight_averaging",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "attach": "dynamics.training.attach",
     "check_path": "dynamics.records.check",

@@ -25,6 +25,7 @@ NAMES = {
     "EntroDrop": "dynamics.regularizers.entrodrop",
     "InverseEntroDrop": "dynamics.regularizers.inverse_entrodrop",
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
+    "WeightAveraging": "dynamics.regularizers.weight_averaging",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "HiddenDropout": "dynamics.regularizers.hidden_dropout",
     "LabelSmoothing": "dynamics.regularizers.label_smoothing",

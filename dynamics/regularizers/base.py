@@ -13,12 +13,16 @@ Each of the following does nothing by default:
 4. `begin_batch`, `token_weight`, `adaptive_weight`, `end_batch`: around each training forward pass.
 5. `end_step`, `end_epoch`: what a method learns while training goes on.
 
-Nothing here is called in evaluation, generation or recording.
+Nothing of these is called in evaluation, generation or recording. One more is, for a method that keeps a model of its
+own beside the trained one (`beside`):
+
+6. `averaged`: around a recording, with that model's weights in the places of the trained ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
     from dynamics.regularizers.tables import DeviceTable
 
-ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser"]
+ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser", "copy of the weights"]
 PoolEnd = Literal["lowest", "highest", "any"]
 
 
@@ -163,6 +167,28 @@ class Regularizer:
         """Return whether such settings rank every training token by what was recorded of it."""
         return False
 
+    @classmethod
+    def told_apart(cls, settings: Mapping[str, Any]) -> str:
+        """Return what tells one with such settings from another of the same method, where both may act together."""
+        return ""
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint calls the method by."""
+        return type(self).__name__
+
+    @property
+    def beside(self) -> str | None:
+        """What a model is called that the method keeps beside the trained one, to be recorded too; None: there is none.
+
+        A word for names of folders.
+        """
+        return None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights of the one beside it; asked for if there is one."""
+        return nullcontext()
+
     def training_arguments(self) -> dict[str, Any]:
         """Return the fields of TrainingArguments that this method sets: that of `argument`, if it has one."""
         if self.argument is None:
@@ -251,3 +277,10 @@ class Regularizer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what else must be kept, too large for JSON: tensors by name, the same in all processes."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `tensors` returned, after `load_state`; on the host."""

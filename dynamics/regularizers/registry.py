@@ -19,6 +19,7 @@ from dynamics.regularizers.label_smoothing import LabelSmoothing
 from dynamics.regularizers.loss_truncation import LossTruncation
 from dynamics.regularizers.neftune import NEFTune
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+from dynamics.regularizers.weight_averaging import WeightAveraging
 from dynamics.regularizers.weight_decay import WeightDecay
 from dynamics.validation import Settings
 
@@ -34,6 +35,7 @@ _METHODS: tuple[type[Regularizer], ...] = (
     GoldfishLoss,
     EntropyAdaptiveWeighting,
     LossTruncation,
+    WeightAveraging,
 )
 
 #: Every method by its name in a recipe.

@@ -32,11 +32,11 @@ from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recording.epoch_recorder import measure_all
 from dynamics.training.recording.run_writer import (
     RunPlan,
-    RunWriter,
     plain_values,
     reference_of_run,
     reference_values,
 )
+from dynamics.training.recording.run_writers import RunWriters
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.loop_state import LoopState
 from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
@@ -96,7 +96,7 @@ def _start(
         training_data(train.packed, reference["train"], tokenizer=tokenizer_of(trainer), seed=trainer.args.seed)
     )
     if recorder is not None:
-        writer = RunWriter(_plan(recorder, trainer, loop.methods.all, splits, reference))
+        writer = RunWriters(_plan(recorder, trainer, loop.methods.all, splits, reference))
         steps_per_epoch = callback.steps_per_pass or -(-len(train.keys) // examples_per_step(trainer))
         writer.begin(total_steps=trainer.state.max_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
     loop.recording = writer

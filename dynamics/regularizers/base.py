@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
     from dynamics.regularizers.tables import DeviceTable
 
-ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser", "copy of the weights"]
+ActsOn = Literal[
+    "input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser", "copy of the weights"
+]
 PoolEnd = Literal["lowest", "highest", "any"]
 
 

@@ -1,9 +1,9 @@
 """Weight averaging: a running mean of the weights, measured as a model of its own beside the one that is trained.
 
-Nothing of the training changes: a copy of the trained weights follows them, and takes their places for as long as it
-is measured. Sources: Polyak and Juditsky 1992 (the mean of a path of iterates converges faster than its end); stochastic
-weight averaging, Izmailov et al. 2018 (arXiv 1803.05407, Algorithm 1); the exponential moving average, evaluated by
-Morales-Brotons et al. 2024 (arXiv 2411.18704).
+Nothing of the training changes: a mean follows the trained weights, and takes their places for as long as it is
+measured. Sources: Polyak and Juditsky 1992 (the mean of the iterates converges faster than the last of them);
+stochastic weight averaging, Izmailov et al. 2018 (arXiv 1803.05407, Algorithm 1); the exponential moving average,
+evaluated by Morales-Brotons et al. 2024 (arXiv 2411.18704).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dynamics.errors import InputError
 from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable
@@ -32,15 +32,22 @@ class WeightAveragingSettings(Settings):
     kind: Kind = Field(default="ema", description="exponential moving average, or plain mean from `start` on")
     decay: float = Field(default=0.999, gt=0.0, lt=1.0, description="ema: what an update keeps of the mean so far")
     warmup: bool = Field(default=True, description="ema: smaller decays first, min(decay, (1 + t) / (10 + t))")
-    start: float = Field(default=0.75, ge=0.0, lt=1.0, description="swa: share of training after which averaging starts")
+    start: float = Field(default=0.75, ge=0.0, lt=1.0, description="swa: share of training from which on it averages")
     every: int = Field(default=1, ge=1, description="optimiser steps from one update of the mean to the next")
 
     @model_validator(mode="after")
     def _keys_are_read(self) -> WeightAveragingSettings:
-        for key, kind in (("decay", "ema"), ("warmup", "ema"), ("start", "swa")):
-            if self.kind != kind and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is only read with kind: {kind}; leave it out")
+        for key in self._unread():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is not read with kind: {self.kind}; leave it out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_read(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key not in self._unread()}
+
+    def _unread(self) -> tuple[str, ...]:
+        return ("start",) if self.kind == "ema" else ("decay", "warmup")
 
 
 class WeightAveraging(Regularizer):
@@ -50,14 +57,14 @@ class WeightAveraging(Regularizer):
 
         mean <- d mean + (1 - d) weights,   d = min(decay, (1 + t) / (10 + t)),
 
-    from the starting model's weights on, whose share after t updates is at most 10! (t + 1)! / (t + 10)!: below 1 % from
-    t = 4 on. Without `warmup`, d is `decay` at once, and that share decay^t. With ``swa`` the mean is that of the weights
-    after every `every`-th step from the share `start` of training on, each counted once; until there are any, the model
-    beside is the trained one itself.
+    from the starting model's weights on, whose share after t updates is 10! (t + 1)! / (t + 10)! as long as d is below
+    `decay`: under 1 % from t = 4 on. Without `warmup`, d is `decay` at once, and that share decay^t. With ``swa`` the
+    mean is that of the weights after every `every`-th step from the share `start` of training on, each counted once;
+    until there are any, the model beside is the trained one itself.
 
     The mean is in float32 (or float64, where the weights are), on the weights' device, of the weights that are trained
-    when training begins; frozen weights and buffers are the trained model's own. Tied weights are one. Rounding can hold
-    a float32 mean back by about 6e-8 / (1 - decay) of a weight's size (6e-5 by default).
+    when training begins; frozen weights and buffers are the trained model's own. Tied weights are one. Rounding can
+    hold a float32 mean back by about 6e-8 / (1 - decay) of a weight's size (6e-5 by default).
 
     After training, ``with method.averaged(): model.save_pretrained(...)`` saves the mean.
 

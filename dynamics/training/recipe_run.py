@@ -84,7 +84,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
     writer = RunWriters(
         plan, on_recorded=lambda one: _after_epoch(prepared, args, one, reporter), completes=False, claimed=True
     )
-    beside = [one.output for _, one in writer.beside]
+    beside = [one.plan.output for one in writer.beside]
     point = on_rank_zero(
         lambda: resume_point(
             output, checkpoints, splits=plan.splits, facts=plan.facts, reporter=reporter, beside=beside
@@ -93,7 +93,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
     model = prepared.load_model()
     resumption = None
     if point is None:
-        on_rank_zero(lambda: [discard(place) for place in (output, *beside)])
+        on_rank_zero(lambda: discard(output, *beside))
     else:
         resumption = Resumption(epoch=point.epoch, step=point.step, changed=changed)
         for line in restore_hardware(output, args.device):
@@ -202,9 +202,9 @@ def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
     writer = trainer.loop.recording
     assert isinstance(writer, RunWriters)
     _save_model(trainer, prepared, output)
-    for method, plan in writer.beside:
-        with method.averaged():
-            _save_model(trainer, prepared, plan.output)
+    for one in writer.beside:
+        with one.method.averaged():
+            _save_model(trainer, prepared, one.plan.output)
     writer.complete()
     if rank() == 0:
         # Last, so that whatever is interrupted before can go on from them.
@@ -262,8 +262,7 @@ def _after_epoch(prepared: Prepared, args: TrainingArguments, plan: RunPlan, rep
             note = None if seen.mean_loss is None else f"training loss {seen.mean_loss:.4f}"
         reporter.line(
             f"epoch {moment.epoch:>{len(str(epochs))}}/{epochs}  train {means['train']:.4f}  "
-            f"validation {means['validation']:.4f}"
-            + (f"  ({note})" if note else "")
+            f"validation {means['validation']:.4f}" + (f"  ({note})" if note else "")
         )
 
     return after

@@ -6,21 +6,20 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dynamics.errors import InputError
 from dynamics.records import schema
 from dynamics.records.metrics import append_metrics, read_metrics
-from dynamics.records.reader import open_run
 from dynamics.regularizers.base import Regularizer
 from dynamics.training.environment.processes import on_rank_zero, rank
 from dynamics.training.loop.clean_pass import TokenValues
 from dynamics.training.loop.training_pass import Moment, TrainingPass
 from dynamics.training.recording.run_writer import OnRecorded, RunPlan, RunWriter
 from dynamics.training.resuming.beside import config_beside, facts_beside, methods_beside, output_beside
-from dynamics.training.resuming.same import Resumption
+from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
 
 
 class RunWriters:
@@ -50,16 +49,16 @@ class RunWriters:
         completes: bool = True,
         claimed: bool = False,
     ) -> None:
+        self._completes, self._claimed = completes, claimed
+
         def writer(one: RunPlan) -> RunWriter:
             return RunWriter(one, on_recorded=on_recorded and on_recorded(one), completes=False)
 
-        self._completes, self._claimed = completes, claimed
         self._trained = writer(plan)
-        #: The methods that keep a model beside the trained one, each with the plan of its run.
-        self.beside = [(method, plan_beside(plan, method)) for method in methods_beside(plan.regularizers)]
-        self._beside = [
-            (method, writer(one), StepCopies(plan.output, one.output), one.output) for method, one in self.beside
-        ]
+        self.beside = []
+        for method in methods_beside(plan.regularizers):
+            one = plan_beside(plan, method)
+            self.beside.append(Beside(method, one, writer(one), StepCopies(plan.output, one.output)))
 
     def begin(self, *, total_steps: int, steps_per_epoch: int | None, resumption: Resumption | None) -> None:
         """Write what is known before training, of every run; parameters as for `RunWriter.begin`.
@@ -67,26 +66,26 @@ class RunWriters:
         Raises
         ------
         InputError
-            The directory of a run beside is not empty; or, where training goes on, does not hold that run as far.
+            The directory of a run beside is not empty; or, where training goes on, holds another run, or not as much.
         """
         if not self._claimed:
-            on_rank_zero(lambda: self._require_places(resumption))
-        for writer in self._writers():
+            on_rank_zero(lambda: [_require_place(one.method, one.plan, resumption) for one in self.beside])
+        for writer in (self._trained, *(one.writer for one in self.beside)):
             writer.begin(total_steps=total_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
 
     def epoch(self, model: torch.nn.Module, moment: Moment, seen: TrainingPass) -> TokenValues:
         """Measure and write a moment of every run; return the trained model's values, as recorded."""
         values = self._trained.epoch(model, moment, seen)
-        for method, writer, steps, _ in self._beside:
-            steps.follow()
-            with method.averaged():
-                writer.epoch(model, moment, seen)
+        for one in self.beside:
+            one.steps.follow()
+            with one.method.averaged():
+                one.writer.epoch(model, moment, seen)
         return values
 
     def recorded(self, epoch: int) -> TokenValues:
         """Return the trained model's values of the training set that were recorded as `epoch`."""
-        for _, writer, _, _ in self._beside:
-            writer.recorded(epoch)
+        for one in self.beside:
+            one.writer.recorded(epoch)
         return self._trained.recorded(epoch)
 
     def finish(self) -> None:
@@ -96,27 +95,37 @@ class RunWriters:
 
     def complete(self) -> None:
         """Write the manifests of complete runs."""
-        for _, writer, steps, _ in self._beside:
-            steps.follow()
-            writer.complete()
+        for one in self.beside:
+            one.steps.follow()
+            one.writer.complete()
         # Last: a run whose manifest says so has nothing left to do.
         self._trained.complete()
 
-    def _writers(self) -> list[RunWriter]:
-        return [self._trained, *(writer for _, writer, _, _ in self._beside)]
 
-    def _require_places(self, resumption: Resumption | None) -> None:
-        for method, _, _, output in self._beside:
-            what = f"{type(method).__name__}: {output}, where the averaged model is recorded,"
-            if resumption is None:
-                if output.exists() and (not output.is_dir() or any(output.iterdir())):
-                    raise InputError(f"{what} is not empty; remove it, or name another directory for the run")
-                continue
-            remedy = "resume with both runs in their places, or start anew in a new directory"
-            if not (output / schema.MANIFEST_FILE).is_file():
-                raise InputError(f"{what} holds no run; {remedy}")
-            if resumption.epoch not in open_run(output).epochs:
-                raise InputError(f"{what} has no epoch {resumption.epoch}, after which training goes on; {remedy}")
+class Beside(NamedTuple):
+    """A method that keeps a model beside the trained one, and the run of that model."""
+
+    method: Regularizer
+    plan: RunPlan
+    writer: RunWriter
+    steps: StepCopies
+
+
+def _require_place(method: Regularizer, plan: RunPlan, resumption: Resumption | None) -> None:
+    """Raise InputError unless the run of a method's model can begin, or go on, where it lies."""
+    output = plan.output
+    what = f"{type(method).__name__}: {output}, where the averaged model is recorded,"
+    if resumption is None:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise InputError(f"{what} is not empty; remove it, or name another directory for the run")
+        return
+    remedy = "resume with both runs in their places, or start anew in a new directory"
+    if not (output / schema.MANIFEST_FILE).is_file():
+        raise InputError(f"{what} holds no run; {remedy}")
+    run = require_same_run(output, plan.splits, what=what)
+    allowed_changes(run.config, plan.config, common_only=True, what=what, remedy=remedy)
+    if resumption.epoch not in run.epochs:
+        raise InputError(f"{what} has no epoch {resumption.epoch}, after which training goes on; {remedy}")
 
 
 class StepCopies:
@@ -130,23 +139,28 @@ class StepCopies:
 
     def __init__(self, source: Path, target: Path) -> None:
         self._source, self._target = source / schema.METRICS_FILE, target / schema.METRICS_FILE
-        # Bytes that were read of the source: it grows at its end while training goes on.
+        # Bytes that were read of the source, which grows at its end while training goes on; the last step copied.
         self._at = 0
+        self._last: int | None = None
 
     def follow(self) -> None:
         """Copy the rows that are new: those of later steps than the last one that the target has."""
         if rank() != 0 or not self._source.exists():
             return
-        last = max((row["step"] for row in read_metrics(self._target, running=True) if _is_step(row)), default=0)
+        if self._last is None:
+            done = read_metrics(self._target, running=True)
+            self._last = max((row["step"] for row in done if _is_step(row)), default=0)
         with open(self._source, "rb") as file:
             file.seek(self._at)
-            rows = [json.loads(line) for line in file]
+            rows = [row for line in file if _is_step(row := json.loads(line)) and row["step"] > self._last]
             self._at = file.tell()
-        append_metrics(self._target, [row for row in rows if _is_step(row) and row["step"] > last])
+        if rows:
+            append_metrics(self._target, rows)
+            self._last = rows[-1]["step"]
 
 
 def plan_beside(plan: RunPlan, method: Regularizer) -> RunPlan:
-    """Return the plan of the run of a method's model: that of the trained model, in another place under another name."""
+    """Return the plan of the run of a method's model: the trained model's, in another place and by another name."""
     return replace(
         plan,
         output=output_beside(plan.output, method),

@@ -121,7 +121,7 @@ def read_loop_state(folder: Path, *, step: int | None, epoch: float, stateful: b
         raise InputError(f"{folder} has lost {', '.join(missing)}, in which the pass under way is kept; {remedy}")
     # Each table is taken up by one process, whatever their number is now.
     mine = names[rank() :: world_size()]
-    parts = [load_file(folder / name) for name in mine]
+    parts: list[Mapping[str, np.ndarray]] = [load_file(folder / name) for name in mine]
     tensors = {key: _read_tensors(folder, key, step=facts["step"], remedy=remedy) for key in facts.get("tensors", [])}
     return LoopState(facts=facts, parts=parts, tensors=tensors)
 

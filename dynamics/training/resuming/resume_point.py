@@ -121,22 +121,23 @@ def resume_point(
                 shown = ", ".join(map(str, later))
                 reporter.line(f"{output}: epochs {shown} came after the checkpoint; they are trained again")
             return point
+        place, epoch = missing[0]
         reporter.line(
-            f"{missing[0][0]}: {point.path.name} is skipped: epoch {missing[0][1]}, which comes before it, is damaged or "
-            "missing"
+            f"{place}: {point.path.name} is skipped: epoch {epoch}, which comes before it, is damaged or missing"
         )
     reporter.line(f"{output}: the run was interrupted before a checkpoint was whole; it starts from its first epoch")
     return None
 
 
-def discard(output: Path) -> None:
-    """Remove what an interrupted attempt at this run left: only names that a run writes."""
-    for name in (schema.MANIFEST_FILE, schema.METRICS_FILE):
-        (output / name).unlink(missing_ok=True)
-    for name in (
-        schema.TOKENS_FOLDER,
-        schema.EPOCHS_FOLDER,
-        schema.MODEL_FOLDER,
-        schema.CHECKPOINTS_FOLDER,
-    ):
-        shutil.rmtree(output / name, ignore_errors=True)
+def discard(*outputs: Path) -> None:
+    """Remove what an interrupted attempt at these runs left: only names that a run writes."""
+    for output in outputs:
+        for name in (schema.MANIFEST_FILE, schema.METRICS_FILE):
+            (output / name).unlink(missing_ok=True)
+        for name in (
+            schema.TOKENS_FOLDER,
+            schema.EPOCHS_FOLDER,
+            schema.MODEL_FOLDER,
+            schema.CHECKPOINTS_FOLDER,
+        ):
+            shutil.rmtree(output / name, ignore_errors=True)

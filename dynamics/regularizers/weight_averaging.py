@@ -109,13 +109,8 @@ class WeightAveraging(Regularizer):
         """
         import torch
 
+        require_whole(model)
         parameters = dict(model.named_parameters())
-        for name, weight in parameters.items():
-            if _in_parts(weight):
-                raise InputError(
-                    f"WeightAveraging: {name} is sharded ({type(weight).__name__}: FSDP, tensor parallel or DeepSpeed "
-                    "ZeRO 3), and the mean of whole weights is kept in each process; train with DDP, or leave it out"
-                )
         self._weights = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         self._frozen = {name: weight for name, weight in parameters.items() if not weight.requires_grad}
         self._means = {
@@ -217,5 +212,19 @@ def share_of_new(settings: WeightAveragingSettings, update: int) -> float:
 _MARKS = ("device_mesh", "_is_flat_param", "_fsdp_flattened", "ds_id")
 
 
-def _in_parts(weight: nn.Parameter) -> bool:
-    return any(hasattr(weight, mark) for mark in _MARKS)
+def require_whole(model: nn.Module, *, sharded: bool = False) -> None:
+    """Raise InputError where a process holds a part of the weights alone.
+
+    Parameters
+    ----------
+    model : Module
+    sharded : bool
+        Whether it is known to be sharded once it is trained.
+    """
+    parts = (name for name, weight in model.named_parameters() if any(hasattr(weight, mark) for mark in _MARKS))
+    name = next(parts, "the model" if sharded else None)
+    if name is not None:
+        raise InputError(
+            f"WeightAveraging: {name} is sharded (FSDP, tensor parallel, DeepSpeed ZeRO 3), and each process keeps the "
+            "mean of whole weights; train with DDP, or leave it out"
+        )

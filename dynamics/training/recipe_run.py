@@ -24,6 +24,7 @@ from dynamics.reporting import Reporter
 from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.batches.sequence_dataset import SequenceDataset
 from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.driving.trainer_start import require_whole_weights
 from dynamics.training.environment.arguments import forward_dtype, training_arguments
 from dynamics.training.environment.hardware import leaving_the_device_free
 from dynamics.training.environment.interrupts import finishing_steps
@@ -113,6 +114,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
             on_divergence=_divergence(prepared, checkpoints) if recipe.on_divergence == "stop" else None,
         )
         trainer = trainer_of(prepared, loop, args, model, checkpoints)
+        require_whole_weights(trainer, methods)
         steps = trainer.steps_per_epoch
         writer.begin(total_steps=steps * epochs, steps_per_epoch=steps, resumption=resumption)
         trainer.train(resume_from_checkpoint=None if point is None else str(point.path))

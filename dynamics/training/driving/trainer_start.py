@@ -12,6 +12,7 @@ from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
 from dynamics.records.tensors import read_identity, write_tensors
 from dynamics.regularizers.base import Regularizer
+from dynamics.regularizers.weight_averaging import require_whole
 from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.driving.trainer_data import (
@@ -38,6 +39,7 @@ from dynamics.training.recording.run_writer import (
 )
 from dynamics.training.recording.run_writers import RunWriters
 from dynamics.training.recording.token_recorder import TokenRecorder
+from dynamics.training.resuming.beside import methods_beside
 from dynamics.training.resuming.loop_state import LoopState
 from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
 
@@ -71,6 +73,7 @@ def _start(
 ) -> None:
     loop = callback.loop
     require_causal(trainer.model)
+    require_whole_weights(trainer, loop.methods.all)
     if recorder is not None and resumed is None:
         recorder.claim_output()
     train = read_dataset(trainer, trainer.train_dataset, split="train")
@@ -100,6 +103,12 @@ def _start(
         steps_per_epoch = callback.steps_per_pass or -(-len(train.keys) // examples_per_step(trainer))
         writer.begin(total_steps=trainer.state.max_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
     loop.recording = writer
+
+
+def require_whole_weights(trainer: Trainer, regularizers: Sequence[Regularizer]) -> None:
+    """Raise InputError, while nothing is written, where the mean of weights is wanted that will be sharded."""
+    if methods_beside(regularizers):
+        require_whole(cast(Any, trainer.model), sharded=trainer.is_fsdp_enabled)
 
 
 def _plan(

@@ -46,6 +46,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "entropy_adaptive_weighting-axolotl": {"name": "entropy_adaptive_weighting", "normalize": "axolotl"},
     "entropy_adaptive_weighting-whole": {"name": "entropy_adaptive_weighting", "top_k": None},
     "loss_truncation": {"name": "loss_truncation", "fraction": 0.3, "warmup": 1},
+    "weight_averaging": {"name": "weight_averaging", "decay": 0.5},
+    "weight_averaging-swa": {"name": "weight_averaging", "kind": "swa", "start": 0.5},
 }
 # fmt: on
 

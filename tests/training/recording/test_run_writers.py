@@ -20,7 +20,7 @@ from support.doors.checks import assert_exact
 from support.doors.setting import DOORS, Training, pretrained, setting_in
 from support.doors.through import left_in, make_trainer, train
 from support.launching import launch
-from support.tiny import quiet, tiny_recipe
+from support.tiny import quiet
 from transformers import TrainerCallback
 
 from benchmarks.run_contents import contents, differing
@@ -138,9 +138,7 @@ def test_the_trained_model_is_that_of_a_training_without(door, setting, tmp_path
     without = train(door, setting, tmp_path / "without", training)
     torch.manual_seed(0)
     found = train(door, setting, tmp_path / "with", replace(training, methods=methods))
-    for (name, weight), same in zip(
-        found.model.state_dict().items(), without.model.state_dict().values(), strict=True
-    ):
+    for (name, weight), same in zip(found.model.state_dict().items(), without.model.state_dict().values(), strict=True):
         assert torch.equal(weight, same), name
     assert_equal_values(found.run, without.run)
     assert steps(found.run) == steps(without.run)

@@ -69,7 +69,7 @@ class RunWriters:
             The directory of a run beside is not empty; or, where training goes on, holds another run, or not as much.
         """
         if not self._claimed:
-            on_rank_zero(lambda: [_require_place(one.method, one.plan, resumption) for one in self.beside])
+            on_rank_zero(lambda: self._require_places(resumption))
         for writer in (self._trained, *(one.writer for one in self.beside)):
             writer.begin(total_steps=total_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
 
@@ -100,6 +100,10 @@ class RunWriters:
             one.writer.complete()
         # Last: a run whose manifest says so has nothing left to do.
         self._trained.complete()
+
+    def _require_places(self, resumption: Resumption | None) -> None:
+        for one in self.beside:
+            _require_place(one.method, one.plan, resumption)
 
 
 class Beside(NamedTuple):

@@ -254,3 +254,16 @@ def test_only_settings_that_are_read_are_written():
 def test_bad_settings(bad, message):
     with pytest.raises(InputError, match=f"^WeightAveraging: .*{message}"):
         WeightAveraging(**bad)
+
+
+def test_weights_that_fsdp2_shards_are_refused(tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        model = fully_shard(model_of(), mesh=mesh)
+        with pytest.raises(InputError, match="0.weight is sharded"):
+            WeightAveraging().attach(model)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -38,6 +38,7 @@ bench: install .rivals
 	$(BIN)/python -m benchmarks.head --threads 1
 	$(BIN)/python -m benchmarks.step --threads 1
 	$(BIN)/python -m benchmarks.signal_source
+	$(BIN)/python -m benchmarks.weight_averaging
 	$(BIN)/python -m benchmarks.aggregation
 	$(BIN)/python -m benchmarks.explorer
 	$(BIN)/python -m benchmarks.report

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dynamics.regularizers.neftune import NEFTune
     from dynamics.regularizers.random_token_dropout import RandomTokenDropout
     from dynamics.regularizers.selective_loss import SelectiveLoss
+    from dynamics.regularizers.weight_averaging import WeightAveraging
     from dynamics.regularizers.weight_decay import WeightDecay
     from dynamics.training.attach import attach
     from dynamics.training.plain_loop import LoopRecorder
@@ -57,6 +58,7 @@ __all__ = [
     "RandomTokenDropout",
     "SelectiveLoss",
     "TokenRecorder",
+    "WeightAveraging",
     "WeightDecay",
     "attach",
     "check_path",
@@ -87,6 +89,7 @@ _MODULES = {
     "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
     "SelectiveLoss": "dynamics.regularizers.selective_loss",
     "TokenRecorder": "dynamics.training.recording.token_recorder",
+    "WeightAveraging": "dynamics.regularizers.weight_averaging",
     "WeightDecay": "dynamics.regularizers.weight_decay",
     "attach": "dynamics.training.attach",
     "check_path": "dynamics.records.check",

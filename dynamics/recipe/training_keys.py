@@ -80,13 +80,14 @@ def conflict(regularizers: Sequence[Mapping[str, Any]], training: Mapping[str, A
         The recipe's `training:`.
     """
     names = [one["name"] for one in regularizers]
+    # One that somebody wrote for themselves says nothing here of what it goes with.
+    methods = [METHODS.get(name, Regularizer) for name in names]
+    apart = [(name, method.told_apart(one)) for one, name, method in zip(regularizers, names, methods, strict=True)]
     drawing: dict[str, str] = {}
     divisors: dict[str, str] = {}
-    for one, name in zip(regularizers, names, strict=True):
-        # One that somebody wrote for themselves says nothing here of what it goes with.
-        method = METHODS.get(name, Regularizer)
-        if names.count(name) > 1:
-            return f"regularizers: {name} stands there twice; keep one"
+    for one, (name, kind), method in zip(regularizers, apart, methods, strict=True):
+        if apart.count((name, kind)) > 1:
+            return f"regularizers: {name} stands there twice{kind and f' as {kind}'}; keep one"
         field = method.argument[1] if method.argument is not None else None
         if field in training:
             return f"regularizers: {name} and training.{field} set the same value; keep one of them"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
@@ -24,6 +24,9 @@ from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records
 
 __all__ = ["Records", "Run", "Study", "open_any", "open_run", "open_study"]
+
+#: Between the name of an arm and that of a model beside it.
+BESIDE = "+"
 
 PathLike = str | os.PathLike[str]
 
@@ -278,7 +281,8 @@ class Study:
     config : dict
         The resolved recipe of the study.
     arms : list of str
-        In the order of the recipe.
+        In the order of the recipe; models measured beside those of an arm (averaged weights) come after it, as
+        ``ARM+ema``.
     seeds : list of int
     """
 
@@ -292,7 +296,7 @@ class Study:
         arms, seeds = self.config.get("arms"), self.config.get("seeds")
         if not isinstance(arms, dict) or not isinstance(seeds, list):
             raise InputError(f"{file} is no study recipe: it needs 'arms', a mapping, and 'seeds'")
-        self.arms: list[str] = list(arms)
+        self.arms: list[str] = _arms_with_those_beside(self.path, arms)
         self.seeds: list[int] = seeds
 
     def __repr__(self) -> str:
@@ -346,6 +350,26 @@ class Study:
 def study_run_path(study_dir: PathLike, arm: str, seed: int) -> Path:
     """Return where the run of an arm and a seed lies."""
     return Path(study_dir) / schema.RUNS_FOLDER / arm / f"seed-{seed}"
+
+
+def run_beside(run_dir: PathLike, word: str) -> Path:
+    """Return where the run of a model lies that is measured beside the trained one of `run_dir`.
+
+    Of a run in a study it is an arm's of its own, ``runs/ARM+WORD/seed-S``: no arm in a recipe may be called so. Of
+    any other run it is ``RUN-WORD``.
+    """
+    run = Path(os.path.abspath(run_dir))
+    arm = run.parent
+    runs = arm.parent
+    if runs.name == schema.RUNS_FOLDER and (runs.parent / schema.STUDY_FILE).is_file():
+        return runs / f"{arm.name}{BESIDE}{word}" / run.name
+    return run.with_name(f"{run.name}-{word}")
+
+
+def _arms_with_those_beside(study_dir: Path, arms: Iterable[str]) -> list[str]:
+    """Return arms, each followed by those of models that were measured beside it, as far as these have begun."""
+    begun = {path.parents[1].name for path in (study_dir / schema.RUNS_FOLDER).glob(f"*/*/{schema.MANIFEST_FILE}")}
+    return [name for arm in arms for name in (arm, *sorted(one for one in begun if one.startswith(arm + BESIDE)))]
 
 
 def require_same_tokens(runs: list[Run]) -> None:

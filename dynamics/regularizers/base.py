@@ -14,12 +14,16 @@ Each of the following does nothing by default:
 5. `begin_auxiliary`, `end_auxiliary`: around a second forward pass of each micro-batch, where a method asks for one.
 6. `end_step`, `end_epoch`: what a method learns while training goes on.
 
-Nothing here is called in evaluation, generation or recording.
+Nothing of these is called in evaluation, generation or recording. One more is, for a method that keeps a model of its
+own beside the trained one (`beside`):
+
+7. `averaged`: around a recording, with that model's weights in the places of the trained ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -34,7 +38,9 @@ if TYPE_CHECKING:
     from dynamics.regularizers.other_model import OtherModel
     from dynamics.regularizers.tables import DeviceTable
 
-ActsOn = Literal["input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser"]
+ActsOn = Literal[
+    "input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser", "copy of the weights"
+]
 PoolEnd = Literal["lowest", "highest", "any"]
 
 
@@ -175,6 +181,28 @@ class Regularizer:
         """Return whether such settings rank every training token by what was recorded of it."""
         return False
 
+    @classmethod
+    def told_apart(cls, settings: Mapping[str, Any]) -> str:
+        """Return what tells one with such settings from another of the same method, where both may act together."""
+        return ""
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint calls the method by."""
+        return type(self).__name__
+
+    @property
+    def beside(self) -> str | None:
+        """What a model is called that the method keeps beside the trained one, to be recorded too; None: there is none.
+
+        A word for names of folders.
+        """
+        return None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights of the one beside it; asked for if there is one."""
+        return nullcontext()
+
     def training_arguments(self) -> dict[str, Any]:
         """Return the fields of TrainingArguments that this method sets: that of `argument`, if it has one."""
         if self.argument is None:
@@ -275,3 +303,10 @@ class Regularizer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what else must be kept, too large for JSON: tensors by name, the same in all processes."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `tensors` returned, after `load_state`; on the host."""

@@ -22,6 +22,7 @@ from dynamics.regularizers.masked_input import MaskedInputRegularization
 from dynamics.regularizers.neftune import NEFTune
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
 from dynamics.regularizers.selective_loss import SelectiveLoss
+from dynamics.regularizers.weight_averaging import WeightAveraging
 from dynamics.regularizers.weight_decay import WeightDecay
 from dynamics.validation import Settings
 
@@ -40,6 +41,7 @@ _METHODS: tuple[type[Regularizer], ...] = (
     LossThreshold,
     MaskedInputRegularization,
     SelectiveLoss,
+    WeightAveraging,
 )
 
 #: Every method by its name in a recipe.

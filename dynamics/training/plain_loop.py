@@ -34,7 +34,8 @@ from dynamics.training.loop.methods import require_labels_suffice, training_data
 from dynamics.training.loop.other_models import values_of_others
 from dynamics.training.loop.step_metrics import StepMetrics
 from dynamics.training.loop.training_loop import TrainingLoop, with_values
-from dynamics.training.recording.run_writer import RunPlan, RunWriter
+from dynamics.training.recording.run_writer import RunPlan
+from dynamics.training.recording.run_writers import RunWriters
 from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.loop_state import LoopState, write_loop_state
 
@@ -304,7 +305,7 @@ class LoopRecorder:
 
     def _go(self, training: LoopTraining, plan: RunPlan, resumed: LoopState | None) -> None:
         """Record the model as it is; or go on where a checkpoint was."""
-        loop, writer = self._loop, RunWriter(plan)
+        loop, writer = self._loop, RunWriters(plan)
         resumption = None if resumed is None else resumption_of(plan, resumed)
         writer.begin(total_steps=training.total_steps, steps_per_epoch=None, resumption=resumption)
         loop.recording = writer
@@ -313,7 +314,7 @@ class LoopRecorder:
         if resumed is None:
             loop.begin_training(training.model)
         else:
-            loop.load_state(resumed.facts, resumed.parts)
+            loop.load_state(resumed.facts, resumed.parts, resumed.tensors)
             loop.resume_by_visits(training.model, self._predicted)
 
     def _begun(self, call: str) -> nn.Module:

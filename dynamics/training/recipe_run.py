@@ -25,6 +25,7 @@ from dynamics.reporting import Reporter
 from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.batches.sequence_dataset import SequenceDataset
 from dynamics.training.driving.trainer_callback import LoopCallback
+from dynamics.training.driving.trainer_start import require_whole_weights
 from dynamics.training.environment.arguments import forward_dtype, training_arguments
 from dynamics.training.environment.hardware import leaving_the_device_free
 from dynamics.training.environment.interrupts import finishing_steps
@@ -37,7 +38,8 @@ from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.loop.training_pass import Moment, TrainingPass
 from dynamics.training.preparation.prepare import Prepared
 from dynamics.training.pretraining import prepare_recipe
-from dynamics.training.recording.run_writer import OnRecorded, RunPlan, RunWriter, reference_of_run
+from dynamics.training.recording.run_writer import OnRecorded, RunPlan, reference_of_run
+from dynamics.training.recording.run_writers import RunWriters
 from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints, telling_full_disk
 from dynamics.training.resuming.resume_point import claim, config_hash_of, discard, resume_point
 from dynamics.training.resuming.same import Resumption, restore_hardware
@@ -82,19 +84,24 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
     plan = _plan(recipe, output, prepared, methods, args)
     config_hash = on_rank_zero(lambda: config_hash_of(recipe, output))
     checkpoints = Checkpoints(output / schema.CHECKPOINTS_FOLDER, config_hash=config_hash)
+    writer = RunWriters(
+        plan, on_recorded=lambda one: _after_epoch(prepared, args, one, reporter), completes=False, claimed=True
+    )
+    beside = [one.plan.output for one in writer.beside]
     point = on_rank_zero(
-        lambda: resume_point(output, checkpoints, splits=plan.splits, facts=plan.facts, reporter=reporter)
+        lambda: resume_point(
+            output, checkpoints, splits=plan.splits, facts=plan.facts, reporter=reporter, beside=beside
+        )
     )
     model = prepared.load_model()
     resumption = None
     if point is None:
-        on_rank_zero(lambda: discard(output))
+        on_rank_zero(lambda: discard(output, *beside))
     else:
         resumption = Resumption(epoch=point.epoch, step=point.step, changed=changed)
         for line in restore_hardware(output, args.device):
             reporter.line(line)
         _rank_as_before(methods, prepared, args, output, seed=recipe.seed)
-    writer = RunWriter(plan, on_recorded=_after_epoch(prepared, args, output, reporter), completes=False)
     epochs = round(args.num_train_epochs)
     n_sequences = len(plan.splits["train"].token_id)
     remaining = n_sequences * (epochs - (point.epoch if point else 0))
@@ -109,6 +116,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
             on_divergence=_divergence(prepared, checkpoints, writer) if recipe.on_divergence == "stop" else None,
         )
         trainer = trainer_of(prepared, loop, args, model, checkpoints)
+        require_whole_weights(trainer, methods)
         steps = trainer.steps_per_epoch
         writer.begin(total_steps=steps * epochs, steps_per_epoch=steps, resumption=resumption)
         trainer.train(resume_from_checkpoint=None if point is None else str(point.path))
@@ -209,13 +217,13 @@ def _recorded(prepared: Prepared, output: Path) -> dict[str, PackedSplit]:
 
 
 def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
-    """Save the model and write the manifest of the complete run."""
-    # Gathered in all processes, where the model is sharded.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if world_size() > 1 else None
-    if rank() == 0:
-        _save_model(trainer, prepared, output, weights)
+    """Save the model, and those beside it, and write the manifests of the complete runs."""
     writer = trainer.loop.recording
-    assert isinstance(writer, RunWriter)
+    assert isinstance(writer, RunWriters)
+    _save_model(trainer, prepared, output)
+    for one in writer.beside:
+        with one.method.averaged():
+            _save_model(trainer, prepared, one.plan.output)
     writer.complete()
     if rank() == 0:
         # Last, so that whatever is interrupted before can go on from them.
@@ -223,7 +231,7 @@ def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
     wait_for_all()
 
 
-def _divergence(prepared: Prepared, checkpoints: Checkpoints, writer: RunWriter) -> Callable[[int, list[int]], None]:
+def _divergence(prepared: Prepared, checkpoints: Checkpoints, writer: RunWriters) -> Callable[[int, list[int]], None]:
     packed = prepared.splits["train"]
 
     def stop(step: int, rows: list[int]) -> None:
@@ -250,8 +258,8 @@ def _merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, An
     return merged
 
 
-def _after_epoch(prepared: Prepared, args: TrainingArguments, output: Path, reporter: Reporter) -> OnRecorded:
-    """Return what says how an epoch went, and notes the mean loss of the part that is set aside for tuning."""
+def _after_epoch(prepared: Prepared, args: TrainingArguments, plan: RunPlan, reporter: Reporter) -> OnRecorded:
+    """Return what says how an epoch went, and measures the part that is set aside for tuning."""
     tuning = prepared.splits.get("tuning")
     epochs = round(args.num_train_epochs)
 
@@ -261,12 +269,16 @@ def _after_epoch(prepared: Prepared, args: TrainingArguments, output: Path, repo
             mean = means["tuning"] if "tuning" in means else _mean_loss(model, tuning, args)
             row = {"step": moment.step, "epoch": float(moment.epoch), "tuning_loss": mean}
             if rank() == 0:
-                append_metrics(output / schema.METRICS_FILE, [row])
+                append_metrics(plan.output / schema.METRICS_FILE, [row])
+        if plan.beside is not None:
+            note: str | None = f"{plan.beside} of the weights"
+        else:
+            note = None if seen.mean_loss is None else f"training loss {seen.mean_loss:.4f}"
         told = [split for split in schema.in_split_order(means) if split != "tuning"]
         reporter.line(
             f"epoch {moment.epoch:>{len(str(epochs))}}/{epochs}  "
             + "  ".join(f"{split} {means[split]:.4f}" for split in told)
-            + ("" if seen.mean_loss is None else f"  (training loss {seen.mean_loss:.4f})")
+            + (f"  ({note})" if note else "")
         )
 
     return after
@@ -284,7 +296,11 @@ def _mean_loss(model: torch.nn.Module, packed: PackedSplit, args: TrainingArgume
     return values.mean_loss
 
 
-def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path, weights: dict[str, Any] | None) -> None:
+def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
+    # Gathered in all processes, where the model is sharded.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if world_size() > 1 else None
+    if rank() != 0:
+        return
     staged, final = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX), output / schema.MODEL_FOLDER
     for folder in (staged, final):  # what was interrupted between the model and the last manifest
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,7 @@ from dynamics.records.reader import (
     open_run,
     open_study,
     require_same_tokens,
+    run_beside,
 )
 from dynamics.records.writer import SplitValues
 
@@ -678,3 +679,26 @@ def test_epochs_that_runs_have_in_common(tmp_path: Path) -> None:
     assert common_epochs([whole, short]) == [0, 1, 2]
     assert common_epochs([cut]) == common_epochs([cut, cut]) == [0, 1, 2, 3]
     assert common_epochs([whole, cut]) == common_epochs([cut, other]) == [0, 1, 2]
+
+
+def test_a_run_beside_lies_beside_its_run_or_is_an_arm_of_its_study(tmp_path: Path) -> None:
+    assert run_beside(tmp_path / "run", "ema") == tmp_path / "run-ema"
+    assert run_beside(f"{tmp_path}/one/../run/", "ema") == tmp_path / "run-ema"
+    inside = tmp_path / "study" / "runs" / "base.line" / "seed-3"
+    inside.mkdir(parents=True)
+    # A folder that is called so is no study.
+    assert run_beside(inside, "swa") == inside.with_name("seed-3-swa")
+    (tmp_path / "study" / "study.yaml").write_text("arms: {}\n")
+    assert run_beside(inside, "swa") == tmp_path / "study" / "runs" / "base.line+swa" / "seed-3"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(inside)
+        assert run_beside(".", "swa") == run_beside(inside, "swa")
+
+
+def test_arms_beside_are_those_that_have_begun(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("arms: {b: {}, a: {}, ab: {}}\nseeds: [0]\n")
+    for name in ("a", "a+swa", "a+ema", "ab+ema", "c+ema", "b+notes"):
+        (tmp_path / "runs" / name / "seed-0").mkdir(parents=True)
+        if name != "b+notes":
+            (tmp_path / "runs" / name / "seed-0" / "manifest.json").write_text("{}")
+    assert open_study(tmp_path).arms == ["b", "a", "a+ema", "a+swa", "ab", "ab+ema"]

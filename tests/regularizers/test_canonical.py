@@ -56,6 +56,15 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
+def means(trainer):
+    """The weights of the models that methods keep beside the trained one."""
+    found = []
+    for method in trainer.loop.methods.all:
+        with method.averaged():
+            found += [weights(trainer)] if method.beside else []
+    return found
+
+
 def same(one, other):
     return all(torch.equal(p, other[name]) for name, p in one.items())
 
@@ -104,7 +113,9 @@ def test_acts_and_is_off_in_evaluation(tmp_path, name, baseline):
 
     trained = trainer_of(tmp_path / "again", CANONICAL[name])
     trained.train()
-    assert not same(weights(trained), baseline)
+    # A model beside the trained one changes nothing of it, and is another one itself.
+    assert same(weights(trained), baseline) == bool(means(trained))
+    assert not any(same(mean, baseline) for mean in means(trained))
 
 
 @pytest.mark.parametrize("name", CANONICAL)
@@ -120,6 +131,7 @@ def test_combines_with_weight_decay(tmp_path, name):
         assert same(weights(alone), weights(both))
         return
     assert not same(weights(alone), weights(both))
+    assert not any(same(one, other) for one, other in zip(means(alone), means(both), strict=True))
     # Decay alone would shrink the same weights towards 0: the sum of squares falls.
     squares = [sum(float((p**2).sum()) for p in weights(one).values()) for one in (both, alone)]
     assert squares[0] < squares[1]
@@ -132,6 +144,7 @@ def test_resumes_at_an_epoch_in_the_same_bits(tmp_path, name):
     resumed = trainer_of(tmp_path, CANONICAL[name])
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
     assert same(weights(whole), weights(resumed))
+    assert all(same(one, other) for one, other in zip(means(whole), means(resumed), strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in CANONICAL if name not in BY_MICRO_BATCH])

@@ -82,6 +82,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "loss_threshold": {"name": "loss_threshold", "threshold": 3.5},
     "loss_threshold-below": {"name": "loss_threshold", "counts": "below", "threshold": 4.0},
     "selective_loss": {"name": "selective_loss", "share": 0.6, "window": 2},
+    "weight_averaging": {"name": "weight_averaging", "decay": 0.5},
+    "weight_averaging-swa": {"name": "weight_averaging", "kind": "swa", "start": 0.5},
 }
 # fmt: on
 

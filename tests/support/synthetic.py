@@ -167,7 +167,9 @@ def make_run(
             reference_loss=reference[split] + 0.25,
             reference_entropy=reference[split],
             recorded_sequence_id=rows[split],
-            document_fields=None if document_fields is None else document_fields(documents),
+            document_fields=None
+            if document_fields is None
+            else document_fields(n_documents if split == "train" else max(1, n_documents // 2)),
         )
 
     rng = np.random.default_rng([seed, 7])

@@ -29,11 +29,12 @@ from rich.console import Console
 from support.tiny import tiny_recipe
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.run_contents import contents, differing
+from benchmarks.run_contents import contents as contents_of_one
+from benchmarks.run_contents import differing
 from dynamics.records import metrics as metrics_module
 from dynamics.records import schema
 from dynamics.records.check import check_run
-from dynamics.records.reader import open_run
+from dynamics.records.reader import open_run, run_beside
 from dynamics.regularizers.registry import METHODS
 from dynamics.reporting import Reporter
 from dynamics.training.recipe_run import train
@@ -103,6 +104,17 @@ def attempt(one: Any, folder: Path, *, kill_at: int | None = None) -> tuple[int,
     first, *rest = json.loads(log.read_text())
     code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     return code, first, rest
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Return what must be the same of a run, and of those of models measured beside it."""
+    found = contents_of_one(folder)
+    for word in ("ema", "swa"):
+        beside = contents_of_one(run_beside(folder, word))
+        if beside:
+            beside[schema.MANIFEST_FILE]["averaged"].pop("path")  # with the name of this folder in it
+        found |= {f"{word}/{name}": value for name, value in beside.items()}
+    return found
 
 
 def readable(folder: Path) -> str | None:

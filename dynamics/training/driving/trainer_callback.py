@@ -145,7 +145,7 @@ class LoopCallback(TrainerCallback):
         if resumed is None:
             self.loop.begin_training(model)
             return
-        self.loop.load_state(resumed.facts, resumed.parts)
+        self.loop.load_state(resumed.facts, resumed.parts, resumed.tensors)
         if self._n_batches is None:
             assert self.predicted is not None, "the start has read the training set"
             self.loop.resume_by_visits(model, self.predicted)

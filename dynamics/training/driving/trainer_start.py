@@ -13,6 +13,7 @@ from dynamics.corpus.tokenizer import token_text_facts
 from dynamics.errors import InputError
 from dynamics.records.tensors import read_identity, write_tensors
 from dynamics.regularizers.base import Regularizer
+from dynamics.regularizers.weight_averaging import require_whole
 from dynamics.training.batches.batch_reader import BatchReader
 from dynamics.training.driving.trainer_callback import LoopCallback
 from dynamics.training.driving.trainer_data import (
@@ -34,12 +35,13 @@ from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.recording.epoch_recorder import measure_all
 from dynamics.training.recording.run_writer import (
     RunPlan,
-    RunWriter,
     plain_values,
     reference_of_run,
     reference_values,
 )
+from dynamics.training.recording.run_writers import RunWriters
 from dynamics.training.recording.token_recorder import TokenRecorder
+from dynamics.training.resuming.beside import methods_beside
 from dynamics.training.resuming.loop_state import LoopState
 from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
 
@@ -73,6 +75,7 @@ def _start(
 ) -> None:
     loop = callback.loop
     require_causal(trainer.model)
+    require_whole_weights(trainer, loop.methods.all)
     if recorder is not None and resumed is None:
         recorder.claim_output()
     train = read_dataset(trainer, trainer.train_dataset, split="train")
@@ -102,10 +105,16 @@ def _start(
         training_data(train.packed, reference["train"], tokenizer=tokenizer, seed=args.seed, values_of=others)
     )
     if recorder is not None:
-        writer = RunWriter(_plan(recorder, trainer, loop.methods.all, splits, reference))
+        writer = RunWriters(_plan(recorder, trainer, loop.methods.all, splits, reference))
         steps_per_epoch = callback.steps_per_pass or -(-len(train.keys) // examples_per_step(trainer))
         writer.begin(total_steps=trainer.state.max_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
     loop.recording = writer
+
+
+def require_whole_weights(trainer: Trainer, regularizers: Sequence[Regularizer]) -> None:
+    """Raise InputError, while nothing is written, where the mean of weights is wanted that will be sharded."""
+    if methods_beside(regularizers):
+        require_whole(cast(Any, trainer.model), sharded=trainer.is_fsdp_enabled)
 
 
 def _plan(

@@ -232,11 +232,28 @@ class Methods:
                 method.end_epoch(epoch, values.loss, values.entropy)
 
     def state(self) -> dict[str, Any]:
-        """Return what they must have to go on, as JSON values by class."""
-        return {type(method).__name__: method.state() for method in self.all}
+        """Return what they must have to go on, as JSON values by key."""
+        return {method.key: method.state() for method in self.all}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the tensors that they must have to go on, by key; of methods that have any."""
+        return {method.key: found for method in self.all if (found := method.tensors())}
+
+    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take up what `state` and `tensors` returned.
+
+        Raises
+        ------
+        InputError
+            A method must have tensors, and there are none.
+        """
         for method in self.all:
-            if (kept := state.get(type(method).__name__)) is not None:
+            if (kept := state.get(method.key)) is not None:
                 method.load_state(kept)
+            if method.key in tensors:
+                method.load_tensors(tensors[method.key])
+            elif method.tensors():
+                raise InputError(
+                    f"{type(method).__name__}: the checkpoint was written without it, and holds none of its tensors; "
+                    "resume from one that was written with it, or start anew"
+                )

@@ -323,15 +323,20 @@ class TrainingLoop:
         }
         return facts, self._tables.state() if under_way else {}
 
-    def load_state(self, facts: Mapping[str, Any], parts: list[Mapping[str, np.ndarray]]) -> None:
-        """Take up what `state` returned, in one or more processes."""
+    def load_state(
+        self,
+        facts: Mapping[str, Any],
+        parts: list[Mapping[str, np.ndarray]],
+        tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    ) -> None:
+        """Take up what `state` returned, in one or more processes, and the tensors of the methods."""
         assert self._tables is not None, "open() comes first"
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.began = facts.get("began", self.step)
         self.under_way = facts["under_way"]
         self.metrics.losses = [float(loss) for loss in facts["losses"]]
         self._tables.load_state(parts)
-        self.methods.load_state(facts["methods"])
+        self.methods.load_state(facts["methods"], tensors)
 
     # ---------------------------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ class RunPlan:
     seeds : mapping
     facts : mapping
         More for the manifest: hashes of data, model and tokenizer.
+    beside : str, optional
+        What the run's model is called beside the trained one; None for the trained one itself.
     """
 
     output: Path
@@ -81,6 +83,7 @@ class RunPlan:
     batch_size: int = 8
     seeds: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    beside: str | None = None
 
     @property
     def precision(self) -> str:

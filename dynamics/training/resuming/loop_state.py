@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
 
 from dynamics.errors import InputError
 from dynamics.records import schema
@@ -18,9 +23,10 @@ from dynamics.training.environment.processes import rank, wait_for_all, world_si
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.loop.training_pass import PassTables
 
-#: In a checkpoint's folder: facts of the whole training, and the tables of each process.
+#: In a checkpoint's folder: facts of the whole training, the tables of each process, and the tensors of a method.
 STATE_FILE = "dynamics.json"
 _TABLES = "dynamics-{rank:05d}-of-{world:05d}.safetensors"
+_OF_METHOD = "dynamics-{key}.safetensors"
 # What the first version wrote, at the end of epochs alone.
 _FIRST_VERSION = "regularizers.json"
 
@@ -35,10 +41,13 @@ class LoopState:
         ``epoch``, ``under_way``, ``step``, ``losses``, ``methods``.
     parts : list of mapping of str to ndarray
         What this process takes up of the tables.
+    tensors : mapping of str to mapping of str to Tensor
+        By the key of the method that must have them.
     """
 
     facts: Mapping[str, Any]
     parts: list[Mapping[str, np.ndarray]]
+    tensors: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def recorded(self) -> int:
@@ -67,7 +76,15 @@ def write_loop_state(loop: TrainingLoop, folder: Path) -> None:
     if tables:
         write_tensors(folder / name, tables, {"step": loop.step})
     if rank() == 0:
+        held = loop.methods.tensors()
+        for key, tensors in held.items():
+            file = folder / _OF_METHOD.format(key=key)
+            aside = file.with_name(file.name + schema.TEMPORARY_SUFFIX)
+            save_tensors(tensors, aside, metadata={"step": str(loop.step)})
+            os.replace(aside, file)
         facts = {"format_version": schema.FORMAT_VERSION, "world": world_size() if tables else 0, **facts}
+        if held:
+            facts["tensors"] = sorted(held)
         schema.atomic_write_json(folder / STATE_FILE, facts)
     wait_for_all()
 
@@ -89,7 +106,7 @@ def read_loop_state(folder: Path, *, step: int | None, epoch: float, stateful: b
     Raises
     ------
     InputError
-        There is none, or it is another step's, or tables are missing.
+        There is none, or it is another step's, or tables or tensors are missing.
     """
     remedy = "resume from a checkpoint that was written while the same parts were attached, or start anew"
     file = folder / STATE_FILE
@@ -104,7 +121,23 @@ def read_loop_state(folder: Path, *, step: int | None, epoch: float, stateful: b
         raise InputError(f"{folder} has lost {', '.join(missing)}, in which the pass under way is kept; {remedy}")
     # Each table is taken up by one process, whatever their number is now.
     mine = names[rank() :: world_size()]
-    return LoopState(facts=facts, parts=[load_file(folder / name) for name in mine])
+    parts: list[Mapping[str, np.ndarray]] = [load_file(folder / name) for name in mine]
+    tensors = {key: _read_tensors(folder, key, step=facts["step"], remedy=remedy) for key in facts.get("tensors", [])}
+    return LoopState(facts=facts, parts=parts, tensors=tensors)
+
+
+def _read_tensors(folder: Path, key: str, *, step: int, remedy: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a method, on the host."""
+    file = folder / _OF_METHOD.format(key=key)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found = (opened.metadata() or {}).get("step")
+        tensors = load_tensors(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}, which holds what {key} has learned, cannot be read ({error}); {remedy}") from None
+    if found != str(step):
+        raise InputError(f"{file} is of step {found}, and the checkpoint beside it of step {step}; {remedy}")
+    return tensors
 
 
 def _without(folder: Path, *, step: int | None, epoch: float, stateful: bool, remedy: str) -> LoopState:

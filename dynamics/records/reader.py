@@ -328,13 +328,7 @@ class Study:
         return schema.read_tuning(self.path)
 
     def run(self, arm: str, seed: int) -> Run:
-        """Return one run.
-
-        Raises
-        ------
-        InputError
-            If the study has no such arm or seed, or the run has not begun.
-        """
+        """Return one run; InputError if the study has no such arm or seed, or the run has not begun."""
         if arm not in self.arms:
             raise InputError(f"{self.path} has no arm {arm!r}: it has {', '.join(self.arms)}" + nearest(arm, self.arms))
         if seed not in self.seeds:
@@ -389,10 +383,7 @@ def require_same_tokens(runs: list[Run]) -> None:
 
 
 def common_epochs(runs: Sequence[Run]) -> list[int]:
-    """Return the epochs that all runs recorded after the same passes over the data.
-
-    An epoch that was cut in one run is no other run's whole one.
-    """
+    """Return the epochs that all runs recorded after the same passes; one that was cut is no other run's whole one."""
     common = set(runs[0].epochs).intersection(*(run.epochs for run in runs))
     return sorted(epoch for epoch in common if len({run.passes(epoch) for run in runs}) == 1)
 

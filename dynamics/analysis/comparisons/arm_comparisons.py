@@ -146,14 +146,12 @@ def compare_arms(
         Of the intervals.
     margin : float, optional
         Nats: test also whether arms are equivalent, which is to say differ by less than this. State it before you look.
-    chosen_on : {"cross_fitted", "tuning"}
-        Where a best epoch is chosen: see `arm_quantity`.
+    chosen_on : as for `arm_quantity`
     early_stopping : bool
         With `quantity` final, compare every arm also with the best epoch of the baseline (without one, of the arm whose
         name says so, or the first), and that with the baseline's end.
     matched : {"passes", "steps", "tokens"}, optional
-        Compare after as many of these as both arms of a pair had, for arms of other lengths, batches or data. Default:
-        all arms must have the same epochs.
+        Compare after as many of these as both arms of a pair had. Default: all arms must have the same epochs.
 
     Returns
     -------
@@ -170,8 +168,7 @@ def compare_arms(
     Warns
     -----
     UserWarning
-        Where only documents can be generalised over; with two seeds, with fewer than 15 documents, and of best epochs
-        of a single seed.
+        Where only documents are generalised over; of two seeds, fewer than 15 documents, best epochs of one seed.
     """
     require_quantity(quantity)
     require_over(over)

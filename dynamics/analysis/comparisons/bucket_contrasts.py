@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dynamics.analysis.comparisons.arm_comparisons import difference
@@ -113,29 +113,15 @@ def bucket_contrasts(
         for arm in arms
     ]
 
-    def row(arm: str, other: str, uncertainty: Uncertainty, answered: Over) -> BucketContrast:
-        interval = uncertainty.interval(level)
-        return BucketContrast(
-            arm,
-            other,
-            how.labels[-1],
-            how.labels[0],
-            quantity,
-            answered,
-            float(interval.estimate[0]),
-            float(interval.low[0]),
-            float(interval.high[0]),
-            float(uncertainty.p_value()[0]),
-        )
-
+    labels = how.labels
     within = []
     for arm, side in zip(arms, sides, strict=True):
-        within.append(row(arm.name, "", *uncertainty_over(side, over)))
+        within.append(_row(arm.name, "", labels, quantity, *uncertainty_over(side, over), level))
     between = []
     for a, (arm, side) in enumerate(zip(arms, sides, strict=True)):
         if a != reference:
             compared = difference(arm, arms[reference], (side, sides[reference]), over)
-            between.append(row(arm.name, names[reference], *compared))
+            between.append(_row(arm.name, names[reference], labels, quantity, *compared, level))
     least = min(side.n_seeds for side in sides)
     notes = [about_documents(sides[0].n_documents), about_seeds(least) if least > 1 and over != "documents" else None]
     if quantity in ("best", "rebound"):
@@ -144,6 +130,15 @@ def bucket_contrasts(
         if note is not None:
             warnings.warn(note, UserWarning, stacklevel=2)
     return [*_adjusted(within), *_adjusted(between)]
+
+
+def _row(
+    arm: str, other: str, labels: Sequence[str], quantity: Quantity, uncertainty: Uncertainty, over: Over, level: float
+) -> BucketContrast:
+    interval = uncertainty.interval(level)
+    ends = (float(values[0]) for values in (interval.estimate, interval.low, interval.high))
+    p_value = float(uncertainty.p_value()[0])
+    return BucketContrast(arm, other, labels[-1], labels[0], quantity, over, *ends, p_value)
 
 
 def _adjusted(rows: list[BucketContrast]) -> list[BucketContrast]:

@@ -93,8 +93,7 @@ class Buckets:
     def chosen_by_outcome(self) -> bool:
         """Whether the buckets know the losses of their tokens, so that comparing their curves shows regression.
 
-        False for reference entropy, frequency and position, true for the reference loss: the realised token's luck is
-        in it, and epoch 0 is the reference model's own where training starts from it.
+        False for reference entropy, frequency and position, true for the reference loss, with the token's luck in it.
         """
         return bool(self.signal.chosen_by_outcome)
 
@@ -150,8 +149,7 @@ class MovingBuckets:
         """True for the entropy too, though it does not know the realised token.
 
         The tokens that a model is surest of at an epoch are in part those that it is too sure of just then, and their
-        loss pays for it in the same epoch. In the packaged example the lowest decile by a seed's own current entropy
-        rebounds by 0.469 nats, and by 0.385 by the current entropies of the other seeds.
+        loss pays for it in the same epoch (docs/analysis.md has numbers).
         """
         return True
 
@@ -357,10 +355,8 @@ def assign_buckets(values: NDArray[Any], edges: Edges) -> NDArray[np.int16]:
 
     Parameters
     ----------
-    values : ndarray
-        Any shape; NaN where there is no value.
-    edges : ndarray of float64, shape (n - 1,)
-        Interior edges, ascending.
+    values : ndarray of any shape, NaN where there is no value
+    edges : ndarray of float64, shape (n - 1,), ascending
 
     Returns
     -------

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
-from dynamics.recipe.loading import resolved
+from dynamics.recipe.loading import config_in, resolved
 from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs

@@ -136,9 +136,9 @@ def _row(
     arm: str, other: str, labels: Sequence[str], quantity: Quantity, uncertainty: Uncertainty, over: Over, level: float
 ) -> BucketContrast:
     interval = uncertainty.interval(level)
-    ends = (float(values[0]) for values in (interval.estimate, interval.low, interval.high))
+    estimate, low, high = (float(values[0]) for values in (interval.estimate, interval.low, interval.high))
     p_value = float(uncertainty.p_value()[0])
-    return BucketContrast(arm, other, labels[-1], labels[0], quantity, over, *ends, p_value)
+    return BucketContrast(arm, other, labels[-1], labels[0], quantity, over, estimate, low, high, p_value)
 
 
 def _adjusted(rows: list[BucketContrast]) -> list[BucketContrast]:

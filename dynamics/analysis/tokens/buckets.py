@@ -384,8 +384,7 @@ def assign_buckets(values: NDArray[Any], edges: Edges) -> NDArray[np.int16]:
 
 def bucket_labels(n: int) -> tuple[str, ...]:
     """Return the names of `n` buckets, from the lowest to the highest."""
-    names: dict[int, Sequence[str]] = {1: ("all",), 2: ("low", "high")}
-    return tuple(names.get(n, [str(i + 1) for i in range(n)]))
+    return ("all",) if n == 1 else ("low", "high") if n == 2 else tuple(str(i + 1) for i in range(n))
 
 
 def _at_least_one(n: int) -> int:

@@ -66,7 +66,9 @@ def test_others_do_not() -> None:
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("paired", [True, False])
 def test_identical_arms_differ_seldom(n_seeds: int, paired: bool) -> None:
-    found = choices.false_findings(n_seeds, N_STUDIES, paired=paired, quantities=("final", "area"))["rates"]
+    found = choices.false_findings(n_seeds, N_STUDIES, n_documents=15, paired=paired, quantities=("final", "area"))[
+        "rates"
+    ]
     for name in ("final", "area", "contrast of area", "interaction of final"):
         assert found[name]["0.05"] <= 0.065, (name, found[name])
         assert found[name]["0.005"] <= 0.01, (name, found[name])

@@ -66,7 +66,9 @@ def test_others_do_not() -> None:
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("paired", [True, False])
 def test_identical_arms_differ_seldom(n_seeds: int, paired: bool) -> None:
-    found = choices.false_findings(n_seeds, N_STUDIES, paired=paired, quantities=("final", "area"))["rates"]
+    found = choices.false_findings(n_seeds, N_STUDIES, n_documents=15, paired=paired, quantities=("final", "area"))[
+        "rates"
+    ]
     for name in ("final", "area", "contrast of area", "interaction of final"):
         assert found[name]["0.05"] <= 0.065, (name, found[name])
         assert found[name]["0.005"] <= 0.01, (name, found[name])
@@ -75,16 +77,16 @@ def test_identical_arms_differ_seldom(n_seeds: int, paired: bool) -> None:
 
 
 def test_identical_arms_differ_seldom_at_best_epochs() -> None:
-    found = choices.false_findings(5, 120, n_documents=15)["rates"]
+    found = choices.false_findings(5, 60, n_documents=15)["rates"]
     assert max(rate["0.05"] for name, rate in found.items() if "best" in name or "rebound" in name) <= 0.1, found
     assert found["final against early stopping"]["0.05"] <= 0.1, found
 
 
 def test_a_flat_curve_does_not_rebound_though_models_fluctuate() -> None:
-    found = choices.flat_curves(3, 0.03, 200)
-    assert abs(found["bias"]) <= 0.005, found
+    found = choices.flat_curves(3, 0.03, 100)
+    assert abs(found["bias"]) <= 0.005 + 2 * found["bias, standard error"], found
     assert found["coverage 0.95"] >= 0.90, found
-    one = choices.flat_curves(1, 0.03, 100)
+    one = choices.flat_curves(1, 0.03, 50)
     # A single seed cannot tell: `about_one_seed` says so.
     assert one["bias"] > 0.02, one
 

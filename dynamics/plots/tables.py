@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynamics.analysis.comparisons.arm_comparisons import EARLY_STOPPING, Comparison, limits
@@ -77,6 +77,8 @@ class ArmTable:
         What the intervals cannot cover, or do not speak of.
     n_comparisons : int
         How many p-values are adjusted for: those of every pair of arms too (`study_comparisons`).
+    tuned : dict of str to mapping
+        By arm, how its settings were chosen, as its runs' manifests say; none of an arm that was not tuned.
     """
 
     rows: tuple[ArmSummary, ...]
@@ -87,6 +89,7 @@ class ArmTable:
     level: float
     limits: tuple[str, ...] = ()
     n_comparisons: int = 0
+    tuned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def stopped(self) -> str | None:
@@ -125,6 +128,8 @@ class ArmTable:
                 f"final and best loss, and early stopping); * where p < {1 - self.level:.2g}: a difference that "
                 f"generalises {overs}."
             )
+        if self.tuned:
+            notes.append(_tuning_note(self.tuned))
         passes = note_on_passes(self.rows)
         if passes is not None:
             notes.append(passes)
@@ -176,8 +181,9 @@ def arm_table(
     if baseline is not None and baseline not in names:
         raise InputError(f"no arm {baseline!r} to compare with; there are {', '.join(names)}{nearest(baseline, names)}")
     rows = tuple(arm_summary(arms, over=over, level=level))
+    tuned = {arm.name: found for arm in arms if (found := arm.runs[0].manifest.get("tuned"))}
     if len(arms) == 1:
-        return ArmTable(rows, {}, {}, {}, None, level, tuple(_limits_of_one(rows[0])))
+        return ArmTable(rows, {}, {}, {}, None, level, tuple(_limits_of_one(rows[0])), tuned=tuned)
     chosen = arms[names.index(baseline or default_baseline(arms))]
     with warnings.catch_warnings():
         # What intervals cannot cover stands beneath the table.
@@ -194,7 +200,23 @@ def arm_table(
         level,
         tuple(limits(family)) if family else (),
         len(family),
+        tuned,
     )
+
+
+def _tuning_note(tuned: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what was tried for each arm and what was chosen, in a sentence or two."""
+    first = next(iter(tuned.values()))
+    arms = []
+    for arm, found in tuned.items():
+        chosen = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+        arms.append(f"{arm} {chosen or 'as it stands'} (of {found['budget']['trials']})")
+    note = (
+        f"Settings were chosen among trials by their {first['choose']} loss on documents that are kept for tuning, "
+        f"with seed {first['seed']}, which is not reported: {'; '.join(arms)}."
+    )
+    unequal = first.get("unequal_budget")
+    return note if not unequal else f"{note} Arms had unequal numbers of trials: {str(unequal).rstrip('.')}."
 
 
 def _limits_of_one(row: ArmSummary) -> list[str]:
@@ -263,6 +285,7 @@ def _row(table: ArmTable, row: ArmSummary, any_cut: bool) -> dict[str, Any]:
         "rebound_cross_fitted_low": row.rebound_cross_fitted_low,
         "rebound_cross_fitted_high": row.rebound_cross_fitted_high,
         "dropped_share": row.dropped_share,
+        **({"tuning_trials": table.tuned.get(row.arm, {}).get("budget", {}).get("trials", "")} if table.tuned else {}),
         **_columns(table, row.arm),
     }
 

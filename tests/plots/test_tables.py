@@ -505,3 +505,21 @@ def test_arms_that_were_cut_are_compared_before_the_cut(tmp_path: Path) -> None:
     assert (alike.differences["same"].epoch, alike.differences["same"].estimate) == (2, 0.0)
     (note,) = [note for note in alike.notes if note.startswith("Training")]
     assert note == "Training was cut within an epoch, after 1.4 passes over the data."
+
+
+def test_what_was_tuned_and_with_which_budget_stands_beneath(tmp_path: Path) -> None:
+    arms = collect_arms(open_study(make_study(tmp_path / "study", arms={"baseline": {}, "b": {}}, seeds=(0, 1, 2))))
+    tuned = {"choose": "best", "seed": 9, "budget": {"trials": 5, "epochs": 60}, "unequal_budget": None}
+    arms[0].runs[0].manifest["tuned"] = {**tuned, "settings": {"training.weight_decay": 1.6}}
+    arms[1].runs[0].manifest["tuned"] = {**tuned, "budget": {"trials": 1, "epochs": 12}, "settings": {}}
+    with pytest.warns(UserWarning, match="documents"):
+        table = arm_table(arms)
+    assert (
+        "Settings were chosen among trials by their best loss on documents that are kept for tuning, with seed 9, "
+        "which is not reported: baseline training.weight_decay 1.6 (of 5); b as it stands (of 1)."
+    ) in table.notes
+    assert [row["tuning_trials"] for row in table_rows(table)[:2]] == [5, 1]
+    for arm in arms:
+        arm.runs[0].manifest["tuned"]["unequal_budget"] = "one trial costs a week"
+    with pytest.warns(UserWarning, match="documents"):
+        assert "Arms had unequal numbers of trials: one trial costs a week." in " ".join(arm_table(arms).notes)

@@ -97,7 +97,10 @@ def test_one_seed_is_drawn_with_its_own_interval_and_named() -> None:
     assert bars.get_segments()[0][:, 0].tolist() == [0.25, 0.75]
     assert np.isnan(np.asarray(ax.lines[1].get_xdata(), dtype=float)).all()
     legend = ax.get_legend()
-    assert legend is not None and legend.get_title().get_text() == "low: up to 1.50 nats; bar: 95 % over documents; one seed: not validated"
+    assert (
+        legend is not None
+        and legend.get_title().get_text() == "low: up to 1.50 nats; bar: 95 % over documents; one seed: not validated"
+    )
     assert [text.get_text() for text in legend.get_texts()] == ["alone", "as one seed chose"]
     (both,) = plot_trajectory_classes([SHARES, ALONE])
     title = cast(Any, both.get_legend()).get_title().get_text()

@@ -41,7 +41,7 @@ from dynamics.analysis.intervals.over_seeds_and_documents import (
 from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline
-from dynamics.analysis.sums.document_sums import DocumentSums, require_same_passes
+from dynamics.analysis.sums.document_sums import DocumentSums, require_same_documents, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
 
@@ -220,8 +220,7 @@ def compare_pairs(
     known = {} if known is None else known
     rows: list[Comparison] = []
     for arm, other in pairs:
-        if matched is None:
-            _require_like_epochs(arm, other, split, buckets)
+        require_comparable(arm, other, split, buckets, matched=matched is not None)
         until = None if matched is None else (matched, min(arm_compute(each, matched)[-1] for each in (arm, other)))
         sides = []
         for each in (arm, other):
@@ -332,14 +331,17 @@ def adjusted(rows: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def _require_like_epochs(arm: Arm, other: Arm, split: str, buckets: Bucketing) -> None:
+def require_comparable(arm: Arm, other: Arm, split: str, buckets: Bucketing, *, matched: bool = False) -> None:
+    """Raise InputError unless two arms have the same tokens, and the same epochs if they are not matched."""
     first, second = (each.seed_sums(split, buckets=buckets)[0] for each in (arm, other))
-    if first.labels != second.labels or not np.array_equal(first.epochs, second.epochs):
+    if not matched and not np.array_equal(first.epochs, second.epochs):
         raise InputError(
-            "only curves with the same epochs and buckets can be compared; cut both to common epochs "
+            "only curves with the same epochs can be compared; cut both to common epochs "
             '(dynamics.analysis.sums.arms.at_common_epochs), or ask matched="passes", "steps" or "tokens"'
         )
-    require_same_passes(first, second)
+    if not matched:
+        require_same_passes(first, second)
+    require_same_documents(first, second)
 
 
 def limits(rows: Sequence[Comparison]) -> list[str]:

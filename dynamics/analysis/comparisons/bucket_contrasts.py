@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dynamics.analysis.comparisons.arm_comparisons import difference
+from dynamics.analysis.comparisons.arm_comparisons import difference, require_comparable
 from dynamics.analysis.comparisons.significance import holm
 from dynamics.analysis.estimands.quantities import ChosenOn, Quantity, arm_quantity
 from dynamics.analysis.intervals.bands import Over, uncertainty_over
@@ -120,6 +120,7 @@ def bucket_contrasts(
     between = []
     for a, (arm, side) in enumerate(zip(arms, sides, strict=True)):
         if a != reference:
+            require_comparable(arm, arms[reference], split, how)
             compared = difference(arm, arms[reference], (side, sides[reference]), over)
             between.append(_row(arm.name, names[reference], labels, quantity, *compared, level))
     least = min(side.n_seeds for side in sides)

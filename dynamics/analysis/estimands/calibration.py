@@ -182,7 +182,7 @@ def calibration(
     split : str
     n_bins : int
     n_resamples, level, seed
-        As for `bootstrap_curve`; bins are not cut anew in a resample.
+        Resamples of the documents, for the errors; bins are not cut anew in a resample.
 
     Warns
     -----

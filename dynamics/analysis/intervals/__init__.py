@@ -1,1 +1,1 @@
-"""Intervals from resampling: of documents, of halves for the cross-fitted rebound, of seeds and documents."""
+"""Contributions of seeds and documents, choices made elsewhere than they are measured, and intervals from both."""

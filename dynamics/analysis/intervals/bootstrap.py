@@ -1,14 +1,12 @@
-"""Intervals from resampling documents.
+"""Resampling documents: for what is no mean, and so has no contributions of documents to it.
 
 Tokens of one document share its subject and style, so their losses are correlated: resampling
 tokens as if they were independent gives intervals that are far too narrow. Here all tokens of a
 document move together, and every statistic is computed from ratios of sums.
 
-The intervals speak of the validation documents that might have been drawn, with the trained models
-held fixed. Differences between training seeds are not in them
-(`dynamics.analysis.intervals.seeds_and_documents` has those too).
-
-Means and differences get percentile intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+The intervals, percentiles of the resamples (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13), speak
+of the documents that might have been drawn, with the trained models held fixed. They are too narrow for few documents
+(docs/coverage.md).
 
 Shape suffixes: R resamples, E epochs, D documents, K buckets.
 """
@@ -21,9 +19,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.intervals.interval import Interval, require_share
-from dynamics.analysis.sums.curves import mean_curve, ratio
-from dynamics.analysis.sums.document_sums import DocumentSums, require_same_passes
+from dynamics.analysis.intervals.interval import require_share
+from dynamics.analysis.sums.curves import ratio
+from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 
@@ -84,130 +82,6 @@ def resampler(ds: DocumentSums) -> Resampler:
         summed = product[:, : sums.shape[1]].reshape(-1, n_epochs, n_buckets)
         return ratio(summed, product[:, sums.shape[1] :].reshape(len(product), -1, n_buckets))
 
-    return curves
-
-
-def bootstrap_curve(
-    ds: DocumentSums,
-    *,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    weights: NDArray[np.floating] | None = None,
-) -> Interval:
-    """Return the mean curve with a percentile interval at every epoch and bucket.
-
-    Parameters
-    ----------
-    ds : DocumentSums
-    n_resamples : int
-        Number of resamples of the documents.
-    level : float
-        Coverage wanted, in (0, 1).
-    seed : int
-    weights : ndarray, shape (R, D), optional
-        Weights to use instead of drawing them.
-
-    Returns
-    -------
-    Interval of arrays of shape (E, K)
-        NaN for an empty bucket and where the records hold NaN.
-
-    Warns
-    -----
-    UserWarning
-        With fewer than 50 documents.
-    """
-    return bootstrap_statistic(ds, _identity, n_resamples=n_resamples, level=level, seed=seed, weights=weights)
-
-
-def bootstrap_statistic(
-    ds: DocumentSums,
-    statistic: Callable[[Floats], Floats],
-    *,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    weights: NDArray[np.floating] | None = None,
-) -> Interval:
-    """Return a statistic of the curves with a percentile interval.
-
-    Parameters
-    ----------
-    ds : DocumentSums
-    statistic : callable
-        Takes curves of shape (..., E, K), gives (..., K) or (..., E, K):
-        ``lambda curves: rebound(curves, axis=-2)``.
-    n_resamples, level, seed, weights
-        As for `bootstrap_curve`.
-
-    Returns
-    -------
-    Interval
-        `estimate` is the statistic of all documents. A percentile interval repeats a statistic's
-        bias: that of the plain rebound reaches too high where the curve is flat against its noise.
-    """
-    warn_few(ds.n_documents)
-    if weights is None:
-        weights = document_weights(ds.n_documents, n_resamples, seed)
-    low, high = percentiles(statistic(resampled_curves(ds, weights)), level)
-    return Interval(low, high, statistic(mean_curve(ds)))
-
-
-def bootstrap_difference(
-    minuend: DocumentSums,
-    subtrahend: DocumentSums,
-    *,
-    paired: bool,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return the difference of two curves, minuend minus subtrahend, with a percentile interval.
-
-    Parameters
-    ----------
-    minuend, subtrahend : DocumentSums
-        With the same epochs, after the same passes over the data, and buckets.
-    paired : bool
-        True: both hold the same documents (two arms on one validation set), which are then
-        resampled together. False: the documents are others (validation against training) and are
-        resampled apart.
-    n_resamples, level, seed
-        As for `bootstrap_curve`.
-
-    Returns
-    -------
-    Interval of arrays of shape (E, K)
-
-    Raises
-    ------
-    InputError
-        If epochs, passes or buckets differ, or if documents differ with ``paired=True``.
-    """
-    if minuend.labels != subtrahend.labels or not np.array_equal(minuend.epochs, subtrahend.epochs):
-        raise InputError("only curves with the same epochs and buckets can be subtracted; cut both to common epochs")
-    require_same_passes(minuend, subtrahend)
-    if paired:
-        require_same_documents(minuend, subtrahend)
-    warn_few(min(minuend.n_documents, subtrahend.n_documents))
-    first = document_weights(minuend.n_documents, n_resamples, seed)
-    # Another stream for the other documents, so that the two resamples are independent.
-    second = first if paired else document_weights(subtrahend.n_documents, n_resamples, seed + 2**32)
-    low, high = percentiles(resampled_curves(minuend, first) - resampled_curves(subtrahend, second), level)
-    return Interval(low, high, mean_curve(minuend) - mean_curve(subtrahend))
-
-
-def require_same_documents(first: DocumentSums, second: DocumentSums) -> None:
-    """Raise InputError unless both hold the same documents with the same tokens (or tokens that move)."""
-    moving = first.counts.ndim == second.counts.ndim == 3
-    if not np.array_equal(first.documents, second.documents) or not (
-        moving or np.array_equal(first.counts, second.counts)
-    ):
-        raise InputError("a paired difference needs the same tokens on both sides; these runs have different ones")
-
-
-def _identity(curves: Floats) -> Floats:
     return curves
 
 

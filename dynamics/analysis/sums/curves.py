@@ -31,7 +31,7 @@ def rebound(curve: Floats, axis: int = 0) -> Floats:
     """Return the last value of a curve minus its lowest, along `axis`; NaN where any value is NaN.
 
     With a curve measured on a sample of documents this is biased upward: even on a curve that is
-    flat in truth, the lowest of several noisy values lies below the last. `cross_fitted_rebound`
+    flat in truth, the lowest of several noisy values lies below the last. `dynamics.analysis.intervals.selection`
     does not have that bias.
     """
     curve = np.asarray(curve, dtype=np.float64)

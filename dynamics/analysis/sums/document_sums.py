@@ -2,7 +2,7 @@
 
 Everything that is drawn or tested is a ratio of sums over documents: the sum of the tokens' values
 over the number of tokens. The sums per document are small, they are read from the records one epoch
-at a time, and they are all that resampling documents needs (`dynamics.analysis.intervals.bootstrap`).
+at a time, and they are all that intervals need (`dynamics.analysis.intervals.contributions`).
 
 Shape suffixes: E epochs, D documents, K buckets.
 """
@@ -229,8 +229,8 @@ def coarsen(ds: DocumentSums, groups: Sequence[int], labels: Sequence[str]) -> D
 def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:
     """Average the sums of runs that share their tokens: the seeds of one arm.
 
-    The seeds of a study see the same tokens, so averaging the sums per document before documents
-    are resampled keeps the documents, and not the seeds, as the units of the interval. In moving buckets the seeds
+    The seeds of a study see the same tokens, so that averaging the sums per document keeps the documents, and not the
+    seeds, as the units of an interval. In moving buckets the seeds
     have other tokens, and the counts are averaged too: the mean is that of all seeds' tokens together.
 
     Raises
@@ -279,3 +279,12 @@ def require_same_passes(first: DocumentSums, second: DocumentSums) -> None:
             "passes are not compared. Leave that epoch out (dynamics.analysis.sums.arms.at_common_epochs), or train "
             "both for the same passes"
         )
+
+
+def require_same_documents(first: DocumentSums, second: DocumentSums) -> None:
+    """Raise InputError unless both hold the same documents with the same tokens (or tokens that move)."""
+    moving = first.counts.ndim == second.counts.ndim == 3
+    if not np.array_equal(first.documents, second.documents) or not (
+        moving or np.array_equal(first.counts, second.counts)
+    ):
+        raise InputError("a paired difference needs the same tokens on both sides; these runs have different ones")

@@ -10,6 +10,7 @@ import pytest
 from support.synthetic import make_run, make_study
 
 from dynamics.analysis.comparisons.arm_comparisons import Comparison, compare_arms
+from dynamics.analysis.comparisons.bucket_contrasts import bucket_contrasts
 from dynamics.analysis.estimands.quantities import arm_quantity
 from dynamics.analysis.intervals.over_documents import over_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import (
@@ -221,3 +222,18 @@ def test_arms_that_were_cut_after_other_passes_are_matched_or_refused(tmp_path: 
             assert row.estimate == pytest.approx(0.25, abs=1e-3)
     with pytest.raises(InputError, match="not matched by 'seconds'"):
         compare_arms([whole, cut], matched="seconds", early_stopping=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quantity", ["final", "best", "rebound", "area"])
+def test_runs_that_recorded_other_documents_of_the_same_text_are_not_paired(tmp_path: Path, quantity: Any) -> None:
+    """As many documents on either side, and not the same ones: pairing by place would be silently wrong."""
+    runs = [
+        open_run(make_run(tmp_path / name, name=name, epochs=2, n_documents=60, recorded={"validation": rows}))
+        for name, rows in (("one", range(0, 20)), ("two", range(20, 40)))
+    ]
+    with pytest.raises(InputError, match="needs the same tokens on both sides"):
+        compare_arms(runs, quantity=quantity)
+    with pytest.raises(InputError, match="needs the same tokens on both sides"):
+        compare_arms(runs, quantity=quantity, matched="passes")
+    with pytest.raises(InputError, match="needs the same tokens on both sides"):
+        bucket_contrasts(runs, quantity=quantity)

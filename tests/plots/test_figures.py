@@ -227,7 +227,9 @@ def test_figures_that_follow_tokens_need_two_epochs_in_common(tmp_path: Path) ->
 def test_further_splits_change_no_figure(tmp_path: Path) -> None:
     written = []
     for name, held_out in (("one", ("validation",)), ("more", ("validation", "tuning", "validation-general"))):
-        path = make_study(tmp_path / name, arms={"a": {}, "b": {}}, n_documents=120, epochs=2, held_out=held_out)
+        path = make_study(
+            tmp_path / name, arms={"a": {}, "b": {}}, n_documents=120, epochs=2, held_out=held_out, seeds=(0, 1, 2)
+        )
         opened, folder = open_study(path), tmp_path / f"{name}-figures"
         files = save_figures([opened], output=folder, only=["degradation", "table"], formats=["svg"])
         written.append({file.name: file.read_bytes() for file in files if file.suffix in (".csv", ".md")})

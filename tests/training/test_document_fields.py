@@ -53,7 +53,7 @@ def test_from_the_rows_of_a_corpus_to_curves_by_group(tmp_path: Path) -> None:
             assert set(by_topic[here]) == {expected}
             assert set(by_source[here]) == {int(number.isdecimal())}
     # Bits per byte of a topic, from its documents alone.
-    (curve,) = bits_per_byte_curves(run, split="train", buckets=topics, n_resamples=10)
+    (curve,) = bits_per_byte_curves(run, split="train", buckets=topics)
     records = run.records("train")
     here = records.predicted & (topics.index(records) == 1)
     bits = records.loss(1)[here].astype(np.float64).sum() / np.log(2)

@@ -66,7 +66,7 @@ def test_a_trainer_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
     # Every text's bytes, without the special token at its end; what is predicted is all but the first token.
     assert found.sum(axis=1).tolist() == [len(text.encode()) for text in TEXTS]
     assert (found[:, 1:] * records.predicted[:, 1:]).sum() + found[:, 0].sum() == sum(len(t.encode()) for t in TEXTS)
-    (curve,) = bits_per_byte_curves(run, n_resamples=10)
+    (curve,) = bits_per_byte_curves(run)
     bits = records.loss(1)[records.predicted].astype(np.float64).sum() / math.log(2)
     assert curve.values.estimate[1, 0] == pytest.approx(bits / (found.sum() - found[:, 0].sum()), rel=1e-12)
 
@@ -75,9 +75,9 @@ def test_a_trainer_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
 def test_several_evaluation_sets_have_curves_and_forgetting(tmp_path: Path) -> None:
     data = examples(tokenizer())
     run = trained(tmp_path, tokenizer(), eval_dataset={"domain": data[:2], "general": data[2:]})
-    curves = curves_by_split(run, "bits_per_byte", n_resamples=10)
+    curves = curves_by_split(run, "bits_per_byte")
     assert list(curves) == ["train", "validation-domain", "validation-general"]
-    (row,) = forgetting(run, n_resamples=10)
+    (row,) = forgetting(run)
     records = run.records("validation-general")
     before, after = (records.loss(e)[records.predicted].astype(float).mean() for e in (0, 1))
     assert row.final.estimate[0] == pytest.approx(after - before, rel=1e-9)

@@ -24,6 +24,7 @@ from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.sums.arms import Source, collect_arms, default_baseline
 from dynamics.errors import InputError, nearest
 from dynamics.plots.labels import in_words
+from dynamics.records.reader import BESIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +208,19 @@ def arm_table(
 def _tuning_note(tuned: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what was tried for each arm and what was chosen, in a sentence or two."""
     first = next(iter(tuned.values()))
-    arms = []
+    arms, beside = [], []
     for arm, found in tuned.items():
+        if arm.rpartition(BESIDE)[0] in tuned:
+            beside.append(arm)
+            continue
         chosen = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
         arms.append(f"{arm} {chosen or 'as it stands'} (of {found['budget']['trials']})")
     note = (
         f"Settings were chosen among trials by their {first['choose']} loss on documents that are kept for tuning, "
         f"with seed {first['seed']}, which is not reported: {'; '.join(arms)}."
     )
+    if beside:
+        note += f" Averaged weights ({', '.join(beside)}) have the settings that the trained ones were best with."
     unequal = first.get("unequal_budget")
     return note if not unequal else f"{note} Arms had unequal numbers of trials: {str(unequal).rstrip('.')}."
 

@@ -11,10 +11,8 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -68,6 +66,8 @@ class CorpusSettings(Settings):
     A source alone may stand in place of the mapping.
     """
 
+    later = frozenset({"keep"})
+
     source: Source
     documents: int | None = Field(default=None, ge=1)
     field: str = Field(default="text", min_length=1)
@@ -75,14 +75,6 @@ class CorpusSettings(Settings):
     split: str = Field(default="train", min_length=1)
     subset: str | None = None
     keep: list[Annotated[str, Field(min_length=1)]] = []
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_kept(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes from before there was `keep` are what they were, and so are their hashes.
-        written: dict[str, Any] = dump(self)
-        if not self.keep:
-            written.pop("keep", None)
-        return written
 
     @field_validator("keep")
     @classmethod

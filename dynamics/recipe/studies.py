@@ -12,7 +12,7 @@ from dynamics.recipe.names import Name, Seed, require_apart
 from dynamics.recipe.settings import Recipe, Training
 from dynamics.recipe.training_keys import deep_merged
 from dynamics.recipe.tuning import Tuned, TuneSettings, with_settings
-from dynamics.regularizers.registry import RegularizerSettings
+from dynamics.regularizers.registry import METHODS, RegularizerSettings
 from dynamics.validation import Settings, shown, validated
 
 
@@ -129,7 +129,7 @@ class StudyRecipe(Recipe):
                 raise ValueError(f"tune.arms.{arm}: the study has no such arm{nearest(arm, self.arms)}")
         known: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         for trial in self.trials():
-            fields, others = trial.recipe.model_dump(exclude={"name"}), known.setdefault(trial.arm, [])
+            fields, others = _training_of(trial.recipe), known.setdefault(trial.arm, [])
             for settings, other in others:
                 if other == fields:
                     raise ValueError(
@@ -138,3 +138,10 @@ class StudyRecipe(Recipe):
                     )
             others.append((trial.settings, fields))
         tune.require_equal_budgets(list(self.arms))
+
+
+def _training_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what of a recipe makes the trained model: a mean of the weights, measured beside it, does not."""
+    methods = [one.model_dump() for one in recipe.regularizers]
+    trained = [one for one in methods if "copy of the weights" not in METHODS[one["name"]].acts_on]
+    return {**recipe.model_dump(exclude={"name"}), "regularizers": trained}

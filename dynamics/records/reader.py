@@ -369,10 +369,10 @@ def _arms_with_those_beside(study_dir: Path, arms: Iterable[str]) -> list[str]:
 def require_same_tokens(runs: list[Run]) -> None:
     """Raise InputError, naming two runs, unless all runs hold the same tokens in every split.
 
-    The part for tuning may be missing: runs of earlier versions did not record it.
+    Some may lack the part for tuning, which earlier versions did not record, or further validation sets.
     """
     for split in schema.in_split_order({split for run in runs for split in run.splits}):
-        holding = [run for run in runs if split != "tuning" or split in run.splits]
+        holding = [run for run in runs if split in ("train", "validation") or split in run.splits]
         for run in holding[1:]:
             hashes = [r.manifest["tokens"].get(split, {}).get("tokens_hash") for r in (holding[0], run)]
             if hashes[0] != hashes[1]:

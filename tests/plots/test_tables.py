@@ -519,6 +519,13 @@ def test_what_was_tuned_and_with_which_budget_stands_beneath(tmp_path: Path) -> 
         "which is not reported: baseline training.weight_decay 1.6 (of 5); b as it stands (of 1)."
     ) in table.notes
     assert [row["tuning_trials"] for row in table_rows(table)[:2]] == [5, 1]
+    with pytest.warns(UserWarning, match="documents"):
+        beside = arm_table([*arms, Arm("baseline+ema", arms[0].runs), Arm("baseline+swa", arms[0].runs)])
+    (note,) = [note for note in beside.notes if note.startswith("Settings")]
+    assert note.endswith(
+        "baseline training.weight_decay 1.6 (of 5); b as it stands (of 1). "
+        "Averaged weights (baseline+ema, baseline+swa) have the settings that the trained ones were best with."
+    )
     for arm in arms:
         arm.runs[0].manifest["tuned"]["unequal_budget"] = "one trial costs a week"
     with pytest.warns(UserWarning, match="documents"):

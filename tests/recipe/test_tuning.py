@@ -210,6 +210,12 @@ def test_bad_trials_are_named(override: str, phrase: str, tmp_path: Path) -> Non
             "[{}, {regularizers.0.ratio: 0.2}, {training.a: 1}, {training.b: 1}, {training.c: 1}, {training.d: 1}]",
             "{} and",
         ),
+        # A mean of the weights changes nothing of the training, and so no tuning loss either.
+        (
+            "[{regularizers: [{name: weight_averaging, decay: 0.9}]}, {regularizers: [{name: weight_averaging}]}, "
+            "{training.a: 1}, {training.b: 1}, {training.c: 1}, {training.d: 1}]",
+            "decay",
+        ),
     ],
 )
 def test_a_trial_that_stands_there_twice_is_no_second_one(trials: str, phrase: str, tmp_path: Path) -> None:

@@ -266,8 +266,18 @@ def test_the_part_for_tuning_is_a_split_where_there_is_one(tmp_path: Path) -> No
     other.manifest["tokens"]["tuning"]["tokens_hash"] = "0"
     with pytest.raises(InputError, match="have different tokens in 'tuning'"):
         require_same_tokens([none, other, same])
-    with pytest.raises(InputError, match="have different tokens in 'validation-general'"):
-        require_same_tokens([run, none])
+
+
+def test_runs_are_compared_though_some_have_further_validation_sets(tmp_path: Path) -> None:
+    held_out = ("validation", "tuning", "validation-general")
+    run = open_run(make_run(tmp_path / "run", held_out=held_out, epochs=1))
+    less = open_run(make_run(tmp_path / "less", held_out=("validation",), epochs=1))
+    require_same_tokens([run, less, run])
+    require_same_tokens([less, run])
+    other = open_run(make_run(tmp_path / "other", held_out=held_out, epochs=1))
+    other.manifest["tokens"]["validation-general"]["tokens_hash"] = "0"
+    with pytest.raises(InputError, match=r"run and .*other have different tokens in 'validation-general'"):
+        require_same_tokens([less, run, other])
 
 
 def test_no_run(tmp_path: Path) -> None:

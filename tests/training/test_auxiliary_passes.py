@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from dynamics.regularizers.hidden_dropout import HiddenDropout
 from dynamics.regularizers.loss_threshold import LossThreshold
 from dynamics.regularizers.masked_input import MaskedInputRegularization
 from dynamics.regularizers.random_token_dropout import RandomTokenDropout
+from dynamics.regularizers.selective_loss import SelectiveLoss
 
 DOORS = ("recipe", *TRAINERS)
 SHARE, MASKED, DROP = 5, 6, 1  # streams of draws
@@ -149,6 +151,60 @@ def test_each_pass_weighs_tokens_by_its_own_predictions(fused, setting, tmp_path
     assert_step(trained, expected)
     [row] = trained.run.metrics()
     assert (row["training_loss"], row["auxiliary_loss"]) == pytest.approx((clean, auxiliary), rel=1e-5)
+
+
+def leading_bits(excess):
+    """Where an excess loss stands among others: by sign and 8 significant bits, all below 2**-10 nats as one."""
+    mantissa, exponent = torch.frexp(excess.abs())
+    size = (exponent + 9) * 128 + (mantissa * 256).floor().long() - 127
+    return torch.where(excess.abs() < 2.0**-10, 0, excess.sign().long() * size)
+
+
+@pytest.mark.parametrize(("fused", "batch", "accumulation"), [(True, 4, 3), (True, 9, 1), (False, 4, 3)])
+def test_what_counts_in_a_step_is_the_share_of_both_passes_before(fused, batch, accumulation, setting, tmp_path):
+    """Two steps over all of the data: in the second one selective loss goes by what the first saw, in both passes."""
+    training = one_step(
+        epochs=2,
+        batch=batch,
+        accumulation=accumulation,
+        rate=0.05,
+        methods=lambda: [SelectiveLoss(share=0.1), LossThreshold(threshold=4.0), MaskedInputRegularization()],
+        smoothing=0.2,
+        arguments={"lr_scheduler_type": "constant"},
+    )
+    trainer = make_trainer("DynamicsTrainer", setting, tmp_path, training, fused=fused)
+    trainer.train()
+    trained = finished("DynamicsTrainer", trainer, setting, tmp_path, training)
+
+    model, reference, lowest = pretrained(setting.model), pretrained(setting.model), None
+    for epoch in (1, 2):
+        model.zero_grad()
+        objective, n_predicted, seen, counting = 0.0, 0, [], []
+        for row, example in enumerate(setting.train):
+            ids, labels = (torch.tensor(example[name]) for name in ("input_ids", "labels"))
+            known = labels != -100
+            n_predicted += int(known.sum())
+            expected = token_losses(reference, ids, torch.zeros_like(known)).detach()
+            for share, hidden in (
+                (1.0, torch.zeros_like(known)),
+                (0.4, known & masked(row, len(ids), epoch=epoch)),
+            ):
+                own = token_losses(model, ids, hidden).detach()
+                place = leading_bits(own - expected)
+                seen.append(place[known])
+                weight = (known & (own > 4.0)) * (1.0 if lowest is None else (place >= lowest) / 0.1)
+                counting.append(float((weight > 0).sum() / known.sum()))
+                objective = objective + share * (weight * token_losses(model, ids, hidden, 0.2)).sum()
+        (objective / n_predicted).backward()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight -= 0.05 * weight.grad
+        places = torch.cat(seen).sort(descending=True).values
+        lowest = places[math.ceil(0.1 * len(places)) - 1]
+    assert lowest > 0 and 0.0 < np.mean(counting) < 0.9
+    found = trained.load(trained.weights[2]).state_dict()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(found[name], weight.detach(), rtol=1e-5, atol=1e-6, msg=lambda s, n=name: n + s)
 
 
 def test_what_is_recorded_of_training_is_the_first_pass(setting, tmp_path):

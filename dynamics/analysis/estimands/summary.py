@@ -288,7 +288,9 @@ def dropped_share_by_epoch(arm: Arm) -> Floats:
 def step_log(run: Run) -> Floats:
     """Return step, share dropped and ratio asked for of every optimiser step, shape (steps, 3).
 
-    A run without token dropout logs null or nothing for the last two; that is a share of 0.
+    A run without token dropout logs null or nothing for the last two; that is a share of 0. Rows that tell of the part
+    for tuning, one an epoch, are no steps.
     """
-    rows = [(row["step"], row.get("dropped_share") or 0.0, row.get("ratio") or 0.0) for row in run.metrics()]
+    steps = [row for row in run.metrics() if "tuning_loss" not in row]
+    rows = [(row["step"], row.get("dropped_share") or 0.0, row.get("ratio") or 0.0) for row in steps]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)

@@ -42,7 +42,9 @@ def claim(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
     changed = _changed(output, config, resume=resume)
     if not (output / schema.MANIFEST_FILE).exists() or not open_run(output).complete:
         for method in methods_beside(build_regularizers(recipe.regularizers)):
-            _changed(output_beside(output, method), config_beside(config, method), resume=resume)
+            # What stands for its recipe is none, and is not read with the defaults of keys that came later.
+            beside = config_beside(config, method)
+            _changed(output_beside(output, method), beside, resume=resume, common_only=True)
         return Claim(False, changed)
     length = changed.get("training.num_train_epochs")
     if length is not None:
@@ -56,7 +58,7 @@ def claim(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
     return Claim(True, changed)
 
 
-def _changed(output: Path, config: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+def _changed(output: Path, config: Mapping[str, Any], *, resume: bool, common_only: bool = False) -> dict[str, Any]:
     """Return what of a config differs from that of the run in `output`, and may; InputError if it is another run."""
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a new directory")
@@ -72,7 +74,7 @@ def _changed(output: Path, config: Mapping[str, Any], *, resume: bool) -> dict[s
     if not config_file.exists():
         raise InputError(f"--output: {output} holds something else than a run; name a new directory")
     before = config_in(config_file)
-    return allowed_changes(before, config, common_only=False, what=f"--output: {output}", remedy=_REMEDY)
+    return allowed_changes(before, config, common_only=common_only, what=f"--output: {output}", remedy=_REMEDY)
 
 
 def config_hash_of(recipe: Recipe, output: Path) -> str:

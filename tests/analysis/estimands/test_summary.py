@@ -148,7 +148,9 @@ def test_dropped_share(tmp_path: Path) -> None:
     study = open_study(make_study(tmp_path / "study", n_documents=120, epochs=2, status="running", seeds=(0, 1, 2)))
     for seed, extra in ((0, 0.0), (1, 0.02), (2, 0.01)):
         rows = [{"step": s, "dropped_share": 0.01 * s + extra, "ratio": 0.01 * s} for s in range(1, 21)]
-        rewrite_metrics(study.run("entrodrop", seed), rows)
+        # What is measured for tuning after each epoch is no step.
+        measured = [{"step": s, "epoch": s / 10, "tuning_loss": 3.0} for s in (0, 10, 20)]
+        rewrite_metrics(study.run("entrodrop", seed), [measured[0], *rows[:10], measured[1], *rows[10:], measured[2]])
         nothing = [{"step": s, "dropped_share": None, "ratio": None} for s in range(1, 21)]
         rewrite_metrics(study.run("baseline", seed), nothing)
     baseline, entrodrop = arm_summary(study)

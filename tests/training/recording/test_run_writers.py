@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from support.doors import one_of_two
@@ -337,6 +338,19 @@ def test_a_killed_recipe_goes_on_in_the_same_bits(where, setting, whole, tmp_pat
     killed(recipe, folder, KILLS[where])
     recipe_run.train(recipe, folder, resume=True, reporter=quiet())
     assert_all_the_same(folder, whole)
+
+
+def test_runs_that_began_before_a_key_was_there_go_on(setting, tmp_path):
+    """Their configs say nothing of what later versions added, with its default; the averaged run's is no recipe."""
+    recipe, folder = recipe_of(setting), tmp_path / "run"
+    killed(recipe, folder, KILLS["between the two"])
+    for place in (folder, *(folder.with_name(f"run-{word}") for word in WORDS)):
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        del config["on_divergence"]
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+    recipe_run.train(recipe, folder, resume=True, reporter=quiet())
+    assert open_run(folder).complete and all(open_run(folder.with_name(f"run-{word}")).complete for word in WORDS)
+    assert open_run(folder).epochs == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("damage", ["epoch", "run", "checkpoint"])

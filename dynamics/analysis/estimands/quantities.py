@@ -69,6 +69,8 @@ def arm_quantity(
         For an unknown quantity, an arm that was not trained for so long, or moving buckets.
     """
     require_quantity(quantity)
+    if chosen_on not in get_args(ChosenOn):
+        raise InputError(f"the best epoch is not chosen on {chosen_on!r}; use {' or '.join(get_args(ChosenOn))}")
     parts = arm.seed_sums(split, buckets=buckets, value=value)
     at = parts[0].at if until is None else arm_compute(arm, until[0])
     end = float(at[-1]) if until is None else until[1]
@@ -79,7 +81,9 @@ def arm_quantity(
     recorded = at <= end
     best = best_contributions(
         _cut(parts, recorded),
-        chosen_on=None if chosen_on == "cross_fitted" else _cut(arm.seed_sums("tuning", buckets=buckets), recorded),
+        chosen_on=None
+        if chosen_on == "cross_fitted"
+        else _cut(arm.seed_sums("tuning", buckets=buckets, value=value), recorded),
     )
     if quantity == "best":
         return best

@@ -33,6 +33,8 @@ Quantity = Literal["final", "best", "rebound", "area"]
 ChosenOn = Literal["cross_fitted", "tuning"]
 #: What arms are matched on: passes over the data, optimiser steps, or predicted tokens that the optimiser saw.
 Compute = Literal["passes", "steps", "tokens"]
+# What was computed in another order may differ in it: steps or tokens of a cut epoch.
+_LAST_DIGIT = 1e-12
 
 
 def arm_quantity(
@@ -78,7 +80,7 @@ def arm_quantity(
     if quantity in ("final", "area"):
         wanted = weights if quantity == "final" else mean_until(at, end, weights)
         return curve_contributions(parts).over_epochs(wanted)
-    recorded = at <= end
+    recorded = at <= end * (1.0 + _LAST_DIGIT)
     best = best_contributions(
         _cut(parts, recorded),
         chosen_on=None
@@ -131,8 +133,7 @@ def value_at(at: Floats, end: float, arm: str = "the arm") -> Floats:
     InputError
         If `end` lies before the first or behind the last.
     """
-    # What was computed in another order may differ in the last digit.
-    if not at[0] <= end <= at[-1] * (1.0 + 1e-12):
+    if not at[0] <= end <= at[-1] * (1.0 + _LAST_DIGIT):
         raise InputError(f"{arm!r} is recorded from {at[0]:g} to {at[-1]:g}, which {end:g} is not within")
     weights = np.zeros(len(at))
     after = min(int(np.searchsorted(at, end)), len(at) - 1)

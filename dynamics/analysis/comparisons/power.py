@@ -129,7 +129,7 @@ def pilot_design(
         raise InputError(f"{arm} and {other} have different seeds; a design is planned from arms with the same ones")
     how = as_buckets(chosen, 1)
     sides = [arm_quantity(each, quantity, split=split, buckets=how) for each in chosen]
-    return design_of(minus_seed_by_seed(*chosen, (sides[0], sides[1])))
+    return design_of(minus_seed_by_seed(chosen[0], chosen[1], (sides[0], sides[1])))
 
 
 def design_of(difference: Contributions) -> Design:

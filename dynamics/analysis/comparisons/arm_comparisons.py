@@ -369,20 +369,22 @@ def limits(rows: Sequence[Comparison]) -> list[str]:
     crossed = [min(row.n_seeds) for row in rows if row.over == "seeds_and_documents"]
     if crossed:
         found.append(about_seeds(min(crossed)))
-    fixed = sorted({name for row in rows if row.over == "documents" for name in (row.arm, row.other)})
-    alone = any(1 in row.n_seeds for row in rows if row.over == "documents")
-    if alone:
-        found.append(about_fixed(fixed))
-    if alone and (
-        any(row.quantity in ("best", "rebound") for row in rows) or any(name.endswith(EARLY_STOPPING) for name in fixed)
-    ):
+    of_one_seed = {
+        (name, row.quantity in ("best", "rebound") or name.endswith(EARLY_STOPPING))
+        for row in rows
+        for name, n_seeds in zip((row.arm, row.other), row.n_seeds, strict=True)
+        if n_seeds == 1
+    }
+    if of_one_seed:
+        found.append(about_fixed({name.removesuffix(EARLY_STOPPING) for name, _ in of_one_seed}))
+    if any(chooses for _, chooses in of_one_seed):
         found.append(about_one_seed(1))
     return [each for each in found if each is not None]
 
 
-def about_fixed(names: Sequence[str]) -> str:
-    """Return what must be said of comparisons within or among arms one of which has a single seed."""
+def about_fixed(names: Iterable[str]) -> str:
+    """Return what must be said of comparisons with, and within, arms that have a single seed."""
     return (
-        f"comparisons among {', '.join(names)} generalise over documents alone, with these trained models held "
-        "fixed, as one has a single seed; run 2 seeds or more of each, 5 if you can"
+        f"comparisons with {', '.join(sorted(names))} generalise over documents alone, with the trained models held "
+        "fixed, as of a single seed; run 2 seeds or more, 5 if you can"
     )

@@ -124,20 +124,20 @@ def bucket_contrasts(
             require_comparable(arm, arms[reference], split, how)
             compared = difference(arm, arms[reference], (side, sides[reference]), over)
             between.append(_row(arm.name, names[reference], labels, quantity, *compared, level))
-    for note in _limits([*within, *between], sides, quantity):
+    for note in _limits(within, sides, quantity):
         warnings.warn(note, UserWarning, stacklevel=2)
     return [*_adjusted(within), *_adjusted(between)]
 
 
-def _limits(rows: Sequence[BucketContrast], sides: Sequence[Contributions], quantity: Quantity) -> list[str]:
+def _limits(within: Sequence[BucketContrast], sides: Sequence[Contributions], quantity: Quantity) -> list[str]:
     """Return what the intervals of contrasts cannot cover, or do not speak of."""
     found = [about_documents(sides[0].n_documents)]
-    n_seeds = [side.n_seeds for side in sides]
-    if any(row.over == "seeds_and_documents" for row in rows):
-        found.append(about_seeds(min(n for n in n_seeds if n > 1)))
-    if 1 in n_seeds:
-        fixed = {name for row in rows if row.over == "documents" for name in (row.arm, row.other)}
-        found.append(about_fixed(sorted(fixed - {""})))
+    crossed = [side.n_seeds for row, side in zip(within, sides, strict=True) if row.over == "seeds_and_documents"]
+    if crossed:
+        found.append(about_seeds(min(crossed)))
+    alone = [row.arm for row, side in zip(within, sides, strict=True) if side.n_seeds == 1]
+    if alone:
+        found.append(about_fixed(alone))
         if quantity in ("best", "rebound"):
             found.append(about_one_seed(1))
     return [each for each in found if each is not None]

@@ -270,3 +270,17 @@ def test_runs_that_recorded_other_documents_of_the_same_text_are_not_paired(tmp_
         compare_arms(runs, quantity=quantity, matched="passes")
     with pytest.raises(InputError, match="needs the same tokens on both sides"):
         bucket_contrasts(runs, quantity=quantity)
+
+
+def test_an_epoch_that_other_seeds_chose_is_not_said_to_be_of_one_model(study: Study) -> None:
+    arms = collect_arms(study)
+    alone = Arm("alone", arms[2].runs[:1])
+    # The end of one model against early stopping of three.
+    with pytest.warns(UserWarning) as told:
+        compare_arms([arms[0], alone], baseline="baseline")
+    assert [str(each.message).split(";")[0] for each in told] == [
+        "comparisons with alone generalise over documents alone, with the trained models held fixed, as of a single seed"
+    ]
+    with pytest.warns(UserWarning) as told:
+        compare_arms([arms[0], alone], baseline="alone")
+    assert [str(each.message)[:21] for each in told] == ["comparisons with alon", "with one seed the bes"]

@@ -107,7 +107,10 @@ class ArmTable:
     def notes(self) -> list[str]:
         """What a reader must know to read the table, one sentence or two each."""
         n_documents = self.rows[0].n_documents
-        elsewhere = "other seeds and documents" if any(row.n_seeds > 1 for row in self.rows) else "other documents"
+        several = {row.n_seeds > 1 for row in self.rows}
+        elsewhere = "other seeds and documents" if True in several else "other documents"
+        if len(several) == 2:
+            elsewhere += " (with one seed: other documents alone)"
         percent = f"{100 * self.level:g} %"
         overs = in_words([row.over for row in self.rows])
         notes = [

@@ -64,7 +64,7 @@ class Comparison:
     estimate, low, high : float
         `arm` minus `other`: negative where `arm` has the lower loss.
     probability : float
-        One minus the one-sided p-value against "`arm` is not lower"; read as the confidence that it is lower.
+        The confidence that `arm` is lower: 1 - p_value / 2 where it was measured lower, else p_value / 2.
     p_value, p_holm, p_bh : float
         Two-sided; and adjusted for all comparisons of the same call, after Holm (1979; the chance of any false
         finding) and after Benjamini and Hochberg (1995; the expected share of false findings).
@@ -171,9 +171,6 @@ def compare_arms(
         Where only documents are generalised over; of two seeds, fewer than 15 documents, best epochs of one seed.
     """
     require_quantity(quantity)
-    require_over(over)
-    if margin is not None and not 0.0 < margin < math.inf:
-        raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
     arms = collect_arms(data)
     pairs = _pairs(arms, baseline)
     if quantity == "final" and early_stopping:
@@ -215,8 +212,16 @@ def compare_pairs(
     pairs : sequence of (Arm, Arm)
         Each with the same epochs, unless they are matched.
     known : dict, optional
-        Where quantities of arms are kept, for several calls with the same split and buckets.
+        Where quantities of arms are kept, for several calls with the same arms, split and buckets.
+
+    Raises
+    ------
+    InputError
+        As `compare_arms`.
     """
+    require_over(over)
+    if margin is not None and not 0.0 < margin < math.inf:
+        raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
     known = {} if known is None else known
     rows: list[Comparison] = []
     for arm, other in pairs:
@@ -257,14 +262,27 @@ def difference(
     if over == "documents":
         return over_documents(first.minus_other_seeds(second)), over
     if same_seeds(arm, other):
-        return over_seeds_and_documents(first.minus(second)), over
+        return over_seeds_and_documents(minus_seed_by_seed(arm, other, sides)), over
     return over_other_seeds_and_documents(first, second), over
 
 
 def same_seeds(arm: Arm, other: Arm) -> bool:
-    """Whether the runs of two arms have the same seeds in the same order, and so can be paired."""
-    seeds = [[run.manifest.get("seeds", {}).get("seed") for run in each.runs] for each in (arm, other)]
+    """Whether the runs of two arms have the same seeds, in any order, and so can be paired."""
+    seeds = [sorted(map(str, _seeds(each))) for each in (arm, other)]
     return seeds[0] == seeds[1]
+
+
+def minus_seed_by_seed(arm: Arm, other: Arm, sides: tuple[Contributions, Contributions]) -> Contributions:
+    """Return the difference of two arms with the same seeds, each seed's value minus that of the same seed."""
+    in_order = []
+    for each, side in zip((arm, other), sides, strict=True):
+        seeds = list(map(str, _seeds(each)))
+        in_order.append(side.with_seeds(sorted(range(len(seeds)), key=seeds.__getitem__)))
+    return in_order[0].minus(in_order[1])
+
+
+def _seeds(arm: Arm) -> list[Any]:
+    return [run.manifest.get("seeds", {}).get("seed") for run in arm.runs]
 
 
 def _pairs(arms: Sequence[Arm], baseline: str | None) -> list[tuple[Arm, Arm]]:
@@ -290,7 +308,8 @@ def _compare(
 ) -> list[Comparison]:
     uncertainty, answered = difference(arm, other, sides, over)
     interval = uncertainty.interval(level)
-    p_value, lower = uncertainty.p_value(), uncertainty.p_below(0.0)
+    p_value = uncertainty.p_value()
+    lower = np.where(interval.estimate < 0, 1.0 - p_value / 2.0, p_value / 2.0)
     inside = np.full(len(labels), np.nan)
     if margin is not None:
         inside = np.maximum(uncertainty.p_below(margin), uncertainty.p_above(-margin))
@@ -305,7 +324,7 @@ def _compare(
             estimate=float(interval.estimate[k]),
             low=float(interval.low[k]),
             high=float(interval.high[k]),
-            probability=float(1.0 - lower[k]) if known[k] else math.nan,
+            probability=float(lower[k]) if known[k] else math.nan,
             p_value=float(p_value[k]),
             n_documents=sides[0].n_documents,
             n_seeds=(sides[0].n_seeds, sides[1].n_seeds),
@@ -350,15 +369,22 @@ def limits(rows: Sequence[Comparison]) -> list[str]:
     crossed = [min(row.n_seeds) for row in rows if row.over == "seeds_and_documents"]
     if crossed:
         found.append(about_seeds(min(crossed)))
-    fixed = sorted({name for row in rows if row.over == "documents" for name in (row.arm, row.other)})
-    alone = any(1 in row.n_seeds for row in rows if row.over == "documents")
-    if alone:
-        found.append(
-            f"comparisons among {', '.join(fixed)} generalise over documents alone, with these trained models held "
-            "fixed, as one has a single seed; run 2 seeds or more of each, 5 if you can"
-        )
-    if alone and (
-        any(row.quantity in ("best", "rebound") for row in rows) or any(name.endswith(EARLY_STOPPING) for name in fixed)
-    ):
+    of_one_seed = {
+        (name, row.quantity in ("best", "rebound") or name.endswith(EARLY_STOPPING))
+        for row in rows
+        for name, n_seeds in zip((row.arm, row.other), row.n_seeds, strict=True)
+        if n_seeds == 1
+    }
+    if of_one_seed:
+        found.append(about_fixed({name.removesuffix(EARLY_STOPPING) for name, _ in of_one_seed}))
+    if any(chooses for _, chooses in of_one_seed):
         found.append(about_one_seed(1))
     return [each for each in found if each is not None]
+
+
+def about_fixed(names: Iterable[str]) -> str:
+    """Return what must be said of comparisons with, and within, arms that have a single seed."""
+    return (
+        f"comparisons with {', '.join(sorted(names))} generalise over documents alone, with the trained models held "
+        "fixed, as of a single seed; run 2 seeds or more, 5 if you can"
+    )

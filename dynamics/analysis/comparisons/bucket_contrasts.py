@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dynamics.analysis.comparisons.arm_comparisons import difference, require_comparable
+from dynamics.analysis.comparisons.arm_comparisons import about_fixed, difference, require_comparable
 from dynamics.analysis.comparisons.significance import holm
 from dynamics.analysis.estimands.quantities import ChosenOn, Quantity, arm_quantity
 from dynamics.analysis.intervals.bands import Over, uncertainty_over
+from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.over_documents import about_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
 from dynamics.analysis.intervals.selection import about_one_seed
@@ -123,14 +124,23 @@ def bucket_contrasts(
             require_comparable(arm, arms[reference], split, how)
             compared = difference(arm, arms[reference], (side, sides[reference]), over)
             between.append(_row(arm.name, names[reference], labels, quantity, *compared, level))
-    least = min(side.n_seeds for side in sides)
-    notes = [about_documents(sides[0].n_documents), about_seeds(least) if least > 1 and over != "documents" else None]
-    if quantity in ("best", "rebound"):
-        notes.append(about_one_seed(least))
-    for note in notes:
-        if note is not None:
-            warnings.warn(note, UserWarning, stacklevel=2)
+    for note in _limits(within, sides, quantity):
+        warnings.warn(note, UserWarning, stacklevel=2)
     return [*_adjusted(within), *_adjusted(between)]
+
+
+def _limits(within: Sequence[BucketContrast], sides: Sequence[Contributions], quantity: Quantity) -> list[str]:
+    """Return what the intervals of contrasts cannot cover, or do not speak of."""
+    found = [about_documents(sides[0].n_documents)]
+    crossed = [side.n_seeds for row, side in zip(within, sides, strict=True) if row.over == "seeds_and_documents"]
+    if crossed:
+        found.append(about_seeds(min(crossed)))
+    alone = [row.arm for row, side in zip(within, sides, strict=True) if side.n_seeds == 1]
+    if alone:
+        found.append(about_fixed(alone))
+        if quantity in ("best", "rebound"):
+            found.append(about_one_seed(1))
+    return [each for each in found if each is not None]
 
 
 def _row(

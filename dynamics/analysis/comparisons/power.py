@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dynamics.analysis.comparisons.arm_comparisons import same_seeds
+from dynamics.analysis.comparisons.arm_comparisons import minus_seed_by_seed, same_seeds
 from dynamics.analysis.estimands.quantities import Quantity, arm_quantity
 from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.interval import require_share
@@ -46,6 +46,11 @@ class Design:
     n_seeds, n_documents : int
     degrees : float
         Degrees of freedom of so many documents, D - 1 if they are equally long.
+
+    Raises
+    ------
+    InputError
+        For a variance that is not known, or fewer than two seeds or documents.
     """
 
     seeds: float
@@ -55,6 +60,17 @@ class Design:
     n_documents: int
     degrees: float
 
+    def __post_init__(self) -> None:
+        if self.n_seeds < 2 or self.n_documents < 2:
+            raise InputError(
+                f"{self.n_seeds} seeds and {self.n_documents} documents are no design; use 2 or more of each"
+            )
+        if not all(0.0 <= each < math.inf for each in (self.seeds, self.documents, self.together)):
+            raise InputError(
+                f"variances {self.seeds:g}, {self.documents:g} and {self.together:g} (seeds, documents, both) are not "
+                "known; a pilot needs losses without NaN, in two documents or more"
+            )
+
     def resized(self, n_seeds: int | None = None, n_documents: int | None = None) -> Design:
         """Return the design with other numbers of seeds and documents, these of the same kind and lengths.
 
@@ -63,10 +79,9 @@ class Design:
         InputError
             For fewer than two of either.
         """
-        n_seeds, n_documents = n_seeds or self.n_seeds, n_documents or self.n_documents
-        if n_seeds < 2 or n_documents < 2:
-            raise InputError(f"{n_seeds} seeds and {n_documents} documents are no design; use 2 or more of each")
-        share = self.n_documents / n_documents
+        n_seeds = self.n_seeds if n_seeds is None else n_seeds
+        n_documents = self.n_documents if n_documents is None else n_documents
+        share = self.n_documents / max(1, n_documents)
         return replace(
             self,
             documents=self.documents * share,
@@ -103,7 +118,7 @@ def pilot_design(
     Raises
     ------
     InputError
-        For an unknown arm, a single seed, or arms with different seeds.
+        For an unknown arm, a single seed, arms with different seeds, NaN losses, or fewer than two documents.
     """
     arms = {each.name: each for each in collect_arms(data)}
     for name in (arm, other):
@@ -114,7 +129,7 @@ def pilot_design(
         raise InputError(f"{arm} and {other} have different seeds; a design is planned from arms with the same ones")
     how = as_buckets(chosen, 1)
     sides = [arm_quantity(each, quantity, split=split, buckets=how) for each in chosen]
-    return design_of(sides[0].minus(sides[1]))
+    return design_of(minus_seed_by_seed(chosen[0], chosen[1], (sides[0], sides[1])))
 
 
 def design_of(difference: Contributions) -> Design:
@@ -122,10 +137,10 @@ def design_of(difference: Contributions) -> Design:
     together = variance_together(difference)
     n = difference.n_seeds
     between = seed_square(difference, together).square
-    documents = document_variance(difference)[0] / _jackknife_over(difference.n_documents)
+    documents = document_variance(difference)[0] / _jackknife_over(max(2, difference.n_documents))
     return Design(
-        seeds=max(0.0, float(between[0] - together[0])) * n,
-        documents=max(0.0, float(documents - together[0])),
+        seeds=float(np.maximum(0.0, between[0] - together[0])) * n,
+        documents=float(np.maximum(0.0, documents - together[0])),
         together=float(together[0]) * n,
         n_seeds=n,
         n_documents=difference.n_documents,
@@ -152,6 +167,8 @@ def power(design: Design, difference: float, *, level: float = 0.95, seed: int =
 def detectable_difference(design: Design, *, power: float = 0.8, level: float = 0.95, seed: int = 0) -> float:
     """Return the smallest true difference, in nats, that is found significant with the chance `power`.
 
+    0 where nothing varies: any difference is found.
+
     Raises
     ------
     InputError
@@ -160,7 +177,7 @@ def detectable_difference(design: Design, *, power: float = 0.8, level: float = 
     _require_power(power, level)
     drawn = _Drawn(design, level, seed)
     low, high = 0.0, 10.0 * design.standard_error
-    while drawn.found(high) < power:
+    while high > 0.0 and drawn.found(high) < power:
         high *= 2.0
     for _ in range(60):
         middle = (low + high) / 2.0
@@ -186,8 +203,10 @@ def documents_needed(design: Design, difference: float, *, power: float = 0.8, l
 
 def _fewest(design: Design, difference: float, wanted: float, level: float, what: str, most: int) -> int | None:
     _require_power(wanted, level)
-    if not difference:
-        raise InputError("a difference of 0 is found by no design; give the one that would matter, in nats")
+    if not 0.0 < abs(difference) < math.inf:
+        raise InputError(
+            f"a difference of {difference:g} is found by no design; give the one that would matter, in nats"
+        )
 
     def enough(number: int) -> bool:
         return power(design.resized(**{what: number}), difference, level=level) >= wanted

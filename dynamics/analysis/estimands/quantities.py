@@ -33,6 +33,8 @@ Quantity = Literal["final", "best", "rebound", "area"]
 ChosenOn = Literal["cross_fitted", "tuning"]
 #: What arms are matched on: passes over the data, optimiser steps, or predicted tokens that the optimiser saw.
 Compute = Literal["passes", "steps", "tokens"]
+# What was computed in another order may differ in it: steps or tokens of a cut epoch.
+_LAST_DIGIT = 1e-12
 
 
 def arm_quantity(
@@ -69,6 +71,8 @@ def arm_quantity(
         For an unknown quantity, an arm that was not trained for so long, or moving buckets.
     """
     require_quantity(quantity)
+    if chosen_on not in get_args(ChosenOn):
+        raise InputError(f"the best epoch is not chosen on {chosen_on!r}; use {' or '.join(get_args(ChosenOn))}")
     parts = arm.seed_sums(split, buckets=buckets, value=value)
     at = parts[0].at if until is None else arm_compute(arm, until[0])
     end = float(at[-1]) if until is None else until[1]
@@ -76,10 +80,12 @@ def arm_quantity(
     if quantity in ("final", "area"):
         wanted = weights if quantity == "final" else mean_until(at, end, weights)
         return curve_contributions(parts).over_epochs(wanted)
-    recorded = at <= end
+    recorded = at <= end * (1.0 + _LAST_DIGIT)
     best = best_contributions(
         _cut(parts, recorded),
-        chosen_on=None if chosen_on == "cross_fitted" else _cut(arm.seed_sums("tuning", buckets=buckets), recorded),
+        chosen_on=None
+        if chosen_on == "cross_fitted"
+        else _cut(arm.seed_sums("tuning", buckets=buckets, value=value), recorded),
     )
     if quantity == "best":
         return best
@@ -127,8 +133,7 @@ def value_at(at: Floats, end: float, arm: str = "the arm") -> Floats:
     InputError
         If `end` lies before the first or behind the last.
     """
-    # What was computed in another order may differ in the last digit.
-    if not at[0] <= end <= at[-1] * (1.0 + 1e-12):
+    if not at[0] <= end <= at[-1] * (1.0 + _LAST_DIGIT):
         raise InputError(f"{arm!r} is recorded from {at[0]:g} to {at[-1]:g}, which {end:g} is not within")
     weights = np.zeros(len(at))
     after = min(int(np.searchsorted(at, end)), len(at) - 1)

@@ -18,7 +18,7 @@ Shape suffixes: S seeds, D documents, E epochs, K buckets, Q any shape of estima
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,6 +87,12 @@ class Contributions:
         """Return the contributions to one bucket minus another, Q = (..., K) becoming (..., 1)."""
         degrees = np.minimum(self.degrees[..., first], self.degrees[..., second])[..., None]
         return self._linear(lambda values: (values[..., first] - values[..., second])[..., None], degrees)
+
+    def with_seeds(self, order: Sequence[int]) -> Contributions:
+        """Return the same estimate with its seeds in another order, that of their indices in `order`."""
+        rows = list(order)
+        anew = None if self.seeds_anew is None else self.seeds_anew[rows]
+        return replace(self, seeds=self.seeds[rows], residuals=self.residuals[rows], seeds_anew=anew)
 
     def minus(self, other: Contributions) -> Contributions:
         """Return the contributions to the difference from an estimate of the same seeds and documents.

@@ -54,7 +54,8 @@ def best_contributions(
     Returns
     -------
     Contributions
-        NaN for a bucket with a NaN in its curve, or in which fewer than two documents have tokens.
+        NaN for a bucket with a NaN in its curve, in which fewer than two documents have tokens, or of which `chosen_on`
+        has no tokens.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def best_contributions(
     buckets = []
     for k in range(sums.shape[-1]):
         used = parts[0].counts[:, k] > 0
-        apart = None if chosen_on is None else np.stack([part.sums[:, :, k].sum(axis=1) for part in chosen_on])
+        apart = None if chosen_on is None else np.stack([_of_all_documents(part, k) for part in chosen_on])
         buckets.append(_in_bucket(sums[:, :, :, k], parts[0].counts[:, k], used, apart, seed))
     mean, seeds, documents, residuals, degrees, documents_anew, seeds_anew = (
         np.stack(arrays, axis=-1) for arrays in zip(*buckets, strict=True)
@@ -222,6 +223,12 @@ def _chosen_apart(y: Floats, apart: Floats) -> tuple[Floats, Floats]:
     at_best = np.stack([y[s, epoch] for s, epoch in enumerate(best)])
     by_document = at_best.sum(axis=0)
     return at_best, by_document.sum() - by_document
+
+
+def _of_all_documents(part: DocumentSums, k: int) -> Floats:
+    """Return a bucket's sums over all documents, shape (E,); NaN without tokens, as no epoch is the best of none."""
+    total: Floats = part.sums[:, :, k].sum(axis=1) if part.counts[:, k].any() else np.full(len(part.epochs), np.nan)
+    return total
 
 
 def _require_alike(parts: Sequence[DocumentSums], chosen_on: Sequence[DocumentSums]) -> None:

@@ -118,11 +118,11 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
     Raises
     ------
     InputError
-        If no complete epoch is found, or if runs do not share their tokens.
+        If no complete epoch is found, if runs do not share their tokens, or if two arms have one name.
     """
     sources = [data] if isinstance(data, Study | Run | Arm) else list(data)
     if all(isinstance(source, Arm) for source in sources) and sources:
-        return [source for source in sources if isinstance(source, Arm)]
+        return _of_other_names([source for source in sources if isinstance(source, Arm)])
     named: list[tuple[str, str, list[Run], list[int] | None]] = []  # name, longer name, runs, epochs if chosen
     for source in sources:
         if isinstance(source, Study):
@@ -140,16 +140,30 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
         raise InputError(f"no complete epoch is recorded in {places or 'nothing'}; train first")
     require_same_tokens([run for _, _, runs, _ in named for run in runs])
     times = Counter(name for name, *_ in named)
-    return [Arm(name if times[name] == 1 else longer, runs, epochs=epochs) for name, longer, runs, epochs in named]
+    return _of_other_names(
+        [Arm(name if times[name] == 1 else longer, runs, epochs=epochs) for name, longer, runs, epochs in named]
+    )
+
+
+def _of_other_names(arms: list[Arm]) -> list[Arm]:
+    """Return the arms, if every one has a name of its own: rows, lines and comparisons are told apart by it alone."""
+    twice = sorted(name for name, times in Counter(arm.name for arm in arms).items() if times > 1)
+    if twice:
+        raise InputError(
+            f"{' and '.join(map(repr, twice))}: several arms have this name; give each its own, "
+            f"Arm({twice[0] + '-2'!r}, arm.runs), and a run once"
+        )
+    return arms
 
 
 def default_baseline(arms: Sequence[Arm]) -> str:
     """Return the name of the arm that others are compared with: one that is called so, or the first.
 
-    ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name.
+    ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name, such as that of its
+    ensemble.
     """
     names = [arm.name for arm in arms]
-    called = [name for name in names if re.search(r"(^|[_./+-])(baseline|none|control)($|[_./+-])", name.lower())]
+    called = [name for name in names if re.search(r"(^|[_./+ -])(baseline|none|control)($|[_./+ -])", name.lower())]
     exact = [name for name in called if name.lower() == "baseline"]
     return [*exact, *called, *names][0]
 

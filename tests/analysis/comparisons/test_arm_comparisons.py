@@ -154,14 +154,42 @@ def test_what_is_generalised_over(study: Study) -> None:
 
 def test_different_seeds_are_not_paired(study: Study) -> None:
     arms = collect_arms(study)
-    mixed = [Arm("first", [*arms[0].runs[1:], arms[0].runs[0]]), Arm("second", arms[2].runs)]
-    row = compare_arms(mixed, early_stopping=False)[0]
+    # Some are the same: it is not known what they share, and neither is paired.
+    mixed = [Arm("first", arms[0].runs[1:]), Arm("second", arms[2].runs[:2])]
+    with pytest.warns(UserWarning, match="2 seeds"):
+        row = compare_arms(mixed, early_stopping=False)[0]
     known = over_other_seeds_and_documents(*(arm_quantity(arm, "final") for arm in mixed))
     assert not row.same_seeds
     assert row.low == known.interval(0.95).low[0] and row.p_value == known.p_value()[0]
     with pytest.warns(UserWarning, match="2 seeds"):
-        row = compare_arms([mixed[0], Arm("fewer", arms[2].runs[:2])], early_stopping=False)[0]
+        row = compare_arms([arms[0], Arm("fewer", arms[2].runs[:2])], early_stopping=False)[0]
     assert row.n_seeds == (3, 2) and row.low < 0.4 < row.high
+
+
+@pytest.mark.parametrize("quantity", ["final", "rebound"])
+def test_the_same_seeds_in_another_order_are_paired_by_seed(study: Study, quantity: Any) -> None:
+    arms = collect_arms(study)
+    turned = Arm("better", [arms[2].runs[at] for at in (1, 2, 0)])
+    row, known = (
+        compare_arms([arms[0], each], quantity=quantity, early_stopping=False)[0] for each in (arms[2], turned)
+    )
+    assert row.same_seeds and known.same_seeds
+    np.testing.assert_allclose(numbers(row), numbers(known), rtol=1e-12)
+
+
+def test_a_comparison_turned_round_is_that_of_the_arms_the_other_way_round(study: Study) -> None:
+    # Skewed documents and few seeds: the tails on both sides are not alike.
+    arms = [Arm(arm.name, arm.runs[:2]) for arm in collect_arms(study)]
+    for quantity in ("final", "rebound"):
+        asked: dict[str, Any] = {"quantity": quantity, "early_stopping": False, "over": "documents"}
+        for one, other in ((0, 1), (0, 2)):
+            row = compare_arms([arms[one], arms[other]], **asked)[0]
+            back = compare_arms([arms[other], arms[one]], **asked)[0].turned()
+            assert (row.arm, row.other) == (back.arm, back.other)
+            np.testing.assert_allclose(
+                (*numbers(row), row.probability), (*numbers(back), back.probability), rtol=1e-12, atol=1e-15
+            )
+            assert row.probability == (1 - row.p_value / 2 if row.estimate < 0 else row.p_value / 2)
 
 
 def test_an_arm_with_itself(study: Study) -> None:
@@ -195,6 +223,11 @@ def test_comparisons_that_cannot_be(study: Study, tmp_path: Path) -> None:
         compare_arms(study, over="seeds")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="level 95 is not a share"):
         compare_arms(study, level=95)
+    with pytest.raises(InputError, match="not chosen on 'validation'; use cross_fitted or tuning"):
+        compare_arms(study, quantity="best", chosen_on="validation")  # type: ignore[arg-type]
+    baseline = collect_arms(study)[0]
+    with pytest.raises(InputError, match="'baseline': several arms have this name"):
+        compare_arms([baseline, Arm("baseline", collect_arms(study)[2].runs)])
     few = open_study(make_study(tmp_path / "few", n_documents=20, epochs=1, seeds=(0, 1, 2)))
     with pytest.warns(UserWarning, match="intervals over 10 documents"):
         compare_arms(few, early_stopping=False)
@@ -237,3 +270,17 @@ def test_runs_that_recorded_other_documents_of_the_same_text_are_not_paired(tmp_
         compare_arms(runs, quantity=quantity, matched="passes")
     with pytest.raises(InputError, match="needs the same tokens on both sides"):
         bucket_contrasts(runs, quantity=quantity)
+
+
+def test_an_epoch_that_other_seeds_chose_is_not_said_to_be_of_one_model(study: Study) -> None:
+    arms = collect_arms(study)
+    alone = Arm("alone", arms[2].runs[:1])
+    # The end of one model against early stopping of three.
+    with pytest.warns(UserWarning) as told:
+        compare_arms([arms[0], alone], baseline="baseline")
+    assert [str(each.message).split(";")[0] for each in told] == [
+        "comparisons with alone generalise over documents alone, with the trained models held fixed, as of a single seed"
+    ]
+    with pytest.warns(UserWarning) as told:
+        compare_arms([arms[0], alone], baseline="alone")
+    assert [str(each.message)[:21] for each in told] == ["comparisons with alon", "with one seed the bes"]

@@ -11,7 +11,7 @@ from support.synthetic import make_study
 from dynamics.analysis.comparisons.bucket_contrasts import bucket_contrasts
 from dynamics.analysis.estimands.quantities import arm_quantity
 from dynamics.analysis.intervals.over_seeds_and_documents import over_seeds_and_documents
-from dynamics.analysis.sums.arms import collect_arms, reference_buckets
+from dynamics.analysis.sums.arms import Arm, collect_arms, reference_buckets
 from dynamics.errors import InputError
 from dynamics.records.reader import Study, open_study
 
@@ -77,8 +77,9 @@ def test_more_buckets_one_seed_and_what_cannot_be(study: Study, tmp_path: Path) 
     quarters = bucket_contrasts(study, quantity="area", buckets=4)[0]
     assert (quarters.low, quarters.high) == (labels[0], labels[3])
     one = [study.run("baseline", 0), study.run("entrodrop", 0)]
-    with pytest.warns(UserWarning, match="with one seed"):
+    with pytest.warns(UserWarning) as told:
         rows = bucket_contrasts(one)
+    assert [str(each.message)[:17] for each in told] == ["comparisons with ", "with one seed the"]
     assert {row.over for row in rows} == {"documents"}
     with pytest.raises(InputError, match="1 seed says nothing"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -96,3 +97,20 @@ def test_more_buckets_one_seed_and_what_cannot_be(study: Study, tmp_path: Path) 
         "intervals over 10 documents"[:26],
         "2 seeds hardly know the variance"[:26],
     }
+
+
+def test_contrasts_say_what_they_do_not_generalise_over(study: Study) -> None:
+    arms = collect_arms(study)
+    mixed = [arms[0], Arm("entrodrop", arms[1].runs[:1]), Arm("other", arms[2].runs[:2])]
+    with pytest.warns(UserWarning) as told:
+        rows = bucket_contrasts(mixed)
+    assert [row.over for row in rows] == [
+        "seeds_and_documents",
+        "documents",
+        "seeds_and_documents",
+        "documents",
+        "seeds_and_documents",
+    ]
+    said = " ".join(str(each.message) for each in told)
+    assert "comparisons with entrodrop generalise over documents alone" in said
+    assert "2 seeds hardly know" in said and "with one seed the best epoch" in said

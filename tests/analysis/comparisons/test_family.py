@@ -121,3 +121,11 @@ def test_one_arm_has_no_comparisons_and_an_unknown_baseline_is_refused(study: St
     assert study_comparisons(collect_arms(study)[0]) == []
     with pytest.raises(InputError, match="no arm 'contro' to compare with; .* did you mean 'control'"):
         study_comparisons(study, baseline="contro")
+
+
+def test_what_cannot_be_asked_of_a_family_is_refused(study: Study) -> None:
+    for margin in (0.0, -0.1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="is not above 0"):
+            study_comparisons(study, margin=margin)
+    with pytest.raises(InputError, match="over='seeds' is not known"):
+        study_comparisons(study, over="seeds")  # type: ignore[arg-type]

@@ -99,9 +99,30 @@ def test_a_pilot_study(tmp_path) -> None:
     assert found == design_of(sides[0].minus(sides[1]))
     with pytest.raises(InputError, match="did you mean 'baseline'"):
         pilot_design(study, "entrodrop", "base")
-    other = Arm("other", arms["baseline"].runs[::-1])
+    turned = Arm("other", arms["baseline"].runs[::-1])
+    assert pilot_design([arms["entrodrop"], turned], "entrodrop", "other", quantity="area") == found
+    other = Arm("other", arms["baseline"].runs[:2])
     with pytest.raises(InputError, match="different seeds"):
         pilot_design([arms["entrodrop"], other], "entrodrop", "other")
     single = [Arm(name, arm.runs[:1]) for name, arm in arms.items()]
     with pytest.raises(InputError, match="1 seed says nothing"):
         pilot_design(single, "entrodrop", "baseline")
+
+
+def test_a_design_in_which_nothing_varies_finds_every_difference() -> None:
+    nothing = Design(seeds=0.0, documents=0.0, together=0.0, n_seeds=2, n_documents=2, degrees=1.0)
+    assert (detectable_difference(nothing), power(nothing, 1e-9), power(nothing, 0.0)) == (0.0, 1.0, 0.0)
+    assert (seeds_needed(nothing, -0.1), documents_needed(nothing, 0.1)) == (2, 2)
+
+
+def test_what_is_no_pilot_is_refused() -> None:
+    one_document = contributions_of(np.ones((3, 1, 1, 1)), np.ones((1, 1, 1))).over_epochs(np.ones(1))
+    with pytest.raises(InputError, match="3 seeds and 1 documents are no design"):
+        design_of(one_document)
+    diverged = contributions_of(np.full((3, 1, 4, 1), np.nan), np.ones((1, 4, 1))).over_epochs(np.ones(1))
+    with pytest.raises(InputError, match="a pilot needs losses without NaN"):
+        design_of(diverged)
+    with pytest.raises(InputError, match="0 seeds and 70 documents are no design"):
+        PILOT.resized(n_seeds=0)
+    with pytest.raises(InputError, match="a difference of nan is found by no design"):
+        seeds_needed(PILOT, float("nan"))

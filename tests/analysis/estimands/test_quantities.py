@@ -54,6 +54,26 @@ def test_training_may_be_looked_at_up_to_a_point_between_epochs(arm: Arm) -> Non
     )
 
 
+def test_an_epoch_counts_that_lies_behind_the_end_by_its_last_digit_alone(tmp_path: Path) -> None:
+    def falling(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.full(entropy.shape, 4.0 - epoch)
+
+    made = make_study(
+        tmp_path / "study", arms={"baseline": {}}, loss_fns={"baseline": falling}, n_documents=20, epochs=3
+    )
+    arm = collect_arms(open_study(made))[0]
+    assert arm_quantity(arm, "best", until=("passes", 3.0 * (1.0 - 1e-15))).estimate == pytest.approx(1.0)
+    assert arm_quantity(arm, "best", until=("passes", 3.0 * (1.0 - 1e-9))).estimate == pytest.approx(2.0)
+
+
+def test_the_tuning_part_chooses_by_the_value_that_is_asked_for(tmp_path: Path) -> None:
+    # The loss is lowest at epoch 2, the planted entropy at the last.
+    made = make_study(tmp_path / "study", n_documents=40, epochs=4, held_out=("validation", "tuning"))
+    arm = collect_arms(open_study(made))[0]
+    best = arm_quantity(arm, "best", value="entropy", chosen_on="tuning")
+    assert best.estimate == pytest.approx(arm_quantity(arm, "final", value="entropy").estimate)
+
+
 def test_compute_is_counted_in_passes_steps_and_tokens(arm: Arm) -> None:
     manifest = arm.runs[0].manifest
     np.testing.assert_array_equal(arm_compute(arm, "passes"), [0, 1, 2, 3])

@@ -147,6 +147,14 @@ def test_chosen_on_a_part_that_is_kept_for_it() -> None:
         best_contributions(parts_of(y, n), chosen_on=parts_of(tuning[:, :3], m))
 
 
+def test_a_bucket_without_tokens_to_choose_on_has_no_best_epoch() -> None:
+    # Sums of 0 would make the first epoch the best one.
+    y, n = drawn(np.random.default_rng(9), 3, 10)
+    tuning, m = drawn(np.random.default_rng(10), 3, 4)
+    found = best_contributions(parts_of(y, n), chosen_on=parts_of(0 * tuning, 0 * m))
+    assert np.isnan(found.estimate).all()
+
+
 def test_moving_buckets_are_refused_and_one_seed_is_told() -> None:
     y, n = drawn(np.random.default_rng(11), 2, 5)
     moving: list[Any] = [

@@ -84,6 +84,7 @@ def test_equal_names_are_told_apart_by_place(study_path: Path, tmp_path: Path) -
         (["entrodrop", "no-dropout/control", "baseline"], "baseline"),
         (["entrodrop", "Baseline_long", "my-none"], "Baseline_long"),
         (["a", "none.5"], "none.5"),
+        (["entrodrop (ensemble of 3)", "baseline (ensemble of 3)"], "baseline (ensemble of 3)"),
         (["nonesuch", "controlled"], "nonesuch"),  # the first, where no name says so
     ],
 )

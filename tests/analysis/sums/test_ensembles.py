@@ -84,6 +84,7 @@ def test_it_goes_where_arms_go(study: Study) -> None:
         pytest.warns(UserWarning, match="cannot be told from a rebound"),
     ):
         row = compare_arms([both[0], arms[0]])[0]
+        compare_arms([both[0], arms[0]], quantity="best")
         with pytest.raises(InputError, match="1 seed says nothing"):
             compare_arms([both[0], arms[0]], over="seeds_and_documents")
         summary = arm_summary([both[1], arms[1]])

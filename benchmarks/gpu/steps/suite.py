@@ -54,7 +54,13 @@ def _pytest(where: Where, chosen: str, report: Path) -> tuple[int, list[str]]:
         command += ["-W", "default"]
         environment["DYNAMICS_GPU"] = "required"
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_heeding_interrupts,
     )
     try:
         output, _ = process.communicate(timeout=SECONDS)
@@ -66,6 +72,11 @@ def _pytest(where: Where, chosen: str, report: Path) -> tuple[int, list[str]]:
             process.kill()
             output, _ = process.communicate()
     return process.returncode, output.splitlines()[-15:]
+
+
+def _heeding_interrupts() -> None:
+    # What a shell runs in the background ignores interrupts, and so does all that it starts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def counted(report: Path) -> dict[str, Any]:

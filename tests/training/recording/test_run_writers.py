@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 
 from benchmarks.run_contents import contents, differing
 from dynamics import EntroDrop, WeightAveraging, check_path, open_run, open_study
-from dynamics.errors import InputError
+from dynamics.errors import InputError, TrainingDiverged
 from dynamics.recipe.loading import load_recipe
 from dynamics.recipe.studies import StudyRecipe
 from dynamics.records import schema
@@ -34,6 +34,7 @@ from dynamics.regularizers.hidden_dropout import HiddenDropout
 from dynamics.reporting import Reporter
 from dynamics.study import run_study
 from dynamics.training import recipe_run
+from dynamics.training import trainer as trainer_module
 from dynamics.training.recording.epoch_recorder import EpochRecorder
 from dynamics.validation import validated
 
@@ -450,3 +451,24 @@ methods = lambda: [WeightAveraging(decay=0.7), WeightAveraging(kind="swa", start
 one_of_two.training = lambda: replace(own(), methods=methods)
 one_of_two.main(*sys.argv[1:])
 """
+
+
+def test_runs_beside_one_that_diverged_say_so_until_they_go_on(setting, whole, tmp_path, monkeypatch):
+    recipe, folder = recipe_of(setting), tmp_path / "run"
+    steps = open_run(whole).manifest["steps_per_epoch"]
+    compute = trainer_module.batch_loss
+
+    def diverging(*args, loop, **options):
+        outputs, total, values = compute(*args, loop=loop, **options)
+        # In the second epoch; the weights stay as they are, so that training can go on.
+        at = loop.step == steps + 1 and total.requires_grad
+        return outputs, (total.detach() * float("nan") + 0 * total.nan_to_num() if at else total), values
+
+    monkeypatch.setattr(trainer_module, "batch_loss", diverging)
+    with pytest.raises(TrainingDiverged):
+        recipe_run.train(recipe, folder, reporter=quiet())
+    runs = [folder, *(folder.with_name(f"{folder.name}-{word}") for word in WORDS)]
+    assert [open_run(run).manifest["diverged"] for run in runs] == [{"step": steps + 2}] * 3
+    monkeypatch.undo()
+    recipe_run.train(recipe, folder, resume=True, reporter=quiet())
+    assert all(open_run(run).complete and "diverged" not in open_run(run).manifest for run in runs)

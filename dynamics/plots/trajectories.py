@@ -26,7 +26,7 @@ from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
-from dynamics.plots.class_rows import CHANGES, SHARES, draw_class_rows
+from dynamics.plots.class_rows import CHANGES, SHARES, Pair, draw_class_rows
 from dynamics.plots.labels import wrap_name
 from dynamics.plots.panels import color_bar, given, in_panels, is_first, is_last, panel_axes
 from dynamics.plots.style import FAINT, INK, NOTE_SIZE, Style
@@ -77,15 +77,7 @@ def plot_trajectory_classes(
     InputError
         If the number of axes is not that of the buckets.
     """
-    shares = as_class_shares(data, split=split, buckets=buckets)
-    return in_panels(
-        lambda found: draw_class_rows(shares, found, SHARES),
-        len(shares[0].labels),
-        ax,
-        axes,
-        "buckets",
-        new=lambda style, n: trajectory_class_axes(style, n, len(shares)),
-    )
+    return _class_rows(as_class_shares(data, split=split, buckets=buckets), SHARES, ax, axes)
 
 
 def plot_class_changes(
@@ -103,9 +95,12 @@ def plot_class_changes(
     over documents: what lies between them is the winner's curse. Parameters, returns and errors as for
     `plot_trajectory_classes`.
     """
-    shares = as_class_shares(data, split=split, buckets=buckets)
+    return _class_rows(as_class_shares(data, split=split, buckets=buckets), CHANGES, ax, axes)
+
+
+def _class_rows(shares: Sequence[ClassShares], pair: Pair, ax: Axes | None, axes: Sequence[Axes] | None) -> list[Axes]:
     return in_panels(
-        lambda found: draw_class_rows(shares, found, CHANGES),
+        lambda found: draw_class_rows(shares, found, pair),
         len(shares[0].labels),
         ax,
         axes,

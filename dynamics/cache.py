@@ -14,6 +14,11 @@ from typing import Any
 import platformdirs
 from filelock import FileLock
 
+from dynamics.errors import InputError, nearest
+
+# How the name of a model begins that lies in the cache.
+PLACED = "cache:"
+
 log = logging.getLogger(__name__)
 
 # Seconds to wait for another process that makes an entry: far longer than anything small takes.
@@ -23,6 +28,31 @@ _ENTRY_SECONDS = 60.0
 def cache_root() -> Path:
     """Return $DYNAMICS_CACHE, or the user's cache folder."""
     return Path(os.environ.get("DYNAMICS_CACHE") or platformdirs.user_cache_dir("dynamics"))
+
+
+def placed_model(name: str) -> str:
+    """Return where a model lies: for ``cache:NAME`` the folder models/NAME of the cache, else `name` itself.
+
+    So a recipe can name a model that was made on this machine, and mean the same on every other one.
+
+    Raises
+    ------
+    InputError
+        Nothing of that name was put there, or the name is none of a folder.
+    """
+    if not name.startswith(PLACED):
+        return name
+    short = name.removeprefix(PLACED)
+    folder = cache_root() / "models" / short
+    if short in ("", ".", "..") or "/" in short or os.sep in short:
+        raise InputError(f"{name!r} is no name of a model; write {PLACED}NAME, the folder models/NAME of the cache")
+    if not folder.is_dir():
+        there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        raise InputError(
+            f"{name!r}: there is no folder {folder}; make the model first (for the study's, python "
+            f"recipes/study/pretrained.py){nearest(short, there)}"
+        )
+    return str(folder)
 
 
 def cached_folder(kind: str, key: dict[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:

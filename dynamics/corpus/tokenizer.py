@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dynamics.cache import placed_model
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    path = Path(os.path.expanduser(name_or_path))
+    path = Path(os.path.expanduser(placed_model(name_or_path)))
     is_local = path.is_dir()
     if not is_local:
         _check_hub_name(name_or_path, path)

@@ -127,9 +127,15 @@ TokenizerSettings = Annotated[
 
 
 class ModelSettings(Settings):
-    """The model: a named size (`dynamics.recipe.named_sizes`), a folder or a hub name."""
+    """The model: a named size (`dynamics.recipe.named_sizes`), a folder, a hub name or ``cache:NAME``.
+
+    `hash`, where given, is what the weights must be: the ``model.hash`` of a run's manifest.
+    """
+
+    later = frozenset({"hash"})
 
     name: ModelName
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     init_seed: Seed = 0
     trust_remote_code: bool = False
 

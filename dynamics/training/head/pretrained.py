@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from dynamics.cache import PLACED, placed_model
 from dynamics.errors import InputError
 from dynamics.training.head.causal import require_causal
 
@@ -22,7 +24,7 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
     Parameters
     ----------
     name : str
-        A folder that save_pretrained wrote, or a hub name.
+        A folder that save_pretrained wrote, a hub name of the form owner/model, or ``cache:NAME``.
     trust_remote_code : bool
         Whether program code that comes with it is run.
     key, trust_key : str
@@ -33,6 +35,7 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
     InputError
         The model cannot be found or loaded, lacks weights, or is no causal language model.
     """
+    path = _path_of(name, key)
     if trust_remote_code and name not in _trusted:
         _trusted.add(name)
         warnings.warn(
@@ -41,10 +44,10 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
             stacklevel=2,
         )
     try:
-        AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         # Looked at below: what it cannot load it would make up, and only warn.
         found: Any = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=trust_remote_code, dtype=torch.float32, output_loading_info=True
+            path, trust_remote_code=trust_remote_code, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -69,6 +72,21 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
             "the folder of a whole causal language model"
         )
     return model
+
+
+def _path_of(name: str, key: str) -> str:
+    """Return what transformers is asked for; InputError where `name` is no folder and cannot be a hub name."""
+    if name.startswith(PLACED):
+        try:
+            return placed_model(name)
+        except InputError as error:
+            raise InputError(f"{key}: {error}") from error
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise InputError(
+            f"{key}: {name!r} is neither a folder that save_pretrained wrote, nor a hub name of the form owner/model, "
+            f"nor {PLACED}NAME"
+        )
+    return name
 
 
 def model_hash(model: torch.nn.Module) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
+from dynamics.cache import PLACED
 from dynamics.errors import InputError, nearest
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.settings import ModelSettings
@@ -38,10 +39,14 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
         name = settings.name
-        if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        if (
+            not name.startswith(PLACED)
+            and not Path(name).exists()
+            and (name.startswith((".", "/", "~")) or name.count("/") != 1)
+        ):
             raise InputError(
                 f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
-                f"name of the form owner/model{nearest(name, NAMED_SIZES)}"
+                f"name of the form owner/model, nor {PLACED}NAME{nearest(name, NAMED_SIZES)}"
             )
         model = pretrained_model(
             name,

@@ -49,7 +49,7 @@ def starting_model(
         return build_model(settings, tokenizer=tokenizer, block_size=recipe.block_size)
 
     if recipe.base is None:
-        return untrained, {"name": settings.name, "hash": model_hash(untrained())}
+        return untrained, {"name": settings.name, "hash": _hash_of(untrained(), settings)}
     base = recipe.base
     training = {**BASE_TRAINING, **base.training, "num_train_epochs": base.epochs}
     # Where the run computes, its starting model is made, unless the recipe says otherwise.
@@ -58,7 +58,7 @@ def starting_model(
     key: dict[str, Any] = {
         "corpus": corpus_hash(base_docs),
         "tokenizer": tokenizer_hash(tokenizer),
-        "untrained": model_hash(untrained()),
+        "untrained": _hash_of(untrained(), settings),
         "block_size": recipe.block_size,
         "seed": base.seed,
         "training": training,
@@ -95,6 +95,17 @@ def starting_model(
         return build_model(loaded, tokenizer=tokenizer, block_size=recipe.block_size)
 
     return pretrained, {"name": settings.name, "base_training": training, **facts}
+
+
+def _hash_of(model: PreTrainedModel, settings: ModelSettings) -> str:
+    """Return a model's hash; InputError where the recipe expects another."""
+    found = model_hash(model)
+    if settings.hash is not None and found != settings.hash:
+        raise InputError(
+            f"model.hash: the weights of {settings.name!r} are {found}, and the recipe expects {settings.hash}; give "
+            "the model that the recipe was written for, or leave model.hash out"
+        )
+    return found
 
 
 def require_one_process(what: str) -> None:

@@ -1,0 +1,122 @@
+"""docs/findings.md and README's findings, with every number computed from the studies that are in this repository.
+
+    python -m recipes.study.findings            # writes both anew
+    python -m recipes.study.findings --check    # says by its exit status whether that would change anything
+
+The words stand in recipes/study/texts, with a field for each number: ``{{STUDY/arm/baseline/rebound|range}}`` is a path
+into what `recipes.study.numbers` computes, and after the bar the way in which it is written (`FORMS`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dynamics import load_example, open_study
+from recipes.study.numbers import study_numbers
+
+ROOT = Path(__file__).parents[2]
+TEXTS = Path(__file__).parent / "texts"
+FIELD = re.compile(r"\{\{([^{}|]+)(?:\|([^{}|]+))?\}\}")
+BLOCK = re.compile(r"(<!-- findings[^>]*-->\n).*?(\n<!-- /findings -->)", re.DOTALL)
+
+
+def range_of(interval: Mapping[str, float]) -> str:
+    """Return an estimate with its interval: 0.343 (0.288 to 0.401)."""
+    return f"{interval['is']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def difference(row: Mapping[str, float]) -> str:
+    """Return a difference with its interval and p-value: +0.065 (+0.039 to +0.092, p = 0.03)."""
+    return f"{row['is']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}, p {p_value(row['p'])})"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with its sign: = 0.03, or < 0.001."""
+    return "< 0.001" if p < 0.001 else f"= {p:.1g}" if p < 0.1 else f"= {p:.2f}"
+
+
+FORMS: dict[str, Callable[[Any], str]] = {
+    "range": range_of,
+    "difference": difference,
+    "percent": lambda share: f"{100 * share:.1f} %",
+    "number": lambda value: f"{value:.3f}",
+    "signed": lambda value: f"{value:+.3f}",
+    "short": lambda value: f"{value:.2f}",
+    "count": lambda value: f"{value:,}",
+    "p": p_value,
+}
+
+
+def written(text: str, numbers: Mapping[str, Any]) -> str:
+    """Return a text with its fields filled in.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A field names what is not there, or cannot be written so; the message has the field.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        path, form = match[1].strip(), (match[2] or "number").strip()
+        found: Any = numbers
+        for key in path.split("/"):
+            if not isinstance(found, Mapping) or key not in found:
+                there = ", ".join(map(str, found)) if isinstance(found, Mapping) else repr(found)
+                raise KeyError(f"{match[0]}: there is no {key!r}; there is {there}")
+            found = found[key]
+        if form not in FORMS:
+            raise ValueError(f"{match[0]}: unknown form {form!r}; use {', '.join(FORMS)}")
+        return FORMS[form](found)
+
+    return FIELD.sub(value, text)
+
+
+def all_numbers() -> dict[str, Any]:
+    """Return the numbers of the packaged example, of every study under studies/, and of the model's exposure."""
+    numbers: dict[str, Any] = {"example": study_numbers(load_example())}
+    for folder in sorted(path.parent for path in (ROOT / "studies").glob("*/study.json")):
+        numbers[folder.name] = study_numbers(open_study(folder))
+    exposure = ROOT / "studies" / "exposure.json"
+    if exposure.exists():
+        numbers["exposure"] = json.loads(exposure.read_text())
+    return numbers
+
+
+def texts() -> dict[Path, str]:
+    """Return the whole text of each document that states findings."""
+    numbers = all_numbers()
+    readme = ROOT / "README.md"
+    block = written((TEXTS / "readme.md").read_text().rstrip("\n"), numbers)
+    found = BLOCK.search(readme.read_text())
+    assert found, "README.md has no <!-- findings --> block"
+    return {
+        ROOT / "docs" / "findings.md": written((TEXTS / "findings.md").read_text(), numbers),
+        readme: BLOCK.sub(lambda match: match[1] + block + match[2], readme.read_text()),
+    }
+
+
+def main() -> int:
+    """Write the documents, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--numbers", action="store_true", help="print every number as JSON and write nothing")
+    args = parser.parse_args()
+    if args.numbers:
+        print(json.dumps(all_numbers(), indent=1))
+        return 0
+    stale = [path for path, text in texts().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} {'is not what the studies give' if args.check else 'written'}")
+        if not args.check:
+            path.write_text(texts()[path])
+    return int(args.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

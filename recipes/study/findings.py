@@ -1,10 +1,10 @@
-"""docs/findings.md and README's findings, with every number computed from the studies that are in this repository.
+"""docs/findings.md, with every number computed from the studies that are in this repository.
 
-    python -m recipes.study.findings            # writes both anew
+    python -m recipes.study.findings            # writes it anew
     python -m recipes.study.findings --check    # says by its exit status whether that would change anything
 
-The words stand in recipes/study/texts, with a field for each number: ``{{STUDY/arm/baseline/rebound|range}}`` is a path
-into what `recipes.study.numbers` computes, and after the bar the way in which it is written (`FORMS`).
+The words stand in recipes/study/findings.md, with a field for each number: ``{{STUDY/arm/baseline/rebound|range}}`` is
+a path into what `recipes.study.numbers` computes, and after the bar the way in which it is written (`FORMS`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dynamics import load_example, open_study
 from recipes.study.numbers import study_numbers
 
 ROOT = Path(__file__).parents[2]
-TEXTS = Path(__file__).parent / "texts"
+TEMPLATE = Path(__file__).with_suffix(".md")
+PAGE = ROOT / "docs" / "findings.md"
 FIELD = re.compile(r"\{\{([^{}|]+)(?:\|([^{}|]+))?\}\}")
-BLOCK = re.compile(r"(<!-- findings[^>]*-->\n).*?(\n<!-- /findings -->)", re.DOTALL)
 
 
 def range_of(interval: Mapping[str, float]) -> str:
@@ -88,21 +88,13 @@ def all_numbers() -> dict[str, Any]:
     return numbers
 
 
-def texts() -> dict[Path, str]:
-    """Return the whole text of each document that states findings."""
-    numbers = all_numbers()
-    readme = ROOT / "README.md"
-    block = written((TEXTS / "readme.md").read_text().rstrip("\n"), numbers)
-    found = BLOCK.search(readme.read_text())
-    assert found, "README.md has no <!-- findings --> block"
-    return {
-        ROOT / "docs" / "findings.md": written((TEXTS / "findings.md").read_text(), numbers),
-        readme: BLOCK.sub(lambda match: match[1] + block + match[2], readme.read_text()),
-    }
+def page() -> str:
+    """Return the whole of docs/findings.md."""
+    return written(TEMPLATE.read_text(), all_numbers())
 
 
 def main() -> int:
-    """Write the documents, or compare them."""
+    """Write the page, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--numbers", action="store_true", help="print every number as JSON and write nothing")
@@ -110,12 +102,13 @@ def main() -> int:
     if args.numbers:
         print(json.dumps(all_numbers(), indent=1))
         return 0
-    stale = [path for path, text in texts().items() if not path.exists() or path.read_text() != text]
-    for path in stale:
-        print(f"{path.relative_to(ROOT)} {'is not what the studies give' if args.check else 'written'}")
-        if not args.check:
-            path.write_text(texts()[path])
-    return int(args.check and bool(stale))
+    found = page()
+    if PAGE.exists() and PAGE.read_text() == found:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} {'is not what the studies give' if args.check else 'written'}")
+    if not args.check:
+        PAGE.write_text(found)
+    return int(args.check)
 
 
 if __name__ == "__main__":

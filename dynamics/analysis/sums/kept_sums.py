@@ -56,7 +56,8 @@ def kept_sums(kept: SplitSums, values: Sequence[str], epochs: Sequence[int], buc
         raise InputError(f"{kept.run.path} has no complete epoch {missing[0]}: it has {kept.epochs}")
     group, into, labels = _columns(kept, buckets)
     if not len(kept.documents(group)):
-        raise InputError(f"{kept.run.path}: no token of {kept.split!r} is in {group!r}; there is nothing to sum")
+        where = "was recorded" if group is None else f"is in the groups {group!r}"
+        raise InputError(f"{kept.run.path}: no predicted token of {kept.split!r} {where}; there is nothing to sum")
     at = [kept.epochs.index(epoch) for epoch in epochs]
     sums = {value: added(kept.values(value, group)[at], into, len(labels)) for value in values}
     return KeptSums(sums, added(kept.counts(group), into, len(labels)), labels, kept.documents(group))

@@ -57,6 +57,13 @@ class Summarized:
     unfinished: dict[tuple[str, int], str]
     path: Path
 
+    def lines(self) -> list[str]:
+        """Return what became of them in words: a line for each that is new or left out, and one for the summary."""
+        said = [f"{arm} seed {seed}: added" for arm, seed in self.added]
+        said += [f"{arm} seed {seed}: left out, {why}" for (arm, seed), why in self.unfinished.items()]
+        n_runs = len(self.added) + len(self.held)
+        return [*said, f"{self.path}: {n_runs} finished runs of the study, {len(self.added)} of them new"]
+
 
 def summarize_study(
     study: Study,
@@ -251,15 +258,17 @@ def _begin(
         frozen = _frozen({tensor(split, "bucket"): stored})
         for name, group in _kinds(frozen, groups):
             _share(shared, run, split, group, name)
-        of_reference = np.where(records.predicted, records.reference_entropy, 0.0)
-        documents = shared[tensor(split, "documents")]
         chosen = np.asarray(records.predicted, dtype=bool)
-        row = np.searchsorted(documents, records.document_id[chosen])
-        cell = row * N_BUCKETS + index[chosen]
-        sums = np.bincount(cell, of_reference[chosen].astype(np.float64), minlength=len(documents) * N_BUCKETS)
-        shared[tensor(split, "reference_entropy")] = sums.reshape(len(documents), N_BUCKETS)
+        n_documents = len(shared[tensor(split, "documents")])
+        cell = np.searchsorted(shared[tensor(split, "documents")], records.document_id[chosen]) * N_BUCKETS
+        entropy = records.reference_entropy[chosen].astype(np.float64)
+        sums = np.bincount(cell + index[chosen], entropy, minlength=n_documents * N_BUCKETS)
+        shared[tensor(split, "reference_entropy")] = sums.reshape(n_documents, N_BUCKETS)
+    for name in groups:
+        if not any(len(shared[tensor(split, "documents", name)]) for split in run.splits):
+            raise InputError(f"no token of any split of {run.path} is in the groups {name!r}; correct their pattern")
     facts = facts_of(run.manifest)
-    content = {
+    content: dict[str, Any] = {
         "name": study.config.get("name", study.path.name),
         "config": without_folders(study.config),
         "arms": [],

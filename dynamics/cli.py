@@ -250,13 +250,13 @@ def summarize(
     They are small enough to be committed, and figures, tables and comparisons are made of them as of the study. Run
     again, it adds the runs that were finished since.
     """
-    from dynamics.analysis.sums.summarising import named_group, summarize_study
+    from dynamics.analysis.sums.summarising import summarize_study
+    from dynamics.analysis.tokens.told_groups import named_group
     from dynamics.records.reader import open_study
     from dynamics.reporting import Reporter
 
-    _need_folder(output)
-    groups = None if group is None else [named_group(text) for text in group]
-    for line in summarize_study(open_study(path), output, groups=groups).lines():
+    groups = group and [named_group(text) for text in group]
+    for line in summarize_study(open_study(path), output, groups=groups or None).lines():
         Reporter().line(line)
 
 

@@ -5,7 +5,6 @@ Shape suffixes: E epochs, D documents, K buckets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,6 +15,7 @@ from dynamics.analysis.tokens.buckets import Bucketing, Buckets
 from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.signals import REFERENCE_ENTROPY
 from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
+from dynamics.analysis.tokens.told_groups import groups_key, told_groups, unnamed
 from dynamics.errors import InputError, nearest
 from dynamics.records.reader import Run
 from dynamics.records.summaries.files import VALUES
@@ -110,7 +110,7 @@ def kept_group(run: Run, name: str) -> Groups:
     def of(records: Any) -> NoReturn:
         raise no_tokens(run.path, f"which tokens are in {name!r}")
 
-    return Groups(name, tuple(groups[name]["labels"]), _hashable(groups[name]["key"]), of)
+    return Groups(name, tuple(groups[name]["labels"]), groups_key(groups[name]), of)
 
 
 def added(values: Floats, into: Sequence[int], n: int) -> Floats:
@@ -131,29 +131,13 @@ def _columns(kept: SplitSums, buckets: Bucketing | None) -> tuple[str | None, li
         lower = np.concatenate([[-np.inf], edges])
         return None, np.searchsorted(buckets.edges, lower, side="right").tolist(), buckets.labels
     if isinstance(buckets, Groups):
-        asked = described(buckets)
+        asked = told_groups(buckets)
         for name, one in kept.groups.items():
             # Under whatever name: what is asked for by its pattern is found.
-            if asked is not None and (asked["labels"], _unnamed(asked)) == (one["labels"], _unnamed(one)):
+            if asked is not None and unnamed(asked) == unnamed(one):
                 return name, list(range(buckets.n)), buckets.labels
     groups = f", and of the groups of tokens {', '.join(kept.groups)}" if kept.groups else ""
     raise InputError(
         f"{kept.run.path} keeps sums in {len(edges) + 1} buckets of reference entropy{groups}: tokens by {buckets.by} "
         f"({', '.join(buckets.labels[:4])}) need the study that it was made from"
     )
-
-
-def described(groups: Groups) -> dict[str, Any] | None:
-    """Return what a summary says of groups, as JSON has it; None of those that only arrays tell, not a rule."""
-    if groups.key[0] == "own":
-        return None
-    described: dict[str, Any] = json.loads(json.dumps({"labels": groups.labels, "key": groups.key}))
-    return described
-
-
-def _unnamed(one: dict[str, Any]) -> list[Any]:
-    return [*one["key"][:1], *one["key"][2:]]
-
-
-def _hashable(key: Any) -> Any:
-    return tuple(map(_hashable, key)) if isinstance(key, list) else key

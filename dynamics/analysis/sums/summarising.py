@@ -11,16 +11,16 @@ import numpy as np
 
 from dynamics.analysis.sums.bits_per_byte import byte_counts
 from dynamics.analysis.sums.document_sums import DocumentSums, Value, sums_by_value
-from dynamics.analysis.sums.kept_sums import described
 from dynamics.analysis.tokens.buckets import bucket_labels, entropy_buckets
-from dynamics.analysis.tokens.groups import Groups, groups_by_field, groups_by_regex
-from dynamics.analysis.tokens.matches import TASKS, groups_by_match, task_tokens
+from dynamics.analysis.tokens.groups import Groups
+from dynamics.analysis.tokens.told_groups import remade_groups, shown_groups, told_groups
 from dynamics.errors import InputError
 from dynamics.records import schema
 from dynamics.records.reader import Run, Study
 from dynamics.records.summaries.files import (
     SHARED_FILE,
     STEP_COLUMNS,
+    SUMMARY_FILE,
     VALUES,
     is_summary,
     read_summary,
@@ -107,29 +107,17 @@ def summarize_study(
     output = Path(output)
     if isinstance(study, Summary):
         raise InputError(f"{study.path} is a summary already; give the study that it was made from")
-    if output.exists() and not is_summary(output) and (not output.is_dir() or any(_not_ours(output))):
+    if output.exists() and not is_summary(output) and (not output.is_dir() or _others(output, study)):
         raise InputError(f"--output: {output} holds something else than a summary; name a new folder")
     begun = is_summary(output)
     content: dict[str, Any] = read_summary(output) if begun else {}
     asked = _asked(groups, study, content, output)
     result = Summarized([], [], _unfinished(study), output)
     finished = {key: run for key, run in study.runs.items() if key not in result.unfinished}
-    wanted = []
-    for (arm, seed), run in finished.items():
-        entry = content.get("runs", {}).get(arm, {}).get(str(seed))
-        if entry is None:
-            wanted.append((arm, seed))
-            _require_fitting(content, output, arm, run)
-        elif entry["run_manifest_sha256"] == run.manifest[schema.SELF_HASH]:
-            result.held.append((arm, seed))
-        else:
-            raise InputError(
-                f"{output} holds another run of arm {arm!r} with seed {seed} than {run.path}: a summary is never "
-                "overwritten; take that run out of it, or summarise into another folder"
-            )
+    result.held.extend(_held(finished, content, output))
     _require_same_choice(study, output)
     shared = _read_shared(output, content) if begun else {}
-    for arm, seed in wanted:
+    for arm, seed in [key for key in finished if key not in result.held]:
         if on_run is not None:
             on_run(arm, seed)
         run = finished[arm, seed]
@@ -155,24 +143,6 @@ def require_same_study(summary: Summary, arm: str, config: Mapping[str, Any], wh
         require_same_settings(kept, without_folders(config), summary=str(summary.path), run=what)
 
 
-def named_group(text: str) -> Groups:
-    r"""Return the groups that an option of the command line names: ``NAME=REGEX``, or a task such as ``gsm8k``.
-
-    Raises
-    ------
-    InputError
-        For no name, no pattern or one that is malformed.
-    """
-    name, sign, pattern = text.partition("=")
-    if not sign:
-        if text not in TASKS:
-            raise InputError(f"--group: {text!r} is no task ({', '.join(TASKS)}); write NAME=REGEX")
-        return task_tokens(text)
-    if not name or not pattern:
-        raise InputError(f"--group: {text!r} lacks a {'pattern' if name else 'name'}; write NAME=REGEX")
-    return groups_by_match({"result": pattern}, name=name)
-
-
 def _asked(
     groups: Sequence[Groups] | None, study: Study, content: Mapping[str, Any], output: Path
 ) -> dict[str, Groups]:
@@ -180,7 +150,7 @@ def _asked(
     found: dict[str, Groups] = {}
     told: dict[str, Any] = {}
     for group in groups or ():
-        one = described(group)
+        one = told_groups(group)
         if one is None:
             raise InputError(f"groups {group.name!r} are arrays, which a summary cannot tell; give groups by a pattern")
         if group.name in found:
@@ -188,37 +158,25 @@ def _asked(
         found[group.name], told[group.name] = group, one
     if content and groups is not None and told != content["groups"]:
         raise InputError(
-            f"{output} keeps sums of the groups {_shown(content['groups'])}, and these were asked for: {_shown(told)}; "
-            "leave them out, or summarise into another folder"
+            f"{output} keeps sums of the groups {shown_groups(content['groups'])}, and these were asked for: "
+            f"{shown_groups(told)}; leave them out, or summarise into another folder"
         )
     if content and groups is None:
-        return {name: _remade(study, one["key"]) for name, one in content["groups"].items()}
+        return {name: remade_groups(study, one["key"]) for name, one in content["groups"].items()}
     return found
 
 
-def _remade(study: Study, key: list[Any]) -> Groups:
-    """Return the groups of a key that a summary holds."""
-    kind, name, *rest = key
-    if kind == "field":
-        return groups_by_field(study, name, missing=rest[1])
-    patterns, other, flags = dict(rest[0]), rest[1], rest[2]
-    make = {"match": groups_by_match, "regex": groups_by_regex}[kind]
-    return make(patterns, other=other, name=name, flags=flags)
-
-
-def _shown(groups: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name} {one['key'][2:]}" for name, one in groups.items()) or "none"
-
-
-def _not_ours(output: Path) -> list[Path]:
-    """Return what lies in a folder that no summary that was interrupted at its begin left there."""
-    ours = {SHARED_FILE, schema.RUNS_FOLDER}
-    return [path for path in output.iterdir() if path.name.removesuffix(schema.TEMPORARY_SUFFIX) not in ours]
+def _others(output: Path, study: Study) -> list[Path]:
+    """Return what lies in a folder that no summary of the study that was interrupted at its begin left there."""
+    ours = {SHARED_FILE, SHARED_FILE + schema.TEMPORARY_SUFFIX, SUMMARY_FILE + schema.TEMPORARY_SUFFIX, *study.arms}
+    return [path for path in output.iterdir() if path.name not in ours]
 
 
 def _unfinished(study: Study) -> dict[tuple[str, int], str]:
     found = {}
     for arm in study.arms:
+        if arm in (SUMMARY_FILE, SHARED_FILE, schema.TUNING_FILE):
+            raise InputError(f"{study.path}: arm {arm!r} is called as a file of the summary is; name it otherwise")
         for seed in study.seeds:
             run = study.runs.get((arm, seed))
             if run is None:
@@ -228,6 +186,23 @@ def _unfinished(study: Study) -> dict[tuple[str, int], str]:
             elif not run.epochs:
                 found[arm, seed] = "has no complete epoch"
     return found
+
+
+def _held(finished: Mapping[tuple[str, int], Run], content: Mapping[str, Any], output: Path) -> list[tuple[str, int]]:
+    """Return which runs a summary holds; InputError if it holds others of their names, or one cannot be added."""
+    held = []
+    for (arm, seed), run in finished.items():
+        entry = content.get("runs", {}).get(arm, {}).get(str(seed))
+        if entry is None:
+            _require_fitting(content, output, arm, run)
+        elif entry["run_manifest_sha256"] == run.manifest[schema.SELF_HASH]:
+            held.append((arm, seed))
+        else:
+            raise InputError(
+                f"{output} holds another run of arm {arm!r} with seed {seed} than {run.path}: a summary is never "
+                "overwritten; take that run out of it, or summarise into another folder"
+            )
+    return held
 
 
 def _require_fitting(content: Mapping[str, Any], output: Path, arm: str, run: Run) -> None:
@@ -277,7 +252,7 @@ def _begin(
         **{key: facts[key] for key in ("model", "tokenizer", "precision", "data") if key in facts},
         "splits": run.splits,
         "edges": buckets.edges.tolist(),
-        "groups": {name: described(group) for name, group in groups.items()},
+        "groups": {name: told_groups(group) for name, group in groups.items()},
         "runs": {},
     }
     content["shared"] = write_shared(output, shared)

@@ -60,7 +60,7 @@ def check_summary(path: str | os.PathLike[str]) -> CheckReport:
             continue
         if name.endswith(schema.TEMPORARY_SUFFIX):
             report.notes.append(f"{name} is a leftover of an interrupted write")
-        elif name.startswith(f"{schema.RUNS_FOLDER}/"):
+        elif file.parent.name in content["arms"] and file.suffix == ".safetensors":
             report.notes.append(f"{name} is not in {SUMMARY_FILE}: summarising that was interrupted writes it again")
         else:
             report.notes.append(f"{name} is no part of a summary, and was not checked")

@@ -3,7 +3,7 @@
     studies/NAME/
       study.json                     sealed: what the runs share, and the SHA-256 and layout of every other file
       shared.safetensors             hashes of documents; their tokens and bytes by bucket; the bucket of every token
-      runs/ARM/seed-S.safetensors    sums by epoch, document and bucket; the run's facts, recipe and step log
+      ARM/seed-S.safetensors         sums by epoch, document and bucket; the run's facts, recipe and step log
       tuning.json                    what was chosen by trials, where the study tunes
 
 Nothing is pickled, and there is no text. Tensors are named ``SPLIT/WHAT``, those of a group of tokens
@@ -39,7 +39,7 @@ def is_summary(path: str | os.PathLike[str]) -> bool:
 
 def run_file(arm: str, seed: int) -> str:
     """Return the path, relative to the summary, of the sums of a run."""
-    return f"{schema.RUNS_FOLDER}/{arm}/seed-{seed}.safetensors"
+    return f"{arm}/seed-{seed}.safetensors"
 
 
 def tensor(split: str, what: str, group: str | None = None) -> str:

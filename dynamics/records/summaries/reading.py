@@ -226,6 +226,11 @@ class SplitSums:
         return self.run.epochs
 
     @property
+    def study(self) -> str:
+        """The name of the summary's folder."""
+        return self.run.summary.path.name
+
+    @property
     def edges(self) -> npt.NDArray[np.float64]:
         """Interior edges of the buckets, nats of reference entropy, shape (K - 1,)."""
         return np.asarray(self.run.summary.content["edges"], dtype=np.float64)

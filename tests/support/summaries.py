@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from support.synthetic import make_study
 
 from dynamics.analysis.sums.summarising import summarize_study
 from dynamics.analysis.tokens.matches import groups_by_match
 from dynamics.records import schema
 from dynamics.records.reader import Study, open_study
 from dynamics.records.summaries.reading import Summary, open_summary
+from support.synthetic import make_study
 
 WORDS = groups_by_match({"result": "(list|données)"}, name="words")
 

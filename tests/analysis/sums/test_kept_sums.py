@@ -126,7 +126,10 @@ NEED_TOKENS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "moving buckets": (calibration, r"certainty \(kept are loss, entropy, correct\) cannot be had"),
     "moving": (lambda data: value_curves(data, buckets=moving_buckets(2)), "tokens by current entropy"),
     "many buckets": (loss_landscape, "which do not make 30: ask for 1, 2, 5, 10"),
-    "other groups": (lambda data: value_curves(data, buckets=groups_by_regex("list")), "tokens by text .* need the study"),
+    "other groups": (
+        lambda data: value_curves(data, buckets=groups_by_regex("list")),
+        "tokens by text .* need the study",
+    ),
     "trajectories": (class_shares, "cannot be had from it; open the study"),
     "distributions": (entropy_distributions, "cannot be had from it; open the study"),
     "ensembles": (lambda data: ensemble(collect_arms(data)[0]), "an ensemble, .* cannot be had"),

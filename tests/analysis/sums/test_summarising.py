@@ -152,7 +152,9 @@ def test_another_run_of_the_same_name_is_refused(tmp_path: Path) -> None:
     summarize_study(open_study(path), out)
     before = files(out)
     changed(path / "runs/baseline/seed-1", timing={"seconds": 2.0})
-    with pytest.raises(InputError, match=r"out holds another run of arm 'baseline' with seed 1 than .*seed-1: .* never"):
+    with pytest.raises(
+        InputError, match=r"out holds another run of arm 'baseline' with seed 1 than .*seed-1: .* never"
+    ):
         summarize_study(open_study(path), out)
     assert files(out) == before
 
@@ -192,7 +194,9 @@ def test_other_rows_of_the_same_number_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_are_those_that_the_summary_was_begun_with(tmp_path: Path) -> None:
-    study = open_study(make_study(tmp_path / "study", **SMALL, document_fields=lambda n: {"kind": ["a", "b"] * (n // 2)}))
+    study = open_study(
+        make_study(tmp_path / "study", **SMALL, document_fields=lambda n: {"kind": ["a", "b"] * (n // 2)})
+    )
     kinds = [WORDS, groups_by_regex({"lists": "list"}, name="texts"), groups_by_field(study, "kind")]
     out = tmp_path / "out"
     summarize_study(study, out, groups=kinds)

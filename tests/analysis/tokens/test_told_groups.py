@@ -18,7 +18,9 @@ from dynamics.records.reader import Study, open_study
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     path = tmp_path_factory.mktemp("told") / "study"
-    return open_study(make_study(path, n_documents=8, epochs=1, document_fields=lambda n: {"kind": ["a", None] * (n // 2)}))
+    return open_study(
+        make_study(path, n_documents=8, epochs=1, document_fields=lambda n: {"kind": ["a", None] * (n // 2)})
+    )
 
 
 def every(study: Study) -> list[Groups]:

@@ -34,7 +34,11 @@ from dynamics.records.summaries.told import facts_of, require_same_settings, req
     ],
 )
 def test_paths_are_cut_to_their_last_part(written: str, told: str) -> None:
-    assert without_folders({"a": [{"source": written}], "b": 3, "c": None}) == {"a": [{"source": told}], "b": 3, "c": None}
+    assert without_folders({"a": [{"source": written}], "b": 3, "c": None}) == {
+        "a": [{"source": told}],
+        "b": 3,
+        "c": None,
+    }
 
 
 def test_a_folder_that_is_there_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +96,10 @@ def test_what_may_differ_may(other: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"training": {"learning_rate": 2e-4}}, "R has training.learning_rate 0.0002, and the runs of its arm in S have 0.0001"),
+        (
+            {"training": {"learning_rate": 2e-4}},
+            "R has training.learning_rate 0.0002, and the runs of its arm in S have 0.0001",
+        ),
         ({"regularizers": [{"name": "entrodrop"}]}, "R has regularizers [{'name': 'entrodrop'}], .* S have []"),
         ({"block_size": 128}, "R has block_size 128, .* S have None"),
         ({"training": {}}, "R has training {}, .* S have None"),

@@ -271,10 +271,10 @@ def export(
     Parquet: one row a token and epoch, for polars and duckdb. zarr: labelled arrays.
     """
     from dynamics.records.exporting.run_export import check_export, export_run
-    from dynamics.records.reader import Run
+    from dynamics.records.reader import Run, open_any
     from dynamics.reporting import Reporter
 
-    (opened,) = _open([path])
+    opened = open_any(path)
     if not isinstance(opened, Run):
         begun = next((str(run.path) for run in opened.runs.values()), None)
         raise InputError(f"{path} is a study; export one of its runs{f', such as {begun}' if begun else ''}")

@@ -476,7 +476,7 @@ def test_a_study_is_summarised_and_the_summary_drawn_and_checked(dynamics: Comma
         assert file.read_bytes() == (Path("of-kept/mine") / file.name).read_bytes(), file.name
     done = dynamics("figures", "kept/mine", "--only", "cartography")
     assert_one_message(done, "figure 'cartography' cannot be made: it needs tokens")
-    assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), "is a study; export one")
+    assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), "holds neither a study")
     assert_one_message(dynamics("summarize", "kept/mine", "--output", "x"), "holds no study")
     assert_one_message(dynamics("summarize", "runs", "--output", "x", "--group", "gsm"), "--group: 'gsm' is no task")
     assert not Path("x").exists()

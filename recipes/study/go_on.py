@@ -138,6 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, DamagedRecordError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("Interrupted. What is complete is kept; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     if missing:
         reporter.line(f"not run yet: {', '.join(f'{arm} seed {seed}' for arm, seed in missing)}")
     return int(bool(missing))

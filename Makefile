@@ -24,9 +24,13 @@ test-oldest:
 acceptance: install
 	$(BIN)/python -m pytest -s acceptance
 
-# The figures and tables of the study that ships with the package, byte for byte.
+# The figures and tables of the study that ships with the package, and of every summary in studies/, byte for byte.
 figures: install
 	$(BIN)/dynamics figures "$$($(BIN)/python -c 'import dynamics; print(dynamics.load_example().path)')" --output figures
+	set -e; for study in $(wildcard studies/*/study.json); do \
+		folder="$$(dirname "$$study")"; \
+		$(BIN)/dynamics figures "$$folder" --output "figures/study-$$(basename "$$folder")"; \
+	done
 
 # JupyterLab on the notebooks.
 lab: install

@@ -13,12 +13,14 @@ from dynamics.version import __version__ as __version__
 # Type checkers take this name as true. The one in `typing` would cost the import of that module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dynamics.analysis.sums.summarising import summarize_study
     from dynamics.corpus.sources import load_documents
     from dynamics.errors import DamagedRecordError, InputError
     from dynamics.example import load_example
     from dynamics.recipe.loading import load_recipe
     from dynamics.records.check import check_path
     from dynamics.records.reader import open_any, open_run, open_study
+    from dynamics.records.summaries.reading import open_summary
     from dynamics.regularizers.attention_dropout import AttentionDropout
     from dynamics.regularizers.entrodrop import EntroDrop
     from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
@@ -68,6 +70,8 @@ __all__ = [
     "open_any",
     "open_run",
     "open_study",
+    "open_summary",
+    "summarize_study",
 ]
 
 _MODULES = {
@@ -99,6 +103,8 @@ _MODULES = {
     "open_any": "dynamics.records.reader",
     "open_run": "dynamics.records.reader",
     "open_study": "dynamics.records.reader",
+    "open_summary": "dynamics.records.summaries.reading",
+    "summarize_study": "dynamics.analysis.sums.summarising",
 }
 
 

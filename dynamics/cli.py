@@ -184,23 +184,24 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
 
 @_command(example="dynamics check runs/quickstart")
 def check(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs or studies.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, studies or summaries.")],
 ) -> None:
     """Verify records against their manifests.
 
     Every byte of every file is read. Exit code 1 says that something is damaged.
     """
-    from dynamics.records.check import check_path
+    from dynamics.records.epochs import numbers
+    from dynamics.records.summaries.check import check_any
 
     damaged = False
     for path in runs:
-        for report in check_path(path):
+        for report in check_any(path):
             state = "ok" if report.ok else "DAMAGED"
             print(f"{report.path}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
             for problem in report.problems:
                 print(f"  {problem}")
             if not report.ok:
-                print(f"  epochs still good: {_numbers(report.good_epochs)}")
+                print(f"  epochs still good: {numbers(report.good_epochs)}")
             for note in report.notes:
                 print(f"  note: {note}")
             damaged |= not report.ok
@@ -235,6 +236,30 @@ def figures(
         reporter.line(str(file))
 
 
+@_command(example="dynamics summarize runs/mathematics --output studies/mathematics --group gsm8k")
+def summarize(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study.")],
+    output: Annotated[Path, typer.Option(help="Folder of the summary, which is begun or added to.")],
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=REGEX", help="Keep sums of the tokens that match, or of a task's; may be repeated."),
+    ] = None,
+) -> None:
+    """Keep a study's sums by document, without its text.
+
+    They are small enough to be committed, and figures, tables and comparisons are made of them as of the study. Run
+    again, it adds the runs that were finished since.
+    """
+    from dynamics.analysis.sums.summarising import summarize_study
+    from dynamics.analysis.tokens.told_groups import named_group
+    from dynamics.records.reader import open_study
+    from dynamics.reporting import Reporter
+
+    groups = group and [named_group(text) for text in group]
+    for line in summarize_study(open_study(path), output, groups=groups or None).lines():
+        Reporter().line(line)
+
+
 @_command(example="dynamics export runs/quickstart/runs/baseline/seed-0 --format parquet --output tokens.parquet")
 def export(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="A run.")],
@@ -246,10 +271,10 @@ def export(
     Parquet: one row a token and epoch, for polars and duckdb. zarr: labelled arrays.
     """
     from dynamics.records.exporting.run_export import check_export, export_run
-    from dynamics.records.reader import Run
+    from dynamics.records.reader import Run, open_any
     from dynamics.reporting import Reporter
 
-    (opened,) = _open([path])
+    opened = open_any(path)
     if not isinstance(opened, Run):
         begun = next((str(run.path) for run in opened.runs.values()), None)
         raise InputError(f"{path} is a study; export one of its runs{f', such as {begun}' if begun else ''}")
@@ -350,8 +375,10 @@ def _need_training() -> None:
 
 def _open(paths: Sequence[Path]) -> list[Study | Run]:
     from dynamics.records.reader import open_any
+    from dynamics.records.summaries.files import is_summary
+    from dynamics.records.summaries.reading import open_summary
 
-    return [open_any(path) for path in paths]
+    return [open_summary(path) if is_summary(path) else open_any(path) for path in paths]
 
 
 def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any) -> list[Path]:
@@ -364,27 +391,10 @@ def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **opti
 
 def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes
+    from dynamics.analysis.estimands.summary import arm_summary, closing_table, note_on_passes
 
-    header = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
     summaries = [arm for one in opened for arm in arm_summary(one)]
-    rows = [
-        (
-            arm.arm,
-            f"{arm.final:.4f}",
-            f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
-            f"{arm.best_cross_fitted:.4f}",
-            f"{arm.best_at:g}",
-            f"{arm.rebound_cross_fitted:.4f}",
-            f"{arm.dropped_share:.4f}",
-        )
-        for arm in summaries
-    ]
     reporter.line("validation loss, nats per token")
-    reporter.table(header, rows)
+    reporter.table(*closing_table(summaries))
     if note := note_on_passes(summaries):
         reporter.line(note)
-
-
-def _numbers(epochs: Sequence[int]) -> str:
-    return ", ".join(map(str, epochs)) or "none"

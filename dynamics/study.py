@@ -169,10 +169,30 @@ def run_study(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Rep
         if seed == recipe.seeds[0]:
             make_ready(run, study_run_path(output, arm, seed), reporter)
     write_plan(recipe, output)
-    if recipe.tune is not None and tuned is None:
+    run_trials(recipe, output, jobs=jobs, reporter=reporter)
+    _run(_runs(recipe, output), jobs, reporter)
+
+
+def run_trials(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Reporter) -> None:
+    """Run the trials of a planned study that are not finished, and choose by them; nothing where all is chosen."""
+    if recipe.tune is not None and _chosen(recipe, output) is None:
         _run([folder for folder in _trials(recipe, output) if not _is_settled(folder)], jobs, reporter, trials=True)
         choose(recipe, output, reporter)
-    _run(_runs(recipe, output), jobs, reporter)
+
+
+def run_some(
+    recipe: StudyRecipe, output: Path, runs: Sequence[tuple[str, int]], *, jobs: int = 1, reporter: Reporter
+) -> None:
+    """Run some runs, by arm and seed, of a planned study whose settings are chosen; as `run_study`.
+
+    Raises
+    ------
+    TrainingDiverged, StudyFailure
+        A run did: the one of a single job, or some of several.
+    """
+    planned = {(arm, seed) for arm, seed, _ in recipe.plan()}
+    assert set(runs) <= planned, (runs, planned)
+    _run([study_run_path(output, arm, seed) for arm, seed in runs], jobs, reporter)
 
 
 def choose(recipe: StudyRecipe, output: Path, reporter: Reporter) -> dict[str, Tuned]:

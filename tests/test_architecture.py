@@ -74,7 +74,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         DOORS,
     ),
     "analysis": ("tokens", "sums", "intervals", "estimands", "comparisons"),
-    "records": (DOORS, "exporting"),
+    "records": (DOORS, "exporting", "summaries"),
 }
 
 #: One item a file, as many as there are.

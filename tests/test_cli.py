@@ -17,7 +17,7 @@ from support.synthetic import make_run, make_study
 from dynamics import cli
 from dynamics.errors import DamagedRecordError, InputError
 
-COMMANDS = ["train", "study", "reference", "check", "figures", "explore", "export"]
+COMMANDS = ["train", "study", "reference", "check", "figures", "summarize", "explore", "export"]
 SMALL = """
 corpus: {source: builtin:python-reference}
 tokenizer: {train: {vocab_size: 300}}
@@ -453,6 +453,36 @@ def test_check_finds_damage(dynamics: Command) -> None:
     assert "good: ok (" in done.out and "bad: DAMAGED (" in done.out
     assert f"  epochs/epoch-0001/{file.name}: " in done.out
     assert "  epochs still good: 0, 2\n" in done.out
+
+
+def test_a_study_is_summarised_and_the_summary_drawn_and_checked(dynamics: Command) -> None:
+    make_study(Path("runs"), n_documents=120, seeds=(0, 1, 2, 3), skip=[("entrodrop", 3)])
+    done = dynamics("summarize", "runs", "--output", "kept/mine", "--group", "words=(list|the)")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-2:] == [
+        "entrodrop seed 3: left out, has not been run yet",
+        "kept/mine: 7 finished runs of the study, 7 of them new",
+    ]
+    done = dynamics("summarize", "runs", "--output", "kept/mine")
+    assert done.out.splitlines()[-1] == "kept/mine: 7 finished runs of the study, 0 of them new"
+    done = dynamics("check", "kept/mine")
+    assert (done.code, done.out.partition(" (")[0]) == (0, "kept/mine: ok")
+    for source in ("runs", "kept/mine"):
+        assert (
+            dynamics("figures", source, "--only", "degradation", "--only", "table", "--output", f"of-{source}").code
+            == 0
+        )
+    for file in Path("of-runs").iterdir():
+        assert file.read_bytes() == (Path("of-kept/mine") / file.name).read_bytes(), file.name
+    done = dynamics("figures", "kept/mine", "--only", "cartography")
+    assert_one_message(done, "figure 'cartography' cannot be made: it needs tokens")
+    assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), "holds neither a study")
+    assert_one_message(dynamics("summarize", "kept/mine", "--output", "x"), "holds no study")
+    assert_one_message(dynamics("summarize", "runs", "--output", "x", "--group", "gsm"), "--group: 'gsm' is no task")
+    assert not Path("x").exists()
+    Path("kept/mine/baseline/seed-1.safetensors").unlink()
+    done = dynamics("check", "kept/mine")
+    assert done.code == 1 and "baseline/seed-1.safetensors is missing" in done.out
 
 
 def test_figures_go_where_they_are_wanted(dynamics: Command) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynamics.analysis.sums.arms import Arm, collect_arms, shared_epochs
+from dynamics.analysis.sums.arms import Arm, collect_arms, has_sums_alone, shared_epochs
 from dynamics.errors import InputError, nearest
 from dynamics.plots.calibration import (
     as_calibrations,
@@ -82,10 +82,20 @@ class FigureBuilder:
         context.
     missing : callable
         Takes the arms, gives what they lack for this figure, or None.
+    tokens : bool
+        Whether it needs tokens, so that it cannot be made of summaries, which keep sums by document.
     """
 
     build: Callable[[list[Arm], Style], tuple[Figure, Rows]]
     missing: Callable[[list[Arm]], str | None] = lambda arms: None
+    tokens: bool = False
+
+    def lacking(self, arms: list[Arm]) -> str | None:
+        """Return why the figure cannot be made of these arms, or None."""
+        without = [arm.name for arm in arms if self.tokens and has_sums_alone(arm)]
+        if without:
+            return f"it needs tokens, and of arm {without[0]!r} a summary keeps sums by document"
+        return self.missing(arms)
 
 
 def _degradation(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -201,12 +211,12 @@ FIGURES: dict[str, FigureBuilder] = {
     "gap": FigureBuilder(_gap, _no_train),
     "bucket_map": FigureBuilder(_bucket_map, _no_train),
     "rebound_map": FigureBuilder(_rebound_map, _one_epoch),
-    "loss_landscape": FigureBuilder(_loss_landscape, _one_epoch),
-    "calibration": FigureBuilder(_calibration),
+    "loss_landscape": FigureBuilder(_loss_landscape, _one_epoch, tokens=True),
+    "calibration": FigureBuilder(_calibration, tokens=True),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),
-    "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed),
-    "cartography": FigureBuilder(_cartography, _not_followed),
-    "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train),
+    "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed, tokens=True),
+    "cartography": FigureBuilder(_cartography, _not_followed, tokens=True),
+    "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train, tokens=True),
 }
 
 
@@ -232,7 +242,7 @@ def save_figures(
     formats: str | Sequence[str] = FORMATS,
     on_skip: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Make the figures and tables of a study or a run, or of several side by side.
+    """Make the figures and tables of a study, its summary or a run, or of several side by side.
 
     Everything is checked and drawn before the first file is written, and each file is written whole
     or not at all. The same records give the same bytes.
@@ -270,7 +280,7 @@ def save_figures(
     arms = collect_arms(opened)
     wanted = []
     for name in names:
-        reason = FIGURES[name].missing(arms) if name in FIGURES else None
+        reason = FIGURES[name].lacking(arms) if name in FIGURES else None
         if reason is None:
             wanted.append(name)
         elif only is not None:

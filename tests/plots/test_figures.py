@@ -13,9 +13,11 @@ import pytest
 from matplotlib import pyplot
 from support.synthetic import make_run, make_study
 
+from dynamics.analysis.sums.summarising import summarize_study
 from dynamics.errors import InputError
 from dynamics.plots.figures import FIGURES, TABLES, save_figures
 from dynamics.records.reader import Run, Study, open_run, open_study
+from dynamics.records.summaries.reading import open_summary
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +236,17 @@ def test_further_splits_change_no_figure(tmp_path: Path) -> None:
         files = save_figures([opened], output=folder, only=["degradation", "table"], formats=["svg"])
         written.append({file.name: file.read_bytes() for file in files if file.suffix in (".csv", ".md")})
     assert written[0] == written[1] and len(written[0]) == 3
+
+
+def test_a_summary_gives_the_same_files_and_names_what_needs_tokens(study: Study, saved: Path, tmp_path: Path) -> None:
+    summarize_study(study, tmp_path / "summary")
+    skipped: list[str] = []
+    paths = save_figures(
+        [open_summary(tmp_path / "summary")], output=tmp_path / "drawn", formats="svg", on_skip=skipped.append
+    )
+    need_tokens = ["loss_landscape", "calibration", "trajectory_classes", "cartography", "entropy_distribution"]
+    reason = "it needs tokens, and of arm 'baseline' a summary keeps sums by document"
+    assert skipped == [f"figure {name!r} is left out: {reason}" for name in need_tokens]
+    assert {path.stem for path in paths} == {*FIGURES, *TABLES} - set(need_tokens)
+    for path in paths:
+        assert path.read_bytes() == (saved / path.name).read_bytes(), path.name

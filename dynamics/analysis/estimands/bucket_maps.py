@@ -16,10 +16,11 @@ from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.sums.epochs import OverEpochs
+from dynamics.analysis.sums.kept_sums import kept_centres
 from dynamics.analysis.tokens.buckets import Bucketing, Buckets
 from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.signals import signal_values
-from dynamics.analysis.tokens.token_records import Floats
+from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ def _axis(arm: Arm, split: str, buckets: Bucketing) -> tuple[Floats, Floats, str
         by = buckets.by if buckets.moving or isinstance(buckets, Groups) else "two signals"
         return np.full(len(buckets.labels), np.nan), np.empty(0), by
     records = arm.runs[0].records(split)
+    if (kept := kept_sums_of(records)) is not None:
+        return kept_centres(kept, buckets), buckets.edges, buckets.signal.name
     index = buckets.index(records)
     chosen = np.asarray(records.predicted, dtype=bool) & (index >= 0)
     of = index[chosen]

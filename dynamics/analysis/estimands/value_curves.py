@@ -21,7 +21,7 @@ from dynamics.analysis.sums.curves import mean_curve
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
-from dynamics.analysis.tokens.token_records import Floats
+from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
 from dynamics.errors import InputError, nearest
 from dynamics.records import schema
 
@@ -233,6 +233,9 @@ def _apart(data: Source | Iterable[Source]) -> list[list[Arm]]:
 
 def _place(arm: Arm) -> str:
     """Return the name of the folder that tells an arm from one of the same name: its study's, or its run's."""
-    path = arm.runs[0].path
+    run = arm.runs[0]
+    if (kept := kept_sums_of(run.records(run.splits[0]))) is not None:
+        return kept.study
+    path = run.path
     inside = path.parents[1].name == schema.RUNS_FOLDER if len(path.parents) > 2 else False
     return path.parents[2].name if inside else path.name

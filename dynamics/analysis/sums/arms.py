@@ -12,7 +12,7 @@ import numpy as np
 
 from dynamics.analysis.sums.document_sums import DocumentSums, Value, average_sums, sums_by_value
 from dynamics.analysis.tokens.buckets import Bucketing, Buckets, entropy_buckets
-from dynamics.analysis.tokens.token_records import Floats
+from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
 from dynamics.errors import InputError
 from dynamics.records.reader import Run, Study, common_epochs, require_same_tokens
 
@@ -166,6 +166,11 @@ def default_baseline(arms: Sequence[Arm]) -> str:
     called = [name for name in names if re.search(r"(^|[_./+ -])(baseline|none|control)($|[_./+ -])", name.lower())]
     exact = [name for name in called if name.lower() == "baseline"]
     return [*exact, *called, *names][0]
+
+
+def has_sums_alone(arm: Arm) -> bool:
+    """Whether a run of an arm holds sums by document, and no tokens (a summary's)."""
+    return any(kept_sums_of(run.records(run.splits[0])) is not None for run in arm.runs)
 
 
 def shared_epochs(arms: Sequence[Arm]) -> list[int]:

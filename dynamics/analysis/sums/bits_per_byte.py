@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
 from dynamics.analysis.sums.document_sums import DocumentSums
+from dynamics.analysis.sums.kept_sums import kept_bytes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_bytes import token_bytes
-from dynamics.analysis.tokens.token_records import Floats, TokenRecords
+from dynamics.analysis.tokens.token_records import Floats, TokenRecords, kept_sums_of
 from dynamics.records.reader import Run
 
 
@@ -62,6 +63,8 @@ def bits_per_byte_sums(arm: Arm, split: str, *, buckets: Bucketing | None = None
 def byte_counts(run: Run, split: str, epochs: list[int], buckets: Bucketing | None = None) -> Floats:
     """Return the bytes of the predicted tokens, shape (D, K) as `DocumentSums.counts`; (E, D, K) in moving buckets."""
     records = run.records(split)
+    if (kept := kept_sums_of(records)) is not None:
+        return kept_bytes(kept, buckets)
     n_bytes = token_bytes(records)
     if buckets is not None and buckets.moving:
         return np.stack([_summed(records, n_bytes, buckets.index(records, epoch), buckets) for epoch in epochs])

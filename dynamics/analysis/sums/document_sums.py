@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket, rows_of_documents
 from dynamics.analysis.sums.epochs import OverEpochs
+from dynamics.analysis.sums.kept_sums import added, kept_sums
 from dynamics.analysis.tokens.buckets import Bucketing
-from dynamics.analysis.tokens.token_records import Floats, TokenRecords
+from dynamics.analysis.tokens.token_records import Floats, TokenRecords, kept_sums_of
 from dynamics.errors import InputError, nearest
 
 Value = Literal["loss", "entropy", "correct", "certainty"]
@@ -118,6 +119,9 @@ def sums_by_value(
     epochs = records.run.epochs if epochs is None else epochs
     if not len(epochs):
         raise InputError("no complete epoch is recorded; there is nothing to sum")
+    if (kept := kept_sums_of(records)) is not None:
+        found = kept_sums(kept, values, epochs, buckets)
+        return {value: _placed(records, epochs, found.sums[value], *found[1:]) for value in values}
     chosen = np.asarray(records.predicted, dtype=bool)
     if buckets is not None and buckets.moving:
         return _moving_sums(records, values, epochs, buckets, chosen)
@@ -216,14 +220,8 @@ def coarsen(ds: DocumentSums, groups: Sequence[int], labels: Sequence[str]) -> D
             f"bucket, from 0 to {len(labels) - 1}"
         )
 
-    def add(values: Floats) -> Floats:
-        # Bucket by bucket: numpy's sum over a last axis of a few numbers is slow.
-        total = np.zeros((*values.shape[:-1], len(labels)))
-        for k, group in enumerate(into):
-            total[..., group] += values[..., k]
-        return total
-
-    return replace(ds, sums=add(ds.sums), counts=add(ds.counts), labels=tuple(labels))
+    sums, counts = (added(values, into.tolist(), len(labels)) for values in (ds.sums, ds.counts))
+    return replace(ds, sums=sums, counts=counts, labels=tuple(labels))
 
 
 def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:

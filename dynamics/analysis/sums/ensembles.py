@@ -22,10 +22,11 @@ from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
-from dynamics.analysis.sums.arms import Arm
+from dynamics.analysis.sums.arms import Arm, has_sums_alone
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.records.reader import Run
+from dynamics.records.summaries.reading import no_tokens
 from dynamics.records.tensors import Array
 from dynamics.records.values import Records
 
@@ -58,11 +59,14 @@ def ensemble(arm: Arm) -> Ensemble:
     Raises
     ------
     InputError
-        If no epoch is complete in all seeds, or `arm` is an ensemble already. Asked for entropy, correctness or
-        anything else that the records do not hold of the ensemble, it raises when it is asked.
+        If no epoch is complete in all seeds, `arm` is an ensemble already, or its runs are a summary's, without
+        tokens. Asked for entropy, correctness or anything else that the records do not hold of the ensemble, it raises
+        when it is asked.
     """
     if isinstance(arm, Ensemble):
         raise InputError(f"arm {arm.name!r} is an ensemble already; give the arm whose seeds it is made of")
+    if has_sums_alone(arm):
+        raise no_tokens(arm.runs[0].path, "an ensemble, whose loss is made token by token,")
     return Ensemble(arm)
 
 

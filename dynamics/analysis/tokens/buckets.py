@@ -1,8 +1,7 @@
 """Buckets of tokens: by reference entropy or loss, frequency, position, or any array of one's own.
 
-*Frozen* buckets take their edges from the training set once, so that "a low-entropy token" means the same in the
-training set, in the validation set, and in every arm and seed of a study. *Moving* buckets sort the tokens anew in
-every epoch by what the model then says of them; a token may change its bucket from epoch to epoch.
+*Frozen* buckets take their edges from the training set once, so that "a low-entropy token" means the same in both
+splits, every arm and every seed. *Moving* buckets sort the tokens anew in every epoch by what the model then says.
 
 Buckets that were *chosen by the outcome*, by losses that are then compared, regress to the mean: tokens whose loss was
 high by luck are in the high bucket, and their next loss is lower on average whatever training does
@@ -27,7 +26,7 @@ from dynamics.analysis.tokens.signals import (
     goes_with_surprise,
     signal_values,
 )
-from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of
 from dynamics.errors import InputError
 
 Edges = NDArray[np.float64]
@@ -59,8 +58,7 @@ class Buckets:
         Interior edges, ascending; in the signal's unit (nats for entropy and loss, training tokens for frequency,
         tokens from the start of the sequence for position). A value equal to an edge belongs above it.
     labels : tuple of str, length n
-        From the lowest bucket to the highest: ``low`` and ``high`` for two, ``1`` to ``n`` for
-        more.
+        From the lowest bucket to the highest: ``low`` and ``high`` for two, ``1`` to ``n`` for more.
     signal : Signal
         What the edges cut. Default: the entropy of the reference model.
     """
@@ -310,8 +308,10 @@ def entropy_buckets(train: TokenRecords, n: int = 2) -> Buckets:
     Raises
     ------
     InputError
-        If `n` is below 1, or no predicted training token was recorded.
+        If `n` is below 1, no predicted training token was recorded, or sums alone were kept, of other buckets.
     """
+    if (kept := kept_sums_of(train)) is not None:
+        return Buckets(kept.edges_of(_at_least_one(n)), bucket_labels(n))
     return make_buckets(train, n=n)
 
 

@@ -41,7 +41,7 @@ from dynamics.analysis.intervals.over_seeds_and_documents import (
 from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline
-from dynamics.analysis.sums.document_sums import DocumentSums, require_same_documents, require_same_passes
+from dynamics.analysis.sums.document_sums import DocumentSums, Value, require_same_documents, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
 
@@ -58,11 +58,11 @@ class Comparison:
     arm, other, bucket : str
         A name that ends in " (early stopping)" stands for that arm's best epoch.
     quantity : {"final", "best", "rebound", "area"}
-        See `dynamics.analysis.estimands.quantities`; nats per token.
+        See `dynamics.analysis.estimands.quantities`; nats per token, of ``correct`` a share of tokens.
     over : {"documents", "seeds_and_documents"}
         What the interval and the p-values generalise over.
     estimate, low, high : float
-        `arm` minus `other`: negative where `arm` has the lower loss.
+        `arm` minus `other`: negative where `arm` has the lower value, which of a loss is the better one.
     probability : float
         The confidence that `arm` is lower: 1 - p_value / 2 where it was measured lower, else p_value / 2.
     p_value, p_holm, p_bh : float
@@ -77,6 +77,8 @@ class Comparison:
         Whether the seeds of both arms are the same, and so paired.
     epoch : int or None
         The last epoch that is looked at; None where arms are matched by something else.
+    value : {"loss", "entropy", "correct", "certainty"}
+        What is compared.
     """
 
     arm: str
@@ -98,6 +100,7 @@ class Comparison:
     margin: float = math.nan
     p_equivalent: float = math.nan
     p_equivalent_holm: float = math.nan
+    value: Value = "loss"
 
     def turned(self) -> Comparison:
         """Return the same comparison the other way round."""
@@ -119,6 +122,7 @@ def compare_arms(
     quantity: Quantity = "final",
     baseline: str | None = None,
     split: str = "validation",
+    value: Value = "loss",
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
@@ -137,6 +141,8 @@ def compare_arms(
     baseline : str, optional
         Compare every other arm with this one. Default: every arm with every later one.
     split : str
+    value : as for `arm_quantity`
+        With ``correct`` and ``buckets=task_tokens("gsm8k")``: accuracy on a task's results.
     buckets : Bucketing or int
         Frozen. One comparison for each bucket; an int asks for that many by reference entropy.
     over : {"documents", "seeds_and_documents"}, optional
@@ -145,7 +151,7 @@ def compare_arms(
     level : float
         Of the intervals.
     margin : float, optional
-        Nats: test also whether arms are equivalent, which is to say differ by less than this. State it before you look.
+        In the value's unit: test also whether arms differ by less than this. State it before you look.
     chosen_on : as for `arm_quantity`
     early_stopping : bool
         With `quantity` final, compare every arm also with the best epoch of the baseline (without one, of the arm whose
@@ -180,6 +186,7 @@ def compare_arms(
         pairs,
         quantity=quantity,
         split=split,
+        value=value,
         buckets=as_buckets(arms, buckets),
         over=over,
         level=level,
@@ -201,6 +208,7 @@ def compare_pairs(
     over: Over | None,
     level: float,
     margin: float | None,
+    value: Value = "loss",
     chosen_on: ChosenOn = "cross_fitted",
     matched: Compute | None = None,
     known: dict[Any, Contributions] | None = None,
@@ -212,7 +220,7 @@ def compare_pairs(
     pairs : sequence of (Arm, Arm)
         Each with the same epochs, unless they are matched.
     known : dict, optional
-        Where quantities of arms are kept, for several calls with the same arms, split and buckets.
+        Where quantities of arms are kept, for several calls with the same arms, split, value and buckets.
 
     Raises
     ------
@@ -221,7 +229,7 @@ def compare_pairs(
     """
     require_over(over)
     if margin is not None and not 0.0 < margin < math.inf:
-        raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
+        raise InputError(f"margin {margin:g} is not above 0; state the difference that would not matter")
     known = {} if known is None else known
     rows: list[Comparison] = []
     for arm, other in pairs:
@@ -234,10 +242,12 @@ def compare_pairs(
             asked: Quantity = quantity if of is each else "best"
             key = of.name, tuple(of.epochs), asked, until
             if key not in known:
-                known[key] = arm_quantity(of, asked, split=split, buckets=buckets, chosen_on=chosen_on, until=until)
+                known[key] = arm_quantity(
+                    of, asked, split=split, value=value, buckets=buckets, chosen_on=chosen_on, until=until
+                )
             sides.append(known[key])
         made = _compare(arm, other, (sides[0], sides[1]), quantity, over, level, margin, buckets.labels)
-        rows += made if matched else [replace(row, epoch=int(arm.epochs[-1])) for row in made]
+        rows += [replace(row, value=value, epoch=None if matched else int(arm.epochs[-1])) for row in made]
     return rows
 
 

@@ -27,7 +27,7 @@ MOST_GROUPS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Tokens by label; made by `groups_by_regex`, `groups_by_field` or `own_groups`.
+    """Tokens by label; made by `groups_by_regex`, `groups_by_match`, `groups_by_field` or `own_groups`.
 
     Attributes
     ----------
@@ -102,13 +102,9 @@ def groups_by_regex(
     ('code', 'tables', 'prose')
     """
     named = {patterns: patterns} if isinstance(patterns, str) else dict(patterns)
-    if not named:
-        raise InputError("groups_by_regex needs a pattern; give {label: pattern}")
-    if other in named:
-        raise InputError(f"the label {other!r} is that of a pattern and of the other documents; name one otherwise")
-    compiled = [_compiled(label, pattern, flags) for label, pattern in named.items()]
+    compiled = compiled_patterns("groups_by_regex", named, other, flags)
     labels = (*named, *([] if other is None else [other]))
-    _require_few(labels, name)
+    require_few_groups(labels, name)
     rest = -1 if other is None else len(named)
     # By the hash of the text: the same documents are asked after in every seed and arm.
     known: dict[bytes, int] = {}
@@ -216,10 +212,19 @@ def own_groups(
     return Groups(name, names, ("own", name, names, content), of, chosen_by_outcome)
 
 
+def compiled_patterns(what: str, named: Mapping[str, str], other: str | None, flags: int) -> list[re.Pattern[str]]:
+    """Return the patterns of groups by label; InputError for none, one that is malformed, or a label given twice."""
+    if not named:
+        raise InputError(f"{what} needs a pattern; give {{label: pattern}}")
+    if other in named:
+        raise InputError(f"the label {other!r} is that of a pattern and of all others; name one otherwise")
+    return [_compiled(label, pattern, flags) for label, pattern in named.items()]
+
+
 def _compiled(label: str, pattern: str, flags: int) -> re.Pattern[str]:
     try:
         return re.compile(pattern, flags)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"the pattern {pattern!r} of {label!r} is no regular expression: {error}") from error
 
 
@@ -299,7 +304,7 @@ def _places(
             raise InputError(f"groups {name!r}: order lacks {', '.join(lacking[:5])}; name every label")
     if missing is not None and missing not in names:
         names.append(missing)
-    _require_few(names, name)
+    require_few_groups(names, name)
     place: dict[str | None, int] = {label: at for at, label in enumerate(names)}
     place[None] = -1 if missing is None else place[missing]
     return tuple(names), place
@@ -311,7 +316,8 @@ def _by_number(label: str) -> tuple[bool, float, str]:
     return number is None, 0.0 if number is None else float(label), label
 
 
-def _require_few(labels: Sequence[str], name: str) -> None:
+def require_few_groups(labels: Sequence[str], name: str) -> None:
+    """Raise InputError for more groups than anybody reads (`MOST_GROUPS`)."""
     if len(labels) > MOST_GROUPS:
         raise InputError(
             f"{name!r} has {len(labels)} labels, and at most {MOST_GROUPS} can be groups; give coarser ones, or put "

@@ -68,7 +68,7 @@ def test_texts_are_searched_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({}, "other", "needs a pattern"),
         ({"open": "("}, "other", r"the pattern '\(' of 'open' is no regular expression: missing \)"),
-        ({"other": "a"}, "other", "the label 'other' is that of a pattern and of the other documents"),
+        ({"other": "a"}, "other", "the label 'other' is that of a pattern and of all others"),
     ],
 )
 def test_bad_patterns(patterns: dict[str, str], other: str, message: str) -> None:

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynamics.analysis.comparisons.arm_comparisons import EARLY_STOPPING, Comparison, limits
+from dynamics.analysis.comparisons.arm_comparisons import Comparison
 from dynamics.analysis.comparisons.family import study_comparisons
+from dynamics.analysis.comparisons.limits import EARLY_STOPPING, about_best_of_one_model, limits
 from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, note_on_passes
 from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.intervals.over_documents import about_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
-from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.sums.arms import Source, collect_arms, default_baseline
 from dynamics.errors import InputError, nearest
 from dynamics.plots.labels import in_words
@@ -230,7 +230,7 @@ def _tuning_note(tuned: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _limits_of_one(row: ArmSummary) -> list[str]:
     """Return what the intervals of an arm that is compared with none cannot cover."""
-    said = [about_documents(row.n_documents), about_one_seed(row.n_seeds)]
+    said = [about_documents(row.n_documents), about_best_of_one_model([row.arm] if row.n_seeds == 1 else [])]
     if row.over == "seeds_and_documents":
         said.append(about_seeds(row.n_seeds))
     return [each for each in said if each is not None]

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from dynamics.analysis.comparisons.limits import EARLY_STOPPING as EARLY_STOPPING
+from dynamics.analysis.comparisons.limits import limits as limits
 from dynamics.analysis.comparisons.significance import benjamini_hochberg, holm
 from dynamics.analysis.estimands.quantities import (
     ChosenOn,
@@ -32,21 +34,16 @@ from dynamics.analysis.estimands.quantities import (
 )
 from dynamics.analysis.intervals.bands import Over, require_over
 from dynamics.analysis.intervals.contributions import Contributions
-from dynamics.analysis.intervals.over_documents import about_documents, over_documents
+from dynamics.analysis.intervals.over_documents import over_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import (
-    about_seeds,
     over_other_seeds_and_documents,
     over_seeds_and_documents,
 )
-from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline
 from dynamics.analysis.sums.document_sums import DocumentSums, Value, require_same_documents, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
-
-#: What stands behind an arm's name where its best epoch is meant.
-EARLY_STOPPING = " (early stopping)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +138,7 @@ def compare_arms(
     baseline : str, optional
         Compare every other arm with this one. Default: every arm with every later one.
     split : str
-    value : as for `arm_quantity`
-        With ``correct`` and ``buckets=task_tokens("gsm8k")``: accuracy on a task's results.
+    value : as for `arm_quantity`; ``correct`` with ``buckets=task_tokens("gsm8k")`` is a task's accuracy
     buckets : Bucketing or int
         Frozen. One comparison for each bucket; an int asks for that many by reference entropy.
     over : {"documents", "seeds_and_documents"}, optional
@@ -371,30 +367,3 @@ def require_comparable(arm: Arm, other: Arm, split: str, buckets: Bucketing, *, 
     if not matched:
         require_same_passes(first, second)
     require_same_documents(first, second)
-
-
-def limits(rows: Sequence[Comparison]) -> list[str]:
-    """Return what the intervals of comparisons cannot cover, or do not speak of."""
-    found = [about_documents(rows[0].n_documents)]
-    crossed = [min(row.n_seeds) for row in rows if row.over == "seeds_and_documents"]
-    if crossed:
-        found.append(about_seeds(min(crossed)))
-    of_one_seed = {
-        (name, row.quantity in ("best", "rebound") or name.endswith(EARLY_STOPPING))
-        for row in rows
-        for name, n_seeds in zip((row.arm, row.other), row.n_seeds, strict=True)
-        if n_seeds == 1
-    }
-    if of_one_seed:
-        found.append(about_fixed({name.removesuffix(EARLY_STOPPING) for name, _ in of_one_seed}))
-    if any(chooses for _, chooses in of_one_seed):
-        found.append(about_one_seed(1))
-    return [each for each in found if each is not None]
-
-
-def about_fixed(names: Iterable[str]) -> str:
-    """Return what must be said of comparisons with, and within, arms that have a single seed."""
-    return (
-        f"comparisons with {', '.join(sorted(names))} generalise over documents alone, with the trained models held "
-        "fixed, as of a single seed; run 2 seeds or more, 5 if you can"
-    )

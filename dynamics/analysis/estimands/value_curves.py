@@ -49,7 +49,7 @@ class ValueCurve(OverEpochs):
     epochs : ndarray of int64, shape (E,)
     labels : tuple of str, length K
     values : Interval of arrays of shape (E, K)
-        The mean over seeds.
+        The mean over seeds. Ends of shares lie in [0, 1].
     over : {"documents", "seeds_and_documents"}
         What the interval speaks of: other documents with these trained models, or other seeds too, where there are
         several and tokens do not move between buckets.
@@ -227,6 +227,10 @@ def value_curve(
 ) -> ValueCurve:
     """Return the curve of an arm from its sums, one part a seed."""
     first = parts[0]
+    values = curve_interval(parts, over=over, level=level)
+    if number == "accuracy":
+        # An interval of few documents may reach beyond what a share can be.
+        values = Interval(np.clip(values.low, 0.0, 1.0), np.clip(values.high, 0.0, 1.0), values.estimate)
     return ValueCurve(
         arm=arm.name,
         n_seeds=len(parts),
@@ -235,7 +239,7 @@ def value_curve(
         unit=UNITS[number] if unit is None else unit,
         epochs=first.epochs,
         labels=first.labels,
-        values=curve_interval(parts, over=over, level=level),
+        values=values,
         over=over or generalises_over(parts),
         by_seed=np.stack([mean_curve(part) for part in parts]),
         passes=first.passes,

@@ -223,8 +223,8 @@ FIGURES: dict[str, FigureBuilder] = {
 }
 
 
-def _arm_table(arms: list[Arm]) -> dict[str, bytes]:
-    table = arm_table(arms)
+def _arm_table(arms: list[Arm], task: str | None = None) -> dict[str, bytes]:
+    table = arm_table(arms, task=task)
     return {
         "tex": latex_table(table).encode("utf-8"),
         "md": markdown_table(table).encode("utf-8"),
@@ -232,8 +232,8 @@ def _arm_table(arms: list[Arm]) -> dict[str, bytes]:
     }
 
 
-#: Tables take the arms, and give their files by ending: always LaTeX, Markdown and CSV.
-TABLES: dict[str, Callable[[list[Arm]], dict[str, bytes]]] = {"table": _arm_table}
+#: Tables take the arms and a task, if any, and give their files by ending: always LaTeX, Markdown and CSV.
+TABLES: dict[str, Callable[[list[Arm], str | None], dict[str, bytes]]] = {"table": _arm_table}
 
 
 def save_figures(
@@ -265,7 +265,7 @@ def save_figures(
         Of ``pdf``, ``svg`` and ``png``, for figures.
     task : str, optional
         Draw the accuracy on the tokens that carry a task's results below the loss in ``degradation``: ``gsm8k``, or a
-        regular expression of these tokens (`dynamics.analysis.tokens.matches.task_tokens`).
+        regular expression of these tokens (`dynamics.analysis.tokens.matches.task_tokens`). ``table`` has it too.
     on_skip : callable, optional
         Told of every figure that is left out, and why. Default: a UserWarning.
 
@@ -278,13 +278,13 @@ def save_figures(
     Raises
     ------
     InputError
-        For an unknown figure, venue or format; for a task without ``degradation``, or whose results occur nowhere; if a
+        For an unknown figure, venue or format; for a task without what shows it, or whose results occur nowhere; if a
         figure of `only` cannot be made from these records; if no epoch is complete, or tokens differ.
     """
     names = _known(only, [*FIGURES, *TABLES], "figure")
     kinds = _known(formats, FORMATS, "format")
-    if task is not None and "degradation" not in names:
-        raise InputError(f"the task {task!r} is drawn in the figure degradation alone; name that too")
+    if task is not None and not {"degradation", "table"}.intersection(names):
+        raise InputError(f"the task {task!r} is shown in degradation and table alone; name one of them too")
     style = load_style(venue)
     arms = collect_arms(opened)
     wanted = []
@@ -301,7 +301,7 @@ def save_figures(
     with style.context():
         for name in wanted:
             if name in TABLES:
-                files |= {output / f"{name}.{kind}": content for kind, content in TABLES[name](arms).items()}
+                files |= {output / f"{name}.{kind}": content for kind, content in TABLES[name](arms, task).items()}
                 continue
             options = {"task": task} if name == "degradation" else {}
             figure, rows = FIGURES[name].build(arms, style, **options)

@@ -125,7 +125,7 @@ def test_a_task_is_drawn_where_it_is_asked_for(saved: Path, study: Study, tmp_pa
         ({"formats": ["pdf", "pgn"]}, "unknown format 'pgn'; did you mean 'png'"),
         (
             {"task": "gsm8k", "only": ["gap"]},
-            "the task 'gsm8k' is drawn in the figure degradation alone; name that too",
+            "the task 'gsm8k' is shown in degradation and table alone; name one",
         ),
         ({"task": "gsm8k"}, "no document of the validation split of .* matches '####"),
         ({"task": "(", "only": ["degradation"]}, "of 'result' is no regular expression"),

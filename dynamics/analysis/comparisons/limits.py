@@ -66,7 +66,8 @@ def about_best_of_one_model(names: Iterable[str]) -> str | None:
 
 def _by_kind(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the names of single seeds, and those of ensembles of several, sorted."""
-    seeds, ensembles = [], []
+    seeds: list[str] = []
+    ensembles: list[str] = []
     for name in sorted(names):
         several = ENSEMBLE_OF in name and not name.endswith(f"{ENSEMBLE_OF}1)")
         (ensembles if several else seeds).append(name)

@@ -114,6 +114,24 @@ def test_groups_ensembles_and_entropies(study: Study) -> None:
         value_curves(study, "acuracy")
 
 
+@pytest.mark.filterwarnings("ignore:intervals over 2 documents:UserWarning")
+def test_intervals_of_shares_end_at_none_and_all(tmp_path: Path) -> None:
+    def learned(epoch: int, split: str, entropy: Any, rng: Any) -> Any:
+        return np.where(rng.random(entropy.shape) < 0.5, 0.25, 4.0)
+
+    run = open_run(make_run(tmp_path / "run", n_documents=4, epochs=1, loss_fn=learned))
+    (share,), (loss,) = accuracy_curves(run), value_curves(run)
+    # Two documents: Student's t with a degree of freedom, which reaches beyond.
+    wide = over_documents(curve_contributions(collect_arms(run)[0].seed_sums("validation", value="correct"))).interval(
+        0.95
+    )
+    assert (wide.low < 0.0).any() and (wide.high > 1.0).any()
+    np.testing.assert_array_equal(share.values.low, np.clip(wide.low, 0.0, 1.0))
+    np.testing.assert_array_equal(share.values.high, np.clip(wide.high, 0.0, 1.0))
+    np.testing.assert_allclose(share.values.estimate, wide.estimate)
+    assert loss.values.high.max() > 1.0
+
+
 @FEW
 def test_the_curve_of_a_task(study: Study) -> None:
     task = r"donn\w+"

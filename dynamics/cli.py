@@ -220,7 +220,7 @@ def figures(
     output: Annotated[Path | None, typer.Option(help="Folder (default: figures/ in the first).")] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="gsm8k|REGEX", help="Accuracy on these tokens, a task's results, in degradation."),
+        typer.Option(metavar="gsm8k|REGEX", help="Accuracy on a task's results, in degradation and table."),
     ] = None,
 ) -> None:
     """Draw the figures of studies or runs.

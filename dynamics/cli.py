@@ -219,6 +219,10 @@ def figures(
     venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
     format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
     output: Annotated[Path | None, typer.Option(help="Folder (default: figures/ in the first).")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="gsm8k|REGEX", help="Accuracy on a task's results, in degradation and table."),
+    ] = None,
 ) -> None:
     """Draw the figures of studies or runs.
 
@@ -231,7 +235,7 @@ def figures(
         raise InputError(f"--format: {format_!r} names no format; give some of pdf, svg and png")
     reporter = Reporter()
     folder = output or paths[0] / "figures"
-    options = {"only": only, "venue": venue, "formats": formats}
+    options = {"only": only, "venue": venue, "formats": formats, "task": task}
     for file in _figures(_open(paths), folder, reporter, **options):
         reporter.line(str(file))
 

@@ -492,6 +492,11 @@ def test_figures_go_where_they_are_wanted(dynamics: Command) -> None:
     names = ["degradation.csv", "degradation.png", "degradation.svg"]
     assert sorted(done.out.split()) == [f"study/figures/{name}" for name in names]
     assert sorted(path.name for path in Path("study/figures").iterdir()) == names
+    drawn = Path("study/figures/degradation.svg").read_bytes()
+    done = dynamics("figures", "study", "--only", "degradation", "--format", "svg", "--task", "list|a")
+    assert (done.code, done.err) == (0, "") and Path("study/figures/degradation.svg").read_bytes() != drawn
+    assert "task_accuracy" in Path("study/figures/degradation.csv").read_text().splitlines()[0]
+    assert_one_message(dynamics("figures", "study", "--task", "gsm8"), "did you mean 'gsm8k'")
     run = "study/runs/baseline/seed-0"
     done = dynamics("figures", run, "--output", "f", "--only", "token_dynamics")
     assert done.code == 0

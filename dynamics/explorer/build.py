@@ -280,7 +280,11 @@ def _notes_on_runs(runs: list[Run], splits: list[SplitTokens], epochs: list[int]
         )
     few = [split.split for split in splits if len({passage.document for passage in split.passages}) < FEW_DOCUMENTS]
     if few:
-        notes.append(f"Fewer than {FEW_DOCUMENTS} {' and '.join(few)} documents: the curves' intervals are too narrow.")
+        *most, last = few
+        splits_of = f"{', '.join(most)} and {last}" if most else last
+        notes.append(
+            f"Fewer than {FEW_DOCUMENTS} documents of {splits_of}: the intervals of these curves are too narrow."
+        )
     alone = sorted(set(runs[0].epochs).symmetric_difference(runs[-1].epochs))
     if alone:
         notes.append(f"Epochs that only one run has are left out: {', '.join(map(str, alone))}.")

@@ -132,6 +132,7 @@ def calibration_rows(rows: Sequence[Calibration], epoch: int | None = None) -> l
                     "loss": row.loss.estimate[e, k],
                     "low": row.loss.low[e, k],
                     "high": row.loss.high[e, k],
+                    "over": "documents",
                     "accuracy": row.accuracy.estimate[e, k],
                     "certainty": row.certainty[e, k],
                     "entropy_calibration_error": row.error.estimate[e],

@@ -33,7 +33,13 @@ from dynamics.plots.curriculum import (
     outcome_names,
     schedules,
 )
-from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
+from dynamics.plots.degradation import (
+    as_curves,
+    as_task_curves,
+    degradation_rows,
+    plot_degradation,
+    plot_task_curve,
+)
 from dynamics.plots.distributions import as_distributions, distribution_rows, plot_entropy_distribution
 from dynamics.plots.gap import as_gaps, gap_rows, plot_gap
 from dynamics.plots.heat_map import as_landscape, as_maps, bucket_map_rows, plot_bucket_map, plot_loss_landscape
@@ -78,15 +84,15 @@ class FigureBuilder:
     Attributes
     ----------
     build : callable
-        Takes the arms and the style, gives the figure and the drawn numbers. Called in the style's
-        context.
+        Takes the arms and the style (``degradation`` a task too), gives the figure and the drawn numbers. Called in
+        the style's context.
     missing : callable
         Takes the arms, gives what they lack for this figure, or None.
     tokens : bool
         Whether it needs tokens, so that it cannot be made of summaries, which keep sums by document.
     """
 
-    build: Callable[[list[Arm], Style], tuple[Figure, Rows]]
+    build: Callable[..., tuple[Figure, Rows]]
     missing: Callable[[list[Arm]], str | None] = lambda arms: None
     tokens: bool = False
 
@@ -98,12 +104,19 @@ class FigureBuilder:
         return self.missing(arms)
 
 
-def _degradation(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tuple[Figure, Rows]:
     curves = as_curves(arms)
-    figure = style.figure(column="half", height=2.35)
-    ax = plot_degradation(curves, ax=figure.add_subplot())
+    of_task = [] if task is None else as_task_curves(arms, task=task)
+    figure = style.figure(column="half", height=3.9 if of_task else 2.35)
+    if task is None:
+        ax = plot_degradation(curves, ax=figure.add_subplot())
+    else:
+        ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.3, 1.0))
+        plot_degradation(curves, ax=ax)
+        plot_task_curve(of_task, task, ax=below, labels=False)
+        ax.set_xlabel("")
     _make_room(figure, ax)
-    return figure, degradation_rows(curves)
+    return figure, degradation_rows(curves, task, of_task)
 
 
 def _make_room(figure: Figure, ax: Axes) -> None:
@@ -220,8 +233,8 @@ FIGURES: dict[str, FigureBuilder] = {
 }
 
 
-def _arm_table(arms: list[Arm]) -> dict[str, bytes]:
-    table = arm_table(arms)
+def _arm_table(arms: list[Arm], task: str | None = None) -> dict[str, bytes]:
+    table = arm_table(arms, task=task)
     return {
         "tex": latex_table(table).encode("utf-8"),
         "md": markdown_table(table).encode("utf-8"),
@@ -229,8 +242,8 @@ def _arm_table(arms: list[Arm]) -> dict[str, bytes]:
     }
 
 
-#: Tables take the arms, and give their files by ending: always LaTeX, Markdown and CSV.
-TABLES: dict[str, Callable[[list[Arm]], dict[str, bytes]]] = {"table": _arm_table}
+#: Tables take the arms and a task, if any, and give their files by ending: always LaTeX, Markdown and CSV.
+TABLES: dict[str, Callable[[list[Arm], str | None], dict[str, bytes]]] = {"table": _arm_table}
 
 
 def save_figures(
@@ -240,6 +253,7 @@ def save_figures(
     only: str | Sequence[str] | None = None,
     venue: str | None = None,
     formats: str | Sequence[str] = FORMATS,
+    task: str | None = None,
     on_skip: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Make the figures and tables of a study, its summary or a run, or of several side by side.
@@ -259,6 +273,9 @@ def save_figures(
         Sizes and fonts of a conference, such as ``icml2024``.
     formats : str or sequence of str
         Of ``pdf``, ``svg`` and ``png``, for figures.
+    task : str, optional
+        Draw the accuracy on the tokens that carry a task's results below the loss in ``degradation``: ``gsm8k``, or a
+        regular expression of these tokens (`dynamics.analysis.tokens.matches.task_tokens`). ``table`` has it too.
     on_skip : callable, optional
         Told of every figure that is left out, and why. Default: a UserWarning.
 
@@ -271,11 +288,13 @@ def save_figures(
     Raises
     ------
     InputError
-        For an unknown figure, venue or format; if a figure of `only` cannot be made from these
-        records; if no epoch is complete, or tokens differ.
+        For an unknown figure, venue or format; for a task without what shows it, or whose results occur nowhere; if a
+        figure of `only` cannot be made from these records; if no epoch is complete, or tokens differ.
     """
     names = _known(only, [*FIGURES, *TABLES], "figure")
     kinds = _known(formats, FORMATS, "format")
+    if task is not None and not {"degradation", "table"}.intersection(names):
+        raise InputError(f"the task {task!r} is shown in degradation and table alone; name one of them too")
     style = load_style(venue)
     arms = collect_arms(opened)
     wanted = []
@@ -292,9 +311,10 @@ def save_figures(
     with style.context():
         for name in wanted:
             if name in TABLES:
-                files |= {output / f"{name}.{kind}": content for kind, content in TABLES[name](arms).items()}
+                files |= {output / f"{name}.{kind}": content for kind, content in TABLES[name](arms, task).items()}
                 continue
-            figure, rows = FIGURES[name].build(arms, style)
+            options = {"task": task} if name == "degradation" else {}
+            figure, rows = FIGURES[name].build(arms, style, **options)
             for kind in kinds:
                 files[output / f"{name}.{kind}"] = _render(figure, kind)
             files[output / f"{name}.csv"] = _table(rows)

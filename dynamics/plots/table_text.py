@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from dynamics.analysis.estimands.summary import ArmSummary
 from dynamics.plots.style import MINUS
-from dynamics.plots.tables import ArmTable, Difference
+from dynamics.plots.table_parts import Difference, TaskTable
+from dynamics.plots.tables import ArmTable
 
 # A thousandth of a nat is less than documents or seeds make of a difference; the CSV has all digits.
 _DIGITS = 3
@@ -24,6 +25,8 @@ def markdown_table(table: ArmTable) -> str:
     if table.baseline is not None:
         compared = [cells for cells in body if cells[0] != table.baseline]
         lines += ["", *_markdown([[cells[0], *cells[_LOSSES:]] for cells in (header, *compared)])]
+    if table.task is not None:
+        lines += ["", *_markdown(_task_cells(table, table.task))]
     return "\n".join([*lines, "", *(f"- {_escape_markdown(note)}" for note in table.notes)]) + "\n"
 
 
@@ -47,6 +50,8 @@ def latex_table(table: ArmTable) -> str:
         lines += [r"  \par\medskip", *_tabular([[cells[0], *cells[_LOSSES:-3]] for cells in (header, *compared)])]
         arms = [cells for cells in compared if cells[0] != table.stopped]
         lines += [r"  \par\medskip", *_tabular([[cells[0], *cells[-3:]] for cells in (header, *arms)])]
+    if table.task is not None:
+        lines += [r"  \par\medskip", *_tabular(_task_cells(table, table.task))]
     return "\n".join([*lines, r"\end{table*}"]) + "\n"
 
 
@@ -82,19 +87,34 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
+def _task_cells(table: ArmTable, task: TaskTable) -> list[list[str]]:
+    """Return the rows of the accuracy on a task's results, the first of them the header."""
+    interval = f"{100 * table.level:g} % interval"
+    rows = [["Arm", "Accuracy on results", interval]]
+    if table.baseline is not None:
+        rows[0] += [f"Against {table.baseline}", interval, "p"]
+    for arm, curve in task.curves.items():
+        low, high, final = (float(end[0]) for end in (curve.final.low, curve.final.high, curve.final.estimate))
+        cells = [arm, _number(final), _interval(low, high)]
+        rows.append(cells + (_difference(table, task.differences.get(arm)) if table.baseline is not None else []))
+    return rows
+
+
 def _differences(table: ArmTable, arm: str) -> list[str]:
     if table.baseline is None:
         return []
     cells = []
     for found in (table.differences, table.from_early_stopping, table.of_bests):
-        difference = found.get(arm)
-        if difference is None:
-            cells += [_NOTHING] * 3
-        else:
-            star = "*" if table.significant(difference) else ""
-            cells += [_number(difference.estimate) + star, _interval(difference.low, difference.high)]
-            cells += [_p_value(difference)]
+        cells += _difference(table, found.get(arm))
     return cells
+
+
+def _difference(table: ArmTable, difference: Difference | None) -> list[str]:
+    if difference is None:
+        return [_NOTHING] * 3
+    star = "*" if table.significant(difference) else ""
+    cells = [_number(difference.estimate) + star, _interval(difference.low, difference.high)]
+    return [*cells, _p_value(difference)]
 
 
 def _best_epoch(row: ArmSummary) -> str:

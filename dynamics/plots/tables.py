@@ -14,45 +14,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynamics.analysis.comparisons.arm_comparisons import EARLY_STOPPING, Comparison, limits
 from dynamics.analysis.comparisons.family import study_comparisons
+from dynamics.analysis.comparisons.limits import EARLY_STOPPING, about_best_of_one_model, limits
 from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, note_on_passes
 from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.intervals.over_documents import about_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
-from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.sums.arms import Source, collect_arms, default_baseline
 from dynamics.errors import InputError, nearest
 from dynamics.plots.labels import in_words
+from dynamics.plots.table_parts import Difference as Difference
+from dynamics.plots.table_parts import TaskTable, by_arm, difference_columns, task_columns, task_table
 from dynamics.records.reader import BESIDE
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Loss of an arm minus that of another, in nats per token, after `epoch`, the last that both have.
-
-    Attributes
-    ----------
-    epoch : int
-    over : {"documents", "seeds_and_documents"}
-        What interval and p-value generalise over.
-    estimate, low, high : float
-        With the interval of this difference by itself.
-    probability : float
-        Confidence that the arm's loss is the lower one.
-    p_value, p_holm : float
-        Two-sided; the second adjusted after Holm (1979) for the study's family of comparisons
-        (`dynamics.analysis.comparisons.family`). 1 where a loss is NaN.
-    """
-
-    epoch: int
-    over: Over
-    estimate: float
-    low: float
-    high: float
-    probability: float
-    p_value: float
-    p_holm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +53,8 @@ class ArmTable:
         How many p-values are adjusted for: those of every pair of arms too (`study_comparisons`).
     tuned : dict of str to mapping
         By arm, how its settings were chosen, as its runs' manifests say; none of an arm that was not tuned.
+    task : TaskTable or None
+        Where it was asked for.
     """
 
     rows: tuple[ArmSummary, ...]
@@ -91,6 +66,7 @@ class ArmTable:
     limits: tuple[str, ...] = ()
     n_comparisons: int = 0
     tuned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    task: TaskTable | None = None
 
     @property
     def stopped(self) -> str | None:
@@ -132,6 +108,8 @@ class ArmTable:
                 f"final and best loss, and early stopping); * where p < {1 - self.level:.2g}: a difference that "
                 f"generalises {overs}."
             )
+        if self.task is not None:
+            notes.append(self.task.note(self.baseline))
         if self.tuned:
             notes.append(_tuning_note(self.tuned))
         passes = note_on_passes(self.rows)
@@ -155,6 +133,7 @@ def arm_table(
     baseline: str | None = None,
     over: Over | None = None,
     level: float = 0.95,
+    task: str | None = None,
 ) -> ArmTable:
     """Return the table of the arms of a study, or of runs side by side.
 
@@ -169,11 +148,14 @@ def arm_table(
         What intervals and p-values generalise over. Default: both where arms have two seeds or more.
     level : float
         Of all intervals.
+    task : str, optional
+        Add the accuracy on a task's results: ``gsm8k``, or a pattern (`task_curves`).
 
     Raises
     ------
     InputError
-        If there is no arm `baseline`, no epoch is complete, or the tokens of the runs differ.
+        If there is no arm `baseline`, no epoch is complete, the tokens of the runs differ, or no text has the task's
+        results.
 
     Warns
     -----
@@ -186,9 +168,10 @@ def arm_table(
         raise InputError(f"no arm {baseline!r} to compare with; there are {', '.join(names)}{nearest(baseline, names)}")
     rows = tuple(arm_summary(arms, over=over, level=level))
     tuned = {arm.name: found for arm in arms if (found := arm.runs[0].manifest.get("tuned"))}
-    if len(arms) == 1:
-        return ArmTable(rows, {}, {}, {}, None, level, tuple(_limits_of_one(rows[0])), tuned=tuned)
     chosen = arms[names.index(baseline or default_baseline(arms))]
+    of_task = None if task is None else task_table(arms, task, chosen.name, over, level)
+    if len(arms) == 1:
+        return ArmTable(rows, {}, {}, {}, None, level, tuple(_limits_of_one(rows[0])), tuned=tuned, task=of_task)
     with warnings.catch_warnings():
         # What intervals cannot cover stands beneath the table.
         warnings.simplefilter("ignore", UserWarning)
@@ -197,14 +180,15 @@ def arm_table(
     ends = [row for row in family if row.quantity == "final"]
     return ArmTable(
         rows,
-        _by_arm(row for row in ends if row.other == chosen.name),
-        _by_arm(row for row in ends if row.other == stopped),
-        _by_arm(row for row in family if row.quantity == "best" and row.other == chosen.name),
+        by_arm(row for row in ends if row.other == chosen.name),
+        by_arm(row for row in ends if row.other == stopped),
+        by_arm(row for row in family if row.quantity == "best" and row.other == chosen.name),
         chosen.name,
         level,
         tuple(limits(family)) if family else (),
         len(family),
         tuned,
+        of_task,
     )
 
 
@@ -230,26 +214,10 @@ def _tuning_note(tuned: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _limits_of_one(row: ArmSummary) -> list[str]:
     """Return what the intervals of an arm that is compared with none cannot cover."""
-    said = [about_documents(row.n_documents), about_one_seed(row.n_seeds)]
+    said = [about_documents(row.n_documents), about_best_of_one_model([row.arm] if row.n_seeds == 1 else [])]
     if row.over == "seeds_and_documents":
         said.append(about_seeds(row.n_seeds))
     return [each for each in said if each is not None]
-
-
-def _by_arm(rows: Iterable[Comparison]) -> dict[str, Difference]:
-    return {
-        row.arm: Difference(
-            int(row.epoch or 0),
-            row.over,
-            row.estimate,
-            row.low,
-            row.high,
-            row.probability,
-            row.p_value,
-            row.p_holm,
-        )
-        for row in rows
-    }
 
 
 def table_rows(table: ArmTable) -> list[dict[str, Any]]:
@@ -296,6 +264,7 @@ def _row(table: ArmTable, row: ArmSummary, any_cut: bool) -> dict[str, Any]:
         "dropped_share": row.dropped_share,
         **({"tuning_trials": table.tuned.get(row.arm, {}).get("budget", {}).get("trials", "")} if table.tuned else {}),
         **_columns(table, row.arm),
+        **task_columns(table.task, row.arm),
     }
 
 
@@ -308,14 +277,8 @@ def _columns(table: ArmTable, arm: str) -> dict[str, Any]:
         ("of_bests", table.of_bests),
     ):
         difference = found.get(arm)
+        columns |= difference_columns(prefix, difference)
         columns |= {
-            prefix: difference.estimate if difference else math.nan,
-            f"{prefix}_low": difference.low if difference else math.nan,
-            f"{prefix}_high": difference.high if difference else math.nan,
-            f"{prefix}_epoch": difference.epoch if difference else "",
-            f"{prefix}_over": difference.over if difference else "",
-            f"{prefix}_p": difference.p_value if difference else math.nan,
-            f"{prefix}_p_holm": difference.p_holm if difference else math.nan,
             f"{prefix}_probability_lower": difference.probability if difference else math.nan,
             f"{prefix}_significant": int(table.significant(difference)) if difference else "",
         }

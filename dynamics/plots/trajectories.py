@@ -208,6 +208,7 @@ def trajectory_class_rows(shares: Sequence[ClassShares]) -> list[dict[str, Any]]
             "share": arm.share.estimate[k, c],
             "low": arm.share.low[k, c],
             "high": arm.share.high[k, c],
+            "over": "documents",
             "validated": int(arm.note is None),
             **_columns("share_in_two_seeds", arm.share_in_two, k, c),
             **_columns("confirmed", arm.confirmed, k, c),

@@ -127,7 +127,9 @@ def check_path(path: str | os.PathLike[str]) -> list[CheckReport]:
         for folder in sorted(set(folders) - expected):
             report.notes.append(f"{folder.relative_to(path).as_posix()} is not in the recipe")
     try:
-        report.n_files += int(schema.read_tuning(path) is not None)
+        if schema.read_tuning(path) is not None:
+            report.n_files += 1
+            report.n_bytes += (path / schema.TUNING_FILE).stat().st_size
     except (DamagedRecordError, InputError) as error:
         report.problems.append(Problem(schema.TUNING_FILE, None, str(error)))
     folders += trials

@@ -158,7 +158,10 @@ def test_the_recipe_is_told(two_runs, decode):
 
 def test_few_documents_are_told(two_runs, tmp_path):
     few = [note for note in build_page(two_runs).notes if note.startswith("Fewer than")]
-    assert len(few) == 1 and "validation and train" in few[0]
+    assert few == ["Fewer than 15 documents of validation and train: the intervals of these curves are too narrow."]
+    further = make_run(tmp_path / "further", epochs=1, held_out=("validation", "validation-general"))
+    (listed,) = [note for note in build_page(open_run(further)).notes if note.startswith("Fewer than")]
+    assert "documents of validation, validation-general and train: " in listed
     many = open_run(make_run(tmp_path / "run", n_documents=240, epochs=1))
     assert not [note for note in build_page(many).notes if note.startswith("Fewer than")]
 

@@ -65,6 +65,7 @@ def test_loss_against_entropy_of_the_last_epoch_or_another() -> None:
 
 def test_calibration_rows() -> None:
     rows = calibration_rows([HAND])
+    assert {row["over"] for row in rows} == {"documents"}
     assert [(row["epoch"], row["bin"], row["entropy"], row["loss"]) for row in rows] == [
         (2, 1, 0.5, 1.0),
         (2, 2, 1.5, 2.0),

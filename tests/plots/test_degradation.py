@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from support.synthetic import make_run
 
 from dynamics.analysis.estimands.summary import ArmCurve
-from dynamics.plots.degradation import as_curves, degradation_rows, plot_degradation
+from dynamics.analysis.estimands.value_curves import ValueCurve
+from dynamics.analysis.intervals.interval import Interval
+from dynamics.plots.degradation import as_curves, as_task_curves, degradation_rows, plot_degradation, plot_task_curve
 from dynamics.plots.style import arm_styles
 from dynamics.records.reader import Run, Study, open_run
 
@@ -121,3 +123,67 @@ def test_a_cut_epoch_is_drawn_at_its_passes(tmp_path: Path) -> None:
     (line,) = [line for line in ax.lines if line.get_label() == run.name]
     assert np.asarray(line.get_xdata()).tolist() == [0.0, 1.0, 2.0, 2.5]
     plt.close(ax.figure)
+
+
+def of_task(name: str, accuracy: list[float], *, left_out: int | None = 0) -> ValueCurve:
+    values = np.array(accuracy)[:, None]
+    interval = Interval(low=values - 0.1, high=values + 0.1, estimate=values)
+    return ValueCurve(
+        name,
+        2,
+        "validation",
+        "accuracy",
+        "share of tokens",
+        np.arange(len(values)),
+        ("result",),
+        interval,
+        "seeds_and_documents",
+        values[None],
+        None,
+        40,
+        left_out,
+    )
+
+
+def test_a_task_is_drawn_in_the_colours_of_its_arms() -> None:
+    curves = [of_task("entrodrop", [0.5, 0.7, 0.6], left_out=3), of_task("baseline", [0.5, 0.4, 0.3], left_out=3)]
+    ax = plot_task_curve(curves, "gsm8k")
+    entrodrop, baseline = ax.lines
+    np.testing.assert_array_equal(entrodrop.get_ydata(), [0.5, 0.7, 0.6])
+    styles = arm_styles(["entrodrop", "baseline"])
+    assert (entrodrop.get_color(), baseline.get_color()) == tuple(style.color for style in styles.values())
+    # The best is the highest.
+    assert (entrodrop.get_markevery(), baseline.get_markevery()) == ([1], [0])
+    assert [text.get_text() for text in ax.texts] == ["entrodrop 0.600", "baseline 0.300"]
+    assert ax.get_title(loc="left").splitlines() == [
+        "gsm8k: 40 documents, 3 without results left out",
+        "marker: best epoch",
+        "band: 95 % over seeds and documents",
+    ]
+    corners = np.round(np.asarray(ax.collections[0].get_paths()[0].vertices), 9)
+    assert {(0.0, 0.4), (1.0, 0.8), (2.0, 0.5)} <= {(float(x), float(y)) for x, y in corners}
+    # Beside a panel with names it has none, nor a legend; a crowd has one.
+    beside = plot_task_curve(curves, "a" * 50, labels=False)
+    assert not beside.texts and beside.get_legend() is None
+    assert beside.get_title(loc="left").splitlines() == [
+        "a" * 19 + "…: 40 documents, 3 without results left out",
+        "band: 95 % over seeds and documents",
+    ]
+    crowd = plot_task_curve([of_task(f"arm{i}", [0.5, 0.5]) for i in range(9)]).get_legend()
+    assert crowd is not None and crowd.get_texts()[0].get_text() == "arm0 0.500"
+    unknown = plot_task_curve([of_task("a", [np.nan, np.nan])])
+    assert unknown.lines[0].get_markevery() == []
+
+
+def test_rows_of_a_task_stand_beside_those_of_the_loss(study: Study) -> None:
+    # Correct where the planted loss is below 0.5, which is nowhere; which tokens there are, is not planted.
+    task = as_task_curves(study, "über")
+    rows = degradation_rows(as_curves(study), "über", task)
+    plain = degradation_rows(as_curves(study))
+    assert [{key: row[key] for key in plain[0]} for row in rows] == plain
+    records = study.run("baseline", 0).records("validation")
+    having = sum("über" in records.document_text(d) for d in range(50))
+    assert 0 < having < 50 and len(rows) == 16
+    assert {
+        (row["task"], row["task_accuracy"], row["task_documents"], row["task_documents_left_out"]) for row in rows
+    } == {("über", 0.0, having, 50 - having)}

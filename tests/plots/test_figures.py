@@ -104,6 +104,20 @@ def test_only_formats_and_venue(study: Study, tmp_path: Path) -> None:
     assert width == int(3.25 * 300)
 
 
+def test_a_task_is_drawn_where_it_is_asked_for(saved: Path, study: Study, tmp_path: Path) -> None:
+    paths = save_figures([study], output=tmp_path, only=["degradation", "gap"], formats="png", task="über")
+    assert [path.name for path in paths] == ["degradation.png", "degradation.csv", "gap.png", "gap.csv"]
+    rows, before = table(tmp_path / "degradation.csv"), table(saved / "degradation.csv")
+    assert [{key: row[key] for key in before[0]} for row in rows] == before
+    assert {row["task"] for row in rows} == {"über"} and "task" not in before[0]
+    assert {int(row["task_documents"]) + int(row["task_documents_left_out"]) for row in rows} == {50}
+    assert (tmp_path / "gap.png").read_bytes() == (saved / "gap.png").read_bytes()
+    # The same width, and higher by the panel below.
+    assert [
+        struct.unpack(">II", (folder / "degradation.png").read_bytes()[16:24])[0] for folder in (tmp_path, saved)
+    ] == [int(3.35 * 300)] * 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -111,6 +125,12 @@ def test_only_formats_and_venue(study: Study, tmp_path: Path) -> None:
         ({"only": ["cartografy"]}, "unknown figure 'cartografy'; did you mean 'cartography'"),
         ({"only": []}, "no figure asked for"),
         ({"formats": ["pdf", "pgn"]}, "unknown format 'pgn'; did you mean 'png'"),
+        (
+            {"task": "gsm8k", "only": ["gap"]},
+            "the task 'gsm8k' is shown in degradation and table alone; name one",
+        ),
+        ({"task": "gsm8k"}, "no document of the validation split of .* matches '####"),
+        ({"task": "(", "only": ["degradation"]}, "of 'result' is no regular expression"),
         ({"venue": "nips2024"}, "unknown venue 'nips2024'; did you mean 'neurips2024'"),
     ],
 )

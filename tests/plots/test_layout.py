@@ -154,6 +154,19 @@ def test_words_are_whole_apart_and_legible_at_print_size(arms: list[Arm], name: 
 
 
 @pytest.mark.parametrize("venue", VENUES)
+def test_a_task_has_room_below_the_loss(arms: list[Arm], venue: str | None) -> None:
+    """The pattern is longer than its note has room for, and has what matplotlib takes for mathematics."""
+    style = load_style(venue)
+    mixed = [arms[0], Arm(arms[2].name, arms[2].runs[:1]), arms[3]]
+    with style.context():
+        for shown in (arms, arms[1:2], mixed):
+            figure, rows = FIGURES["degradation"].build(shown, style, task=r"(?:list$|list|$^a)|\b(?:données|über)\b")
+            assert complaints(figure) == []
+            assert figure.get_figwidth() == style.half and len(figure.axes) == 2
+            assert {row["task_documents"] + row["task_documents_left_out"] for row in rows} == {50}
+
+
+@pytest.mark.parametrize("venue", VENUES)
 @pytest.mark.parametrize("name", ["degradation", "token_dynamics", "curriculum", "gap", "overconfidence"])
 def test_the_longest_note_on_intervals_has_room_too(arms: list[Arm], name: str, venue: str | None) -> None:
     """Where arms of one seed stand beside arms of several."""

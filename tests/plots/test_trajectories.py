@@ -135,6 +135,7 @@ def test_classes_of_a_study(study: Study, started_run: Run) -> None:
     assert [ax.get_title() for ax in axes] == ["low entropy", "high entropy"]
     assert dict(matplotlib.rcParams) == before
     rows = trajectory_class_rows(class_shares(study))
+    assert {row["over"] for row in rows} == {"documents"}
     assert len(rows) == 4 * 5
     shares = {(row["arm"], row["class"]): row["share"] for row in rows}
     # Planted for every token: the baseline falls by 1 and rises by 0.75, the inverse only falls.

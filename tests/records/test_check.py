@@ -414,7 +414,8 @@ def test_damage_in_a_trial_and_in_what_was_chosen_is_named(tmp_path: Path) -> No
     schema.write_manifest(path / "tuning.json", {"format_version": schema.FORMAT_VERSION, "arms": {}})
     own, *runs = check_path(path)
     assert [report.path for report in runs] == [path / "runs/a/seed-0", *trials]
-    assert own.ok and own.n_files == 1 and all(report.ok for report in runs)
+    assert own.ok and own.n_files == 1 and own.n_bytes == (path / "tuning.json").stat().st_size
+    assert all(report.ok for report in runs)
     flip(trials[1] / "tokens/validation.safetensors", 0.5)
     flip(path / "tuning.json", 0.5)
     own, *runs = check_path(path)

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from dynamics.analysis.comparisons.limits import EARLY_STOPPING as EARLY_STOPPING
+from dynamics.analysis.comparisons.limits import limits as limits
 from dynamics.analysis.comparisons.significance import benjamini_hochberg, holm
 from dynamics.analysis.estimands.quantities import (
     ChosenOn,
@@ -32,21 +34,16 @@ from dynamics.analysis.estimands.quantities import (
 )
 from dynamics.analysis.intervals.bands import Over, require_over
 from dynamics.analysis.intervals.contributions import Contributions
-from dynamics.analysis.intervals.over_documents import about_documents, over_documents
+from dynamics.analysis.intervals.over_documents import over_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import (
-    about_seeds,
     over_other_seeds_and_documents,
     over_seeds_and_documents,
 )
-from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline
-from dynamics.analysis.sums.document_sums import DocumentSums, require_same_documents, require_same_passes
+from dynamics.analysis.sums.document_sums import DocumentSums, Value, require_same_documents, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
-
-#: What stands behind an arm's name where its best epoch is meant.
-EARLY_STOPPING = " (early stopping)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +55,11 @@ class Comparison:
     arm, other, bucket : str
         A name that ends in " (early stopping)" stands for that arm's best epoch.
     quantity : {"final", "best", "rebound", "area"}
-        See `dynamics.analysis.estimands.quantities`; nats per token.
+        See `dynamics.analysis.estimands.quantities`; nats per token, of ``correct`` a share of tokens.
     over : {"documents", "seeds_and_documents"}
         What the interval and the p-values generalise over.
     estimate, low, high : float
-        `arm` minus `other`: negative where `arm` has the lower loss.
+        `arm` minus `other`: negative where `arm` has the lower value, which of a loss is the better one.
     probability : float
         The confidence that `arm` is lower: 1 - p_value / 2 where it was measured lower, else p_value / 2.
     p_value, p_holm, p_bh : float
@@ -77,6 +74,8 @@ class Comparison:
         Whether the seeds of both arms are the same, and so paired.
     epoch : int or None
         The last epoch that is looked at; None where arms are matched by something else.
+    value : {"loss", "entropy", "correct", "certainty"}
+        What is compared.
     """
 
     arm: str
@@ -98,6 +97,7 @@ class Comparison:
     margin: float = math.nan
     p_equivalent: float = math.nan
     p_equivalent_holm: float = math.nan
+    value: Value = "loss"
 
     def turned(self) -> Comparison:
         """Return the same comparison the other way round."""
@@ -119,6 +119,7 @@ def compare_arms(
     quantity: Quantity = "final",
     baseline: str | None = None,
     split: str = "validation",
+    value: Value = "loss",
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
@@ -137,6 +138,7 @@ def compare_arms(
     baseline : str, optional
         Compare every other arm with this one. Default: every arm with every later one.
     split : str
+    value : as for `arm_quantity`; ``correct`` with ``buckets=task_tokens("gsm8k")`` is a task's accuracy
     buckets : Bucketing or int
         Frozen. One comparison for each bucket; an int asks for that many by reference entropy.
     over : {"documents", "seeds_and_documents"}, optional
@@ -145,7 +147,7 @@ def compare_arms(
     level : float
         Of the intervals.
     margin : float, optional
-        Nats: test also whether arms are equivalent, which is to say differ by less than this. State it before you look.
+        In the value's unit: test also whether arms differ by less than this. State it before you look.
     chosen_on : as for `arm_quantity`
     early_stopping : bool
         With `quantity` final, compare every arm also with the best epoch of the baseline (without one, of the arm whose
@@ -180,6 +182,7 @@ def compare_arms(
         pairs,
         quantity=quantity,
         split=split,
+        value=value,
         buckets=as_buckets(arms, buckets),
         over=over,
         level=level,
@@ -201,6 +204,7 @@ def compare_pairs(
     over: Over | None,
     level: float,
     margin: float | None,
+    value: Value = "loss",
     chosen_on: ChosenOn = "cross_fitted",
     matched: Compute | None = None,
     known: dict[Any, Contributions] | None = None,
@@ -212,7 +216,7 @@ def compare_pairs(
     pairs : sequence of (Arm, Arm)
         Each with the same epochs, unless they are matched.
     known : dict, optional
-        Where quantities of arms are kept, for several calls with the same arms, split and buckets.
+        Where quantities of arms are kept, for several calls with the same arms, split, value and buckets.
 
     Raises
     ------
@@ -221,7 +225,7 @@ def compare_pairs(
     """
     require_over(over)
     if margin is not None and not 0.0 < margin < math.inf:
-        raise InputError(f"margin {margin:g} is not above 0; state the difference, in nats, that would not matter")
+        raise InputError(f"margin {margin:g} is not above 0; state the difference that would not matter")
     known = {} if known is None else known
     rows: list[Comparison] = []
     for arm, other in pairs:
@@ -234,10 +238,12 @@ def compare_pairs(
             asked: Quantity = quantity if of is each else "best"
             key = of.name, tuple(of.epochs), asked, until
             if key not in known:
-                known[key] = arm_quantity(of, asked, split=split, buckets=buckets, chosen_on=chosen_on, until=until)
+                known[key] = arm_quantity(
+                    of, asked, split=split, value=value, buckets=buckets, chosen_on=chosen_on, until=until
+                )
             sides.append(known[key])
         made = _compare(arm, other, (sides[0], sides[1]), quantity, over, level, margin, buckets.labels)
-        rows += made if matched else [replace(row, epoch=int(arm.epochs[-1])) for row in made]
+        rows += [replace(row, value=value, epoch=None if matched else int(arm.epochs[-1])) for row in made]
     return rows
 
 
@@ -361,30 +367,3 @@ def require_comparable(arm: Arm, other: Arm, split: str, buckets: Bucketing, *, 
     if not matched:
         require_same_passes(first, second)
     require_same_documents(first, second)
-
-
-def limits(rows: Sequence[Comparison]) -> list[str]:
-    """Return what the intervals of comparisons cannot cover, or do not speak of."""
-    found = [about_documents(rows[0].n_documents)]
-    crossed = [min(row.n_seeds) for row in rows if row.over == "seeds_and_documents"]
-    if crossed:
-        found.append(about_seeds(min(crossed)))
-    of_one_seed = {
-        (name, row.quantity in ("best", "rebound") or name.endswith(EARLY_STOPPING))
-        for row in rows
-        for name, n_seeds in zip((row.arm, row.other), row.n_seeds, strict=True)
-        if n_seeds == 1
-    }
-    if of_one_seed:
-        found.append(about_fixed({name.removesuffix(EARLY_STOPPING) for name, _ in of_one_seed}))
-    if any(chooses for _, chooses in of_one_seed):
-        found.append(about_one_seed(1))
-    return [each for each in found if each is not None]
-
-
-def about_fixed(names: Iterable[str]) -> str:
-    """Return what must be said of comparisons with, and within, arms that have a single seed."""
-    return (
-        f"comparisons with {', '.join(sorted(names))} generalise over documents alone, with the trained models held "
-        "fixed, as of a single seed; run 2 seeds or more, 5 if you can"
-    )

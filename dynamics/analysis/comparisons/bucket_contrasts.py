@@ -15,14 +15,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dynamics.analysis.comparisons.arm_comparisons import about_fixed, difference, require_comparable
+from dynamics.analysis.comparisons.arm_comparisons import difference, require_comparable
+from dynamics.analysis.comparisons.limits import about_best_of_one_model, about_fixed
 from dynamics.analysis.comparisons.significance import holm
 from dynamics.analysis.estimands.quantities import ChosenOn, Quantity, arm_quantity
 from dynamics.analysis.intervals.bands import Over, uncertainty_over
 from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.over_documents import about_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
-from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms, default_baseline
 from dynamics.analysis.tokens.buckets import Bucketing
@@ -139,7 +139,7 @@ def _limits(within: Sequence[BucketContrast], sides: Sequence[Contributions], qu
     if alone:
         found.append(about_fixed(alone))
         if quantity in ("best", "rebound"):
-            found.append(about_one_seed(1))
+            found.append(about_best_of_one_model(alone))
     return [each for each in found if each is not None]
 
 

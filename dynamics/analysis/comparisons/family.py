@@ -14,7 +14,7 @@ Other questions (a rebound, a bucket, another data set) are families of their ow
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +22,7 @@ from dynamics.analysis.comparisons.arm_comparisons import Comparison, EarlyStopp
 from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.sums.arms import Arm, Source, collect_arms, default_baseline, shared_epochs
 from dynamics.analysis.tokens.buckets import entropy_buckets
+from dynamics.analysis.tokens.matches import task_tokens
 from dynamics.errors import InputError, nearest
 
 
@@ -65,13 +66,9 @@ def study_comparisons(
         As `compare_arms`.
     """
     arms = collect_arms(data)
-    if baseline is not None and baseline not in {arm.name for arm in arms}:
-        names = [arm.name for arm in arms]
-        raise InputError(f"no arm {baseline!r} to compare with; there are {', '.join(names)}{nearest(baseline, names)}")
+    reference = _reference(arms, baseline)
     if len(arms) < 2:
         return []
-    named = {arm.name: arm for arm in arms}
-    reference = named[baseline or default_baseline(arms)]
     every = entropy_buckets(reference.runs[0].records(split), 1)
     how: dict[str, Any] = {
         "split": split,
@@ -92,6 +89,63 @@ def study_comparisons(
     for limit in limits(rows):
         warnings.warn(limit, UserWarning, stacklevel=2)
     return adjusted(rows)
+
+
+def task_comparisons(
+    data: Source | Iterable[Source],
+    task: str = "gsm8k",
+    *,
+    baseline: str | None = None,
+    split: str = "validation",
+    over: Over | None = None,
+    level: float = 0.95,
+) -> list[Comparison]:
+    """Return every arm's final accuracy on a task's results minus that of the baseline, a family of its own.
+
+    Each after the last epoch that both have. Above 0 `arm` is the better one.
+
+    Parameters
+    ----------
+    data, baseline, split, over, level
+        As for `study_comparisons`.
+    task : str
+        As for `dynamics.analysis.estimands.value_curves.task_curves`.
+
+    Raises
+    ------
+    InputError
+        If there is no arm `baseline`, for a malformed pattern or one that matches nowhere, and for ensembles, whose
+        accuracy is not known.
+
+    Warns
+    -----
+    UserWarning
+        As `compare_arms`.
+    """
+    arms = collect_arms(data)
+    reference = _reference(arms, baseline)
+    pairs = [_cut((arm, reference)) for arm in arms if arm is not reference and shared_epochs((arm, reference))]
+    rows = compare_pairs(
+        pairs,
+        quantity="final",
+        value="correct",
+        split=split,
+        buckets=task_tokens(task),
+        over=over,
+        level=level,
+        margin=None,
+    )
+    for limit in limits(rows) if rows else []:
+        warnings.warn(limit, UserWarning, stacklevel=2)
+    return adjusted(rows)
+
+
+def _reference(arms: Sequence[Arm], baseline: str | None) -> Arm:
+    """Return the arm that others are compared with; InputError if there is none of that name."""
+    named = {arm.name: arm for arm in arms}
+    if baseline is not None and baseline not in named:
+        raise InputError(f"no arm {baseline!r} to compare with; there are {', '.join(named)}{nearest(baseline, named)}")
+    return named[baseline or default_baseline(arms)]
 
 
 def _cut(pair: tuple[Arm, Arm]) -> tuple[Arm, Arm]:

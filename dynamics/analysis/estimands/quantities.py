@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.contributions import Contributions, curve_contributions
 from dynamics.analysis.intervals.selection import best_contributions
+from dynamics.analysis.sums.accuracy import accuracy_sums
 from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
 from dynamics.analysis.tokens.buckets import Bucketing
@@ -55,7 +56,7 @@ def arm_quantity(
     quantity : {"final", "best", "rebound", "area"}
     split : str
     value : {"loss", "entropy", "correct", "certainty"}
-        The best epoch is that of the lowest value.
+        The best epoch is that of the lowest value, of ``correct`` that of the highest.
     buckets : Bucketing, optional
         Frozen; without, all tokens.
     chosen_on : {"cross_fitted", "tuning"}
@@ -73,7 +74,7 @@ def arm_quantity(
     require_quantity(quantity)
     if chosen_on not in get_args(ChosenOn):
         raise InputError(f"the best epoch is not chosen on {chosen_on!r}; use {' or '.join(get_args(ChosenOn))}")
-    parts = arm.seed_sums(split, buckets=buckets, value=value)
+    parts = _parts(arm, split, buckets, value)
     at = parts[0].at if until is None else arm_compute(arm, until[0])
     end = float(at[-1]) if until is None else until[1]
     weights = value_at(at, end, arm.name)
@@ -81,12 +82,8 @@ def arm_quantity(
         wanted = weights if quantity == "final" else mean_until(at, end, weights)
         return curve_contributions(parts).over_epochs(wanted)
     recorded = at <= end * (1.0 + _LAST_DIGIT)
-    best = best_contributions(
-        _cut(parts, recorded),
-        chosen_on=None
-        if chosen_on == "cross_fitted"
-        else _cut(arm.seed_sums("tuning", buckets=buckets, value=value), recorded),
-    )
+    apart = None if chosen_on == "cross_fitted" else _cut(_parts(arm, "tuning", buckets, value), recorded)
+    best = _best(_cut(parts, recorded), apart, highest=value == "correct")
     if quantity == "best":
         return best
     return curve_contributions(parts).over_epochs(weights).minus(best)
@@ -165,6 +162,21 @@ def mean_until(at: Floats, end: float, last: Floats) -> Floats:
     weights[within[-1]] += rest / 2.0
     mean: Floats = (weights + last * rest / 2.0) / (end - at[0])
     return mean
+
+
+def _parts(arm: Arm, split: str, buckets: Bucketing | None, value: Value) -> list[DocumentSums]:
+    if value == "correct":
+        return accuracy_sums(arm, split, buckets=buckets)
+    return arm.seed_sums(split, buckets=buckets, value=value)
+
+
+def _best(parts: list[DocumentSums], apart: list[DocumentSums] | None, *, highest: bool) -> Contributions:
+    """Return the value at the best epoch, that of the lowest value or of the highest."""
+    if not highest:
+        return best_contributions(parts, chosen_on=apart)
+    below = [None if each is None else [replace(part, sums=-part.sums) for part in each] for each in (parts, apart)]
+    assert below[0] is not None
+    return best_contributions(below[0], chosen_on=below[1]).negated()
 
 
 def _cut(parts: list[DocumentSums], recorded: NDArray[np.bool_]) -> list[DocumentSums]:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
 from dynamics.analysis.intervals.interval import Interval
+from dynamics.analysis.sums.accuracy import accuracy_sums
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.bits_per_byte import bits_per_byte_sums
 from dynamics.analysis.sums.curves import mean_curve
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.analysis.tokens.matches import task_tokens
 from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
 from dynamics.errors import InputError, nearest
 from dynamics.records import schema
@@ -47,7 +49,7 @@ class ValueCurve(OverEpochs):
     epochs : ndarray of int64, shape (E,)
     labels : tuple of str, length K
     values : Interval of arrays of shape (E, K)
-        The mean over seeds.
+        The mean over seeds. Ends of shares lie in [0, 1].
     over : {"documents", "seeds_and_documents"}
         What the interval speaks of: other documents with these trained models, or other seeds too, where there are
         several and tokens do not move between buckets.
@@ -55,6 +57,10 @@ class ValueCurve(OverEpochs):
         Of each seed, in the order of the seeds.
     passes : ndarray, shape (E,), or None
         Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
+    n_documents : int
+        Documents that have tokens in the buckets, those that the interval is over.
+    n_left_out : int or None
+        Documents that have none, of `task_curves`; None: not asked.
     """
 
     arm: str
@@ -68,6 +74,8 @@ class ValueCurve(OverEpochs):
     over: Over
     by_seed: Floats
     passes: Floats | None = None
+    n_documents: int = 0
+    n_left_out: int | None = None
 
     @property
     def final(self) -> Interval:
@@ -130,6 +138,48 @@ def accuracy_curves(data: Source | Iterable[Source], **how: Any) -> list[ValueCu
     return value_curves(data, "accuracy", **how)
 
 
+def task_curves(
+    data: Source | Iterable[Source],
+    task: str = "gsm8k",
+    *,
+    split: str = "validation",
+    over: Over | None = None,
+    level: float = 0.95,
+) -> list[ValueCurve]:
+    """Return the accuracy of every arm on the tokens that carry a task's results, by epoch.
+
+    Each is predicted given the document's own text before it (teacher forcing), so that nothing is generated. It is
+    kinder than generation, where a wrong step leads on to wrong ones.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    task : str
+        ``gsm8k``, or a regular expression of the tokens (`dynamics.analysis.tokens.matches.task_tokens`).
+    split, over, level
+        As for `value_curves`.
+
+    Returns
+    -------
+    list of ValueCurve
+        With one bucket, ``result``. Documents without such a token are left out; `n_left_out` is their number.
+
+    Raises
+    ------
+    InputError
+        For a malformed pattern, one that matches nowhere in the split, and as `value_curves`.
+
+    Warns
+    -----
+    UserWarning
+        As `value_curves`.
+    """
+    arms = collect_arms(data)
+    n_documents = arms[0].seed_sums(split)[0].n_documents
+    curves = value_curves(arms, "accuracy", split=split, buckets=task_tokens(task), over=over, level=level)
+    return [replace(curve, n_left_out=n_documents - curve.n_documents) for curve in curves]
+
+
 def bits_per_byte_curves(data: Source | Iterable[Source], **how: Any) -> list[ValueCurve]:
     """Return the bits per byte of text, by arm, epoch and bucket; see `value_curves`."""
     return value_curves(data, "bits_per_byte", **how)
@@ -177,6 +227,10 @@ def value_curve(
 ) -> ValueCurve:
     """Return the curve of an arm from its sums, one part a seed."""
     first = parts[0]
+    values = curve_interval(parts, over=over, level=level)
+    if number == "accuracy":
+        # An interval of few documents may reach beyond what a share can be.
+        values = Interval(np.clip(values.low, 0.0, 1.0), np.clip(values.high, 0.0, 1.0), values.estimate)
     return ValueCurve(
         arm=arm.name,
         n_seeds=len(parts),
@@ -185,10 +239,11 @@ def value_curve(
         unit=UNITS[number] if unit is None else unit,
         epochs=first.epochs,
         labels=first.labels,
-        values=curve_interval(parts, over=over, level=level),
+        values=values,
         over=over or generalises_over(parts),
         by_seed=np.stack([mean_curve(part) for part in parts]),
         passes=first.passes,
+        n_documents=first.n_documents,
     )
 
 
@@ -201,16 +256,7 @@ def _entropies(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:
 
 
 def _accuracies(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:
-    """Return the sums of correct tokens, NaN where a loss is: a model that says NaN has no most probable token."""
-    arm.load(split, ["correct", "loss"], buckets=buckets)
-    return [
-        replace(part, sums=np.where(np.isnan(loss.sums), np.nan, part.sums))
-        for part, loss in zip(
-            arm.seed_sums(split, buckets=buckets, value="correct"),
-            arm.seed_sums(split, buckets=buckets),
-            strict=True,
-        )
-    ]
+    return accuracy_sums(arm, split, buckets=buckets)
 
 
 def _bits_per_byte(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:

@@ -88,6 +88,10 @@ class Contributions:
         degrees = np.minimum(self.degrees[..., first], self.degrees[..., second])[..., None]
         return self._linear(lambda values: (values[..., first] - values[..., second])[..., None], degrees)
 
+    def negated(self) -> Contributions:
+        """Return the contributions to the estimate with its sign turned."""
+        return self._linear(np.negative, self.degrees)
+
     def with_seeds(self, order: Sequence[int]) -> Contributions:
         """Return the same estimate with its seeds in another order, that of their indices in `order`."""
         rows = list(order)

@@ -30,6 +30,9 @@ from dynamics.records.summaries.reading import no_tokens
 from dynamics.records.tensors import Array
 from dynamics.records.values import Records
 
+#: What stands behind an arm's name where the ensemble of its seeds is meant, before their number.
+ENSEMBLE_OF = " (ensemble of "
+
 
 class Ensemble(Arm):
     """An arm whose seeds answer together, as one run; `ensemble` makes it.
@@ -42,7 +45,7 @@ class Ensemble(Arm):
 
     def __init__(self, arm: Arm) -> None:
         self.members = list(arm.runs)
-        super().__init__(f"{arm.name} (ensemble of {len(arm.runs)})", [EnsembleRun(arm.runs, arm.epochs)])
+        super().__init__(f"{arm.name}{ENSEMBLE_OF}{len(arm.runs)})", [EnsembleRun(arm.runs, arm.epochs)])
 
 
 def ensemble(arm: Arm) -> Ensemble:

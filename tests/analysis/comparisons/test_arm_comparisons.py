@@ -18,6 +18,7 @@ from dynamics.analysis.intervals.over_seeds_and_documents import (
     over_seeds_and_documents,
 )
 from dynamics.analysis.sums.arms import Arm, at_common_epochs, collect_arms
+from dynamics.analysis.tokens.matches import groups_by_match
 from dynamics.errors import InputError
 from dynamics.records.reader import Study, open_run, open_study
 
@@ -98,6 +99,40 @@ def test_quantities(study: Study) -> None:
     assert by_quantity["rebound"].p_holm < 0.05 and by_quantity["rebound"].probability < 0.01
     assert by_quantity["best"].low < 0.0 < by_quantity["best"].high
     assert by_quantity["area"].low < 0.1 < by_quantity["area"].high
+
+
+def test_accuracies_are_compared_like_losses(tmp_path: Path) -> None:
+    def learned(share: float) -> Any:
+        """So many tokens are right after the first epoch, a tenth less after the second, of those there are."""
+
+        def curve(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+            return np.where(rng.random(entropy.shape) < share - 0.1 * (epoch == 2) - 0.3 * (epoch == 0), 0.25, 4.0)
+
+        return curve
+
+    arms = {"baseline": {}, "better": {}}
+    loss_fns = {"baseline": learned(0.5), "better": learned(0.8)}
+    path = make_study(tmp_path / "s", arms=arms, loss_fns=loss_fns, n_documents=120, epochs=2, seeds=(0, 1, 2))
+    study = open_study(path)
+    tokens = groups_by_match({"result": "[a-m]+"})
+    how: dict[str, Any] = {"value": "correct", "buckets": tokens, "baseline": "baseline"}
+    (final, *stopped) = compare_arms(study, **how)
+    assert (final.value, final.bucket, final.epoch) == ("correct", "result", 2)
+    sides = [arm_quantity(arm, "final", value="correct", buckets=tokens) for arm in collect_arms(study)]
+    by_hand = over_seeds_and_documents(sides[1].minus(sides[0]))
+    assert numbers(final)[:3] == tuple(
+        float(getattr(by_hand.interval(0.95), end)[0]) for end in ("estimate", "low", "high")
+    )
+    assert final.low < 0.3 < final.high and final.p_value < 0.01
+    # The better arm is the higher one, so that it is surely not the lower one.
+    assert final.probability < 0.01
+    # Early stopping gives the highest accuracy, a tenth above the end.
+    assert [(row.arm, row.other) for row in stopped] == [("better", STOPPED), (STOPPED, "baseline")]
+    assert stopped[0].low < 0.2 < stopped[0].high and stopped[1].low < 0.1 < stopped[1].high
+    (rebound,) = compare_arms(study, quantity="rebound", **how)
+    assert rebound.low < 0.0 < rebound.high and abs(rebound.estimate) < 0.05
+    with pytest.raises(InputError, match="unknown value 'corect'"):
+        compare_arms(study, value="corect")  # type: ignore[arg-type]
 
 
 def test_equivalence_within_a_margin(study: Study) -> None:

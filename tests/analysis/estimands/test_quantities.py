@@ -74,6 +74,28 @@ def test_the_tuning_part_chooses_by_the_value_that_is_asked_for(tmp_path: Path) 
     assert best.estimate == pytest.approx(arm_quantity(arm, "final", value="entropy").estimate)
 
 
+def test_the_best_epoch_of_correctness_is_the_highest(tmp_path: Path) -> None:
+    # Every token is correct where its loss is below 0.5: none, all but the high-entropy ones, all, none of them again.
+    def learned(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.where(np.array([0, entropy < 2, 1, 0], dtype=object)[epoch], 0.25, 4.0)
+
+    made = make_study(
+        tmp_path / "study", arms={"baseline": {}}, loss_fns={"baseline": learned}, n_documents=20, epochs=3
+    )
+    arm = collect_arms(open_study(made))[0]
+    share = {
+        quantity: float(arm_quantity(arm, quantity, value="correct").estimate[0])  # type: ignore[arg-type]
+        for quantity in ("final", "best", "rebound", "area")
+    }
+    some = float(mean_curve(arm.sums("validation", value="correct"))[1, 0])
+    assert 0.2 < some < 0.8
+    assert share == pytest.approx({"final": 0.0, "best": 1.0, "rebound": -1.0, "area": (some + 1.0) / 3})
+    # What documents and seeds contribute has the sign of the estimate: leaving a document out of "all right" changes
+    # nothing, and of losses the best is the lowest as before.
+    best = arm_quantity(arm, "best", value="correct")
+    assert best.documents == pytest.approx(0.0) and arm_quantity(arm, "best").estimate == pytest.approx(0.25)
+
+
 def test_compute_is_counted_in_passes_steps_and_tokens(arm: Arm) -> None:
     manifest = arm.runs[0].manifest
     np.testing.assert_array_equal(arm_compute(arm, "passes"), [0, 1, 2, 3])

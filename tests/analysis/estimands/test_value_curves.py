@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dynamics.analysis.estimands.value_curves import (
     accuracy_curves,
     bits_per_byte_curves,
     curves_by_split,
+    task_curves,
     value_curves,
 )
 from dynamics.analysis.intervals.contributions import curve_contributions
@@ -22,6 +24,7 @@ from dynamics.analysis.sums.curves import mean_curve
 from dynamics.analysis.sums.ensembles import ensemble
 from dynamics.analysis.tokens.buckets import make_buckets, moving_buckets
 from dynamics.analysis.tokens.groups import groups_by_regex
+from dynamics.analysis.tokens.matches import task_tokens
 from dynamics.errors import InputError
 from dynamics.records.reader import Study, open_run, open_study
 
@@ -109,6 +112,55 @@ def test_groups_ensembles_and_entropies(study: Study) -> None:
         accuracy_curves(ensemble(arm))
     with pytest.raises(InputError, match="unknown number 'acuracy'; use .*; did you mean 'accuracy'"):
         value_curves(study, "acuracy")
+
+
+@pytest.mark.filterwarnings("ignore:intervals over 2 documents:UserWarning")
+def test_intervals_of_shares_end_at_none_and_all(tmp_path: Path) -> None:
+    def learned(epoch: int, split: str, entropy: Any, rng: Any) -> Any:
+        return np.where(rng.random(entropy.shape) < 0.5, 0.25, 4.0)
+
+    run = open_run(make_run(tmp_path / "run", n_documents=4, epochs=1, loss_fn=learned))
+    (share,), (loss,) = accuracy_curves(run), value_curves(run)
+    # Two documents: Student's t with a degree of freedom, which reaches beyond.
+    wide = over_documents(curve_contributions(collect_arms(run)[0].seed_sums("validation", value="correct"))).interval(
+        0.95
+    )
+    assert (wide.low < 0.0).any() and (wide.high > 1.0).any()
+    np.testing.assert_array_equal(share.values.low, np.clip(wide.low, 0.0, 1.0))
+    np.testing.assert_array_equal(share.values.high, np.clip(wide.high, 0.0, 1.0))
+    np.testing.assert_allclose(share.values.estimate, wide.estimate)
+    assert loss.values.high.max() > 1.0
+
+
+@FEW
+def test_the_curve_of_a_task(study: Study) -> None:
+    task = r"donn\w+"
+    baseline, entrodrop = task_curves(study, task)
+    assert (baseline.arm, baseline.number, baseline.labels, baseline.over) == (
+        "baseline",
+        "accuracy",
+        ("result",),
+        "seeds_and_documents",
+    )
+    having = set()
+    for s in range(2):
+        records = study.run("baseline", s).records("validation")
+        within = np.zeros(records.token_id.shape, dtype=bool)
+        for row, at in np.argwhere(records.predicted):
+            raw = records.document_bytes(records.document_id[row, at])
+            first, end = records.byte_start[row, at], records.byte_end[row, at]
+            # All the words are ASCII but for this one's last letters and "über".
+            for word in re.finditer("données".encode(), raw):
+                within[row, at] |= first < word.end() and word.start() < end
+        having |= set(records.document_id[within].tolist())
+        assert baseline.by_seed[s, :, 0] == pytest.approx([records.correct(e)[within].mean() for e in range(3)])
+    assert (baseline.n_documents, baseline.n_left_out) == (len(having), 20 - len(having)) and len(having) < 20
+    np.testing.assert_allclose(
+        baseline.values.low, accuracy_curves(study, buckets=task_tokens(task))[0].values.low, rtol=1e-12
+    )
+    assert task_curves(study, task, split="train", level=0.5)[1].arm == entrodrop.arm
+    with pytest.raises(InputError, match="no document of the validation split of .* matches 'nowhere'"):
+        task_curves(study, "nowhere")
 
 
 @FEW

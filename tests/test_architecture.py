@@ -25,7 +25,7 @@ COMMON = ("errors", "validation", "reporting", "cache", "predicted", "version")
 #: face, `dynamics/__init__.py`.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "cache": (),
+    "cache": ("errors",),
     "reporting": (),
     "predicted": (),
     "version": (),

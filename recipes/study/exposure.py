@@ -2,7 +2,7 @@
 
     python -m recipes.study.exposure --gsm8k FOLDER [--documents 60] [--output studies/exposure.json]
 
-Each document stands alone, cut after 256 tokens, and its end-of-text token is left out. Measured are
+Each document stands alone, cut after 256 tokens, and its end-of-text token is left out. The precision is that of the recipes (epoch 0 of their runs). Measured are
 
 - the training and validation documents of both studies, by their recipes;
 - this repository's own documentation and source, written after the model came out, beside the Python reference and
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------------------- the texts
+# ------------------------------------------------------------------------------------------------ the texts
 
 
 def study_texts(gsm8k: Path) -> dict[str, list[Document]]:
@@ -122,7 +122,7 @@ def problems(gsm8k: Path) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------- the model
+# ------------------------------------------------------------------------------------------------ the model
 
 
 def measured_by_the_model() -> tuple[Measure, dict[str, Any]]:
@@ -135,12 +135,18 @@ def measured_by_the_model() -> tuple[Measure, dict[str, Any]]:
     if model_hash(model) != named.hash:
         raise InputError(f"model.hash: {named.name!r} has other weights; make it with recipes/study/pretrained.py")
     assert isinstance(recipe.tokenizer, str)
-    return measuring(model.eval(), load_tokenizer(recipe.tokenizer)), {"name": named.name, "hash": named.hash}
+    bf16 = bool(recipe.training.get("bf16"))
+    facts = {"name": named.name, "hash": named.hash, "precision": "bfloat16" if bf16 else "float32"}
+    return measuring(model.eval(), load_tokenizer(recipe.tokenizer), bf16=bf16), facts
 
 
-def measuring(model: Any, tokenizer: Any) -> Measure:
+def measuring(model: Any, tokenizer: Any, *, bf16: bool = False) -> Measure:
     """Return what measures texts: a function of texts that returns the losses of each, in their order."""
+    import torch
+
     from dynamics.training.loop.clean_pass import evaluate_tokens
+
+    dtype = torch.bfloat16 if bf16 else torch.float32
 
     def measure(texts: Sequence[str]) -> list[Losses]:
         encoded = encode_documents(tokenizer, texts)
@@ -150,7 +156,7 @@ def measuring(model: Any, tokenizer: Any) -> Measure:
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
             token_id, labels = _rows([encoded[i] for i in batch], pad_id(tokenizer))
-            loss = evaluate_tokens(model, token_id, labels, batch_size=_BATCH).loss
+            loss = evaluate_tokens(model, token_id, labels, batch_size=_BATCH, dtype=dtype).loss
             for row, i in enumerate(batch):
                 n = int((labels[row] >= 0).sum())
                 found[i] = Losses(
@@ -174,7 +180,7 @@ def _rows(encoded: Sequence[EncodedDocument], padding: int) -> tuple[np.ndarray,
     return token_id, labels
 
 
-# ------------------------------------------------------------------------------------------------------------ the numbers
+# ------------------------------------------------------------------------------------------------ the numbers
 
 
 def exposure(
@@ -237,9 +243,7 @@ def _interval(estimate: float, error: float, degrees: int) -> dict[str, float]:
             (("estimate", estimate), ("low", estimate - half), ("high", estimate + half))}  # fmt: skip
 
 
-def compared(
-    pairs: Sequence[tuple[str, str]], measure: Measure, *, documents: int, seed: int
-) -> dict[str, Any]:
+def compared(pairs: Sequence[tuple[str, str]], measure: Measure, *, documents: int, seed: int) -> dict[str, Any]:
     """Return the loss of problems less that of the same ones perturbed, in nats per token, over documents.
 
     ``all`` is of whole documents; the other keys of the tokens that touch pieces of that kind (`perturbed.KINDS`).

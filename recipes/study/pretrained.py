@@ -36,7 +36,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WEIGHTS_HASH = "5bf586bf3b11ca984287b9a047ce03dfebcd8b59ac86d8e169bb8440f3a4709d"
 TOKENIZER_SHA256 = "bf346d64f6f0fbcefb4c1b6928a98241467dff36c6fbae5fe1785c4ff90667f4"
 
-_NEEDED = ("gguf", "sentencepiece")  # what transformers reads a GGUF with
+_NEEDED = ("gguf",)  # what transformers reads a GGUF with
 # What loading leaves in the files that are saved, and says nothing of the model.
 _LEFTOVERS = ("_name_or_path", "_model_name_or_path", "name_or_path", "is_local", "local_files_only")
 

@@ -2,7 +2,8 @@
 
     python -m recipes.study.exposure --gsm8k FOLDER [--documents 60] [--output studies/exposure.json]
 
-Each document stands alone, cut after 256 tokens, and its end-of-text token is left out. The precision is that of the recipes (epoch 0 of their runs). Measured are
+Each document stands alone, cut after 256 tokens, and its end-of-text token is left out. The precision is that of the
+recipes, as of epoch 0 of their runs. Measured are
 
 - the training and validation documents of both studies, by their recipes;
 - this repository's own documentation and source, written after the model came out, beside the Python reference and
@@ -37,6 +38,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = Path(__file__).resolve().parent
 LONGEST = 256  # tokens of a document that are looked at: a sequence of the study's runs
 TEMPLATE = ("Question: ", "\nAnswer: ")  # around question and answer, as in the study's recipe
+# Sets of one kind of text: trained on and not, old and written after the model.
+TOLD_APART = (
+    ("python-reference: train", "python-reference: validation"),
+    ("mathematics: train", "mathematics: validation"),
+    ("python-reference: train", "this repository: documentation"),
+    ("standard library: source", "this repository: source"),
+)
 _BATCH = 8
 
 
@@ -202,6 +210,7 @@ def exposure(
         losses = [one for one in measure([doc.text for doc in taken]) if len(one.nats)]
         result["sets"][name] = {"corpus_hash": corpus_hash(taken), **set_numbers(losses)}
         print(f"{name}: {result['sets'][name]['nats_per_token']}", flush=True)
+    result["differences"] = differences(result["sets"])
     for part, pairs in found.items():
         result["perturbed"][f"mathematics: {part}"] = compared(pairs, measure, documents=documents, seed=seed)
         print(f"{part}, less perturbed: {result['perturbed'][f'mathematics: {part}']}", flush=True)
@@ -237,10 +246,32 @@ def paired(differences: np.ndarray) -> dict[str, float] | None:
     return {**_interval(differences.mean(), error, len(differences) - 1), "documents": len(differences)}
 
 
-def _interval(estimate: float, error: float, degrees: int) -> dict[str, float]:
+def _interval(estimate: float, error: float, degrees: float) -> dict[str, float]:
     half = float(stats.t.ppf(0.975, degrees)) * float(error)
     return {key: round(float(value), 6) for key, value in
             (("estimate", estimate), ("low", estimate - half), ("high", estimate + half))}  # fmt: skip
+
+
+def difference(one: dict[str, float], other: dict[str, float], n: tuple[int, int]) -> dict[str, float]:
+    """Return the difference of two sets' intervals of `ratio`, of so many documents each (Welch 1947)."""
+    degrees = np.array(n) - 1
+    half = np.array([(found["high"] - found["low"]) / 2 for found in (one, other)])
+    squares = (half / stats.t.ppf(0.975, degrees)) ** 2
+    together = squares.sum() ** 2 / (squares**2 / degrees).sum() if squares.any() else degrees.min()
+    return _interval(one["estimate"] - other["estimate"], np.sqrt(squares.sum()), float(together))
+
+
+def differences(sets: dict[str, Any]) -> dict[str, Any]:
+    """Return the differences of sets that are told apart by what the model may have seen."""
+    return {
+        f"{one} less {other}": {
+            measure: difference(
+                sets[one][measure], sets[other][measure], (sets[one]["documents"], sets[other]["documents"])
+            )
+            for measure in ("nats_per_token", "bits_per_byte")
+        }
+        for one, other in TOLD_APART
+    }
 
 
 def compared(pairs: Sequence[tuple[str, str]], measure: Measure, *, documents: int, seed: int) -> dict[str, Any]:

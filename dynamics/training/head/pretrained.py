@@ -49,13 +49,14 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
         found: Any = AutoModelForCausalLM.from_pretrained(
             path, trust_remote_code=trust_remote_code, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        remedy = (
-            f"if you trust where it is from, {trust_key}: true runs it"
-            if "trust_remote_code" in reason
-            else "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
-        )
+    except Exception as error:  # of many kinds: files that are cut, other shapes than the configuration says, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            remedy = f"if you trust where it is from, {trust_key}: true runs it"
+        elif name.startswith(PLACED):
+            remedy = f"remove {path}, and make it again"
+        else:
+            remedy = "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
         raise InputError(
             f"{key}: {name!r} cannot be loaded as a causal language model ({reason[:300]}); {remedy}"
         ) from error

@@ -1,6 +1,6 @@
 """Whether the study's model may have seen the study's texts: its loss on them, and on texts that it cannot have seen.
 
-    python -m recipes.study.exposure --gsm8k FOLDER [--documents 60] [--output studies/exposure.json]
+    python -m recipes.study.exposure --gsm8k FOLDER [--documents 48] [--problems 96] [--output studies/exposure.json]
 
 Each document stands alone, cut after 256 tokens, and its end-of-text token is left out. The precision is that of the
 recipes, as of epoch 0 of their runs. Measured are
@@ -64,16 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     """Measure all, and write the numbers; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gsm8k", type=Path, required=True, help="folder with train.jsonl and test.jsonl")
-    parser.add_argument("--documents", type=int, default=60, help="of each set, those of the lowest content hash")
+    parser.add_argument("--documents", type=int, default=48, help="of each set, those of the lowest content hash")
+    parser.add_argument("--problems", type=int, default=96, help="that are perturbed, of each part of GSM8K")
     parser.add_argument("--seed", type=int, default=0, help="of the perturbed problems")
     parser.add_argument("--output", type=Path, default=ROOT / "studies" / "exposure.json")
     options = parser.parse_args(argv)
     try:
-        if options.documents < 2:
-            raise InputError("--documents: an interval over documents needs at least 2")
+        if min(options.documents, options.problems) < 2:
+            raise InputError("--documents and --problems: an interval over documents needs at least 2")
         texts = study_texts(options.gsm8k)
         measure, model = measured_by_the_model()
-        found = exposure(texts, problems(options.gsm8k), measure, documents=options.documents, seed=options.seed)
+        counts = {"documents": options.documents, "problems": options.problems}
+        found = exposure(texts, pairs_of(options.gsm8k), measure, **counts, seed=options.seed)
     except (InputError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -120,7 +122,7 @@ def sections(files: Sequence[Path]) -> list[Document]:
     return cut
 
 
-def problems(gsm8k: Path) -> dict[str, list[tuple[str, str]]]:
+def pairs_of(gsm8k: Path) -> dict[str, list[tuple[str, str]]]:
     """Return questions and answers of both parts, those of the lowest content hash first."""
     found = {}
     for part in ("train", "test"):
@@ -197,11 +199,18 @@ def exposure(
     measure: Measure,
     *,
     documents: int,
+    problems: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return all numbers: the loss of every set of texts, and of problems less those that were perturbed."""
     result: dict[str, Any] = {
-        "design": {"documents": documents, "tokens_at_most": LONGEST, "seed": seed, "level": 0.95},
+        "design": {
+            "documents": documents,
+            "problems": problems,
+            "tokens_at_most": LONGEST,
+            "seed": seed,
+            "level": 0.95,
+        },
         "sets": {},
         "perturbed": {},
     }
@@ -212,7 +221,7 @@ def exposure(
         print(f"{name}: {result['sets'][name]['nats_per_token']}", flush=True)
     result["differences"] = differences(result["sets"])
     for part, pairs in found.items():
-        result["perturbed"][f"mathematics: {part}"] = compared(pairs, measure, documents=documents, seed=seed)
+        result["perturbed"][f"mathematics: {part}"] = compared(pairs, measure, documents=problems, seed=seed)
         print(f"{part}, less perturbed: {result['perturbed'][f'mathematics: {part}']}", flush=True)
     return result
 

@@ -139,11 +139,11 @@ def test_the_command_writes_numbers_and_no_text(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exposure, "study_texts", lambda path: parts)
     monkeypatch.setattr(exposure, "measured_by_the_model", lambda: (by_character(set()), {"name": "it"}))
     output = tmp_path / "new" / "exposure.json"
-    assert exposure.main(["--gsm8k", str(folder), "--documents", "3", "--output", str(output)]) == 0
+    assert exposure.main(["--gsm8k", str(folder), "--documents", "3", "--problems", "4", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
     assert found["model"] == {"name": "it"} and found["design"]["documents"] == 3
     assert set(found["sets"]) == set(parts) and len(found["differences"]) == len(exposure.TOLD_APART)
-    assert found["perturbed"]["mathematics: test"]["all"]["documents"] == 3
+    assert found["perturbed"]["mathematics: test"]["all"]["documents"] == 4
     assert "Nina" not in output.read_text()
     assert exposure.main(["--gsm8k", str(folder), "--documents", "1"]) == 2
     assert exposure.main(["--gsm8k", str(tmp_path / "no")]) == 2

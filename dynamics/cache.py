@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from filelock import FileLock
 
 from dynamics.errors import InputError, nearest
 
-# How the name of a model begins that lies in the cache.
+# How the name of a model begins that lies in the cache, and what may follow.
 PLACED = "cache:"
+_SHORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,25 @@ def cache_root() -> Path:
     return Path(os.environ.get("DYNAMICS_CACHE") or platformdirs.user_cache_dir("dynamics"))
 
 
+def where_model_lies(name: str) -> str:
+    """Return a model's or tokenizer's name as a recipe keeps it: the absolute path where it is one, else as it is.
+
+    A hub name also has a slash: it is a path only where something of that name is there. ``cache:NAME`` is never a
+    path, whatever lies in the working directory, so that it means the same everywhere (``./cache:NAME`` is one).
+    """
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if not name.startswith(PLACED) and os.path.exists(path) else name
+
+
 def placed_model(name: str) -> str:
     """Return where a model lies: for ``cache:NAME`` the folder models/NAME of the cache, else `name` itself.
 
     So a recipe can name a model that was made on this machine, and mean the same on every other one.
+
+    Parameters
+    ----------
+    name : str
+        Of a model or tokenizer, as a recipe has it.
 
     Raises
     ------
@@ -43,14 +60,17 @@ def placed_model(name: str) -> str:
     if not name.startswith(PLACED):
         return name
     short = name.removeprefix(PLACED)
-    folder = cache_root() / "models" / short
-    if short in ("", ".", "..") or "/" in short or os.sep in short:
-        raise InputError(f"{name!r} is no name of a model; write {PLACED}NAME, the folder models/NAME of the cache")
-    if not folder.is_dir():
-        there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+    if not _SHORT.fullmatch(short):
         raise InputError(
-            f"{name!r}: there is no folder {folder}; make the model first (for the study's, python "
-            f"recipes/study/pretrained.py){nearest(short, there)}"
+            f"{name!r} is no name of a model; write {PLACED}NAME, the folder models/NAME of the cache (letters, digits "
+            "and _ . + -, not a dot first)"
+        )
+    folder = cache_root() / "models" / short
+    if not folder.is_dir():
+        there = sorted(path.name for path in folder.parent.glob("[!.]*") if path.is_dir())
+        raise InputError(
+            f"{name!r}: there is no folder {folder}; set DYNAMICS_CACHE if it is elsewhere, or make the model first "
+            f"(for the study's, python recipes/study/pretrained.py){nearest(short, there)}"
         )
     return str(folder)
 

@@ -1,4 +1,4 @@
-"""Small entries in one file of the cache."""
+"""Small entries in one file of the cache, and models that were put there."""
 
 import json
 import logging
@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from dynamics.cache import cached_entry
+from dynamics.cache import cached_entry, placed_model, where_model_lies
+from dynamics.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +69,43 @@ def test_a_cache_that_cannot_be_written(monkeypatch, cache):
     monkeypatch.setenv("DYNAMICS_CACHE", str(cache / "file" / "below"))
     with pytest.raises(OSError):
         cached_entry("small", "a", lambda: 1)
+
+
+# -------------------------------------------------------------------------------------------- models, by name
+
+
+def test_a_placed_model_is_a_folder_of_the_cache(cache):
+    (cache / "models" / "mine-1.0").mkdir(parents=True)
+    assert placed_model("cache:mine-1.0") == str(cache / "models" / "mine-1.0")
+    for other in ("nano", "owner/model", "/somewhere/cache:mine", "./cache:mine-1.0", "Cache:mine"):
+        assert placed_model(other) == other
+
+
+@pytest.mark.parametrize(
+    "name", ["cache:", "cache:.", "cache:..", "cache:../x", "cache:a/b", "cache:/a", "cache:.hidden", "cache: a",
+             "cache:a\n", "cache:a\0b", "cache:" + "a" * 300, "cache:a\\b"],
+)  # fmt: skip
+def test_a_name_that_is_none(cache, name):
+    (cache / "models" / ".hidden").mkdir(parents=True)
+    with pytest.raises(InputError, match="is no name of a model; write cache:NAME, the folder models/NAME"):
+        placed_model(name)
+
+
+def test_a_model_that_is_not_there(cache):
+    with pytest.raises(InputError, match="'cache:mine': there is no folder .*mine; set DYNAMICS_CACHE if it is else"):
+        placed_model("cache:mine")
+    (cache / "models" / "mine2").mkdir(parents=True)
+    (cache / "models" / ".mine.partial").mkdir()
+    (cache / "models" / "mine").write_text("a file")
+    with pytest.raises(InputError, match="recipes/study/pretrained.py.; did you mean 'mine2'"):
+        placed_model("cache:mine")
+
+
+def test_a_name_in_the_cache_is_no_path_whatever_lies_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("cache:mine", "owner/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert where_model_lies("cache:mine") == "cache:mine"
+    assert where_model_lies("./cache:mine") == str(tmp_path / "cache:mine")
+    assert where_model_lies("owner/model") == str(tmp_path / "owner/model")
+    assert where_model_lies("owner/other") == "owner/other"

@@ -91,7 +91,7 @@ BAD_RECIPES = [
     ("corpus: {source: a, template: {question}}", "corpus.template: must be text, not {"),
     ("corpus: {source: a, subset: b}", "corpus: subset is only read with a source hub:NAME"),
     ("corpus: {sorce: a}", "corpus.sorce: unknown key; did you mean 'source'?"),
-    ("tokenizer: 2048", "tokenizer: must be a path or hub name, or {train: {vocab_size: N}}, not"),
+    ("tokenizer: 2048", "tokenizer: must be a path, hub name or cache:NAME, or {train: {vocab_size: N}}, not"),
     ("tokenizer: ''", "tokenizer: must be text that is not empty, not ''"),
     ("tokenizer: {train: {vocab_size: 257}}", "tokenizer.train.vocab_size: must be at least 258"),
     ("tokenizer: {train: 2048}", "tokenizer.train: must be a mapping (key: value), not 2048"),

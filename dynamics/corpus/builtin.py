@@ -185,7 +185,12 @@ def _python_source() -> Iterator[TextAndOrigin]:
 def _site_packages() -> Iterator[TextAndOrigin]:
     paths = sysconfig.get_paths()
     for folder in dict.fromkeys((paths["purelib"], paths["platlib"])):
-        yield from _source_documents(_sources(Path(folder), skip={"__pycache__"}))
+        yield from python_documents(Path(folder))
+
+
+def python_documents(folder: Path) -> Iterator[TextAndOrigin]:
+    """Yield the documents that the Python files below a folder are cut into, and where each begins."""
+    return _source_documents(_sources(folder, skip={"__pycache__"}))
 
 
 _BUILTIN: dict[str, Callable[[], Iterator[TextAndOrigin]]] = {

@@ -113,7 +113,7 @@ def _with_short_words(texts: Iterable[str]) -> Iterator[str]:
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
-    """Load a tokenizer from a folder or, where there is no such path, by its hub name.
+    """Load a tokenizer from a folder, as ``cache:NAME`` or, where there is no such path, by its hub name.
 
     Raises
     ------
@@ -122,7 +122,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    path = Path(os.path.expanduser(placed_model(name_or_path)))
+    try:
+        path = Path(os.path.expanduser(placed_model(name_or_path)))
+    except InputError as error:
+        raise InputError(f"tokenizer {error}") from error
     is_local = path.is_dir()
     if not is_local:
         _check_hub_name(name_or_path, path)
@@ -139,7 +142,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"tokenizer {name_or_path!r} could not be loaded: {reason}. Give a folder that "
-            "save_pretrained wrote, a hub name, or train one (tokenizer: {train: {vocab_size: N}})"
+            "save_pretrained wrote, a hub name, cache:NAME, or train one (tokenizer: {train: {vocab_size: N}})"
         ) from error
     _check(tokenizer, name_or_path)
     return tokenizer

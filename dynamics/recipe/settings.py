@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from dynamics.cache import where_model_lies
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.names import Name, Seed, require_apart
 from dynamics.recipe.training_keys import checked_training, conflict
@@ -47,14 +48,12 @@ def _from_hub(source: str | list[str]) -> bool:
     return any(part.startswith("hub:") for part in parts)
 
 
-def _local_or_hub(name: str) -> str:
-    # A hub name also has a slash: it is a path only where something of that name is there.
-    path = os.path.expanduser(name)
-    return os.path.abspath(path) if name not in NAMED_SIZES and os.path.exists(path) else name
+def _model_name(name: str) -> str:
+    return name if name in NAMED_SIZES else where_model_lies(name)
 
 
 Source = Annotated[str | list[str], BeforeValidator(_source)]
-ModelName = Annotated[str, Field(min_length=1), AfterValidator(_local_or_hub)]
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(_model_name)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 Sequences = Literal["all"] | Annotated[int, Field(ge=1)]
 Training = Annotated[dict[str, Any], AfterValidator(checked_training)]
@@ -121,7 +120,7 @@ TokenizerSettings = Annotated[
     Discriminator(
         _tokenizer_kind,
         custom_error_type="tokenizer",
-        custom_error_message="must be a path or hub name, or {train: {vocab_size: N}}",
+        custom_error_message="must be a path, hub name or cache:NAME, or {train: {vocab_size: N}}",
     ),
 ]
 
@@ -129,7 +128,9 @@ TokenizerSettings = Annotated[
 class ModelSettings(Settings):
     """The model: a named size (`dynamics.recipe.named_sizes`), a folder, a hub name or ``cache:NAME``.
 
-    `hash`, where given, is what the weights must be: the ``model.hash`` of a run's manifest.
+    `hash`, where given, is what its weights must be (`dynamics.training.head.pretrained.model_hash`): the
+    ``model.hash`` of the manifest of a run that starts from it. Where a `base` is trained first, it is that of the
+    weights before.
     """
 
     later = frozenset({"hash"})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
+from dynamics.cache import where_model_lies
 from dynamics.errors import InputError
 from dynamics.validation import Settings
 
@@ -15,16 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def _where_it_lies(name: str) -> str:
-    # A hub name also has a slash: it is a path only where something of that name is there.
-    path = os.path.expanduser(name)
-    return os.path.abspath(path) if os.path.exists(path) else name
-
-
 class OtherModel(Settings):
-    """A pretrained model: a folder that save_pretrained wrote, or a hub name."""
+    """A pretrained model: a folder that save_pretrained wrote, a hub name or ``cache:NAME``."""
 
-    model: Annotated[str, Field(min_length=1), AfterValidator(_where_it_lies)]
+    model: Annotated[str, Field(min_length=1), AfterValidator(where_model_lies)]
     trust_remote_code: bool = False
 
 

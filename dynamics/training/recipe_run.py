@@ -42,7 +42,7 @@ from dynamics.training.recording.run_writer import OnRecorded, RunPlan, referenc
 from dynamics.training.recording.run_writers import RunWriters
 from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints, telling_full_disk
 from dynamics.training.resuming.resume_point import claim, config_hash_of, discard, resume_point
-from dynamics.training.resuming.same import Resumption, restore_hardware
+from dynamics.training.resuming.same import Resumption, another_start, restore_hardware
 from dynamics.training.trainer import DynamicsTrainer
 
 
@@ -130,6 +130,7 @@ def make_ready(
     # A run that goes on does so in its own precision, whatever the device at hand would choose.
     precision = open_run(output).manifest.get("precision") if (output / schema.MANIFEST_FILE).exists() else None
     prepared = prepare_recipe(recipe, reporter, precision=precision)
+    _say_where_starts_differ(recipe, output, prepared, reporter)
     methods = build_regularizers(recipe.regularizers)
     args = training_arguments(
         _merged_training(recipe, methods),
@@ -140,6 +141,20 @@ def make_ready(
     )
     _show(methods, prepared, prepared.reference["train"], args, seed=recipe.seed)
     return prepared, methods, args
+
+
+def _say_where_starts_differ(recipe: Recipe, output: Path, prepared: Prepared, reporter: Reporter) -> None:
+    """Raise InputError, or say, if another run of the same study started from another model."""
+    other = on_rank_zero(lambda: another_start(output, prepared.facts))
+    if other is None:
+        return
+    if recipe.base is None:
+        raise InputError(
+            f"model.name: {recipe.model.name!r} is another model now than when {other} started, and runs of one study "
+            "are compared; restore it (its hash is in that run's manifest), or name a new directory"
+        )
+    # Pretrained elsewhere, or by other versions, a starting model has other bits.
+    reporter.line(f"{output}: its pretrained starting model is not the same, bit for bit, as that of {other}")
 
 
 def _show(

@@ -49,13 +49,14 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
         found: Any = AutoModelForCausalLM.from_pretrained(
             path, trust_remote_code=trust_remote_code, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        remedy = (
-            f"if you trust where it is from, {trust_key}: true runs it"
-            if "trust_remote_code" in reason
-            else "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
-        )
+    except Exception as error:  # of many kinds: files that are cut, other shapes than the configuration says, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            remedy = f"if you trust where it is from, {trust_key}: true runs it"
+        elif name.startswith(PLACED):
+            remedy = f"remove {path}, and make it again"
+        else:
+            remedy = "give a folder that save_pretrained wrote, or a hub name that this machine can reach"
         raise InputError(
             f"{key}: {name!r} cannot be loaded as a causal language model ({reason[:300]}); {remedy}"
         ) from error
@@ -74,14 +75,20 @@ def pretrained_model(name: str, *, trust_remote_code: bool, key: str, trust_key:
     return model
 
 
+def can_be_pretrained(name: str) -> bool:
+    """Return whether `name` is something on disk, has the form of a hub name, or is to be in the cache."""
+    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name.startswith(PLACED) or Path(name).exists() or looks_like_hub
+
+
 def _path_of(name: str, key: str) -> str:
-    """Return what transformers is asked for; InputError where `name` is no folder and cannot be a hub name."""
+    """Return what transformers is asked for; InputError where `name` is none of `can_be_pretrained`."""
     if name.startswith(PLACED):
         try:
             return placed_model(name)
         except InputError as error:
             raise InputError(f"{key}: {error}") from error
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+    if not can_be_pretrained(name):
         raise InputError(
             f"{key}: {name!r} is neither a folder that save_pretrained wrote, nor a hub name of the form owner/model, "
             f"nor {PLACED}NAME"

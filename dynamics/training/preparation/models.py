@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from dynamics.cache import PLACED
 from dynamics.errors import InputError, nearest
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.settings import ModelSettings
-from dynamics.training.head.pretrained import model_hash, pretrained_model
+from dynamics.training.head.pretrained import can_be_pretrained, model_hash, pretrained_model
 
 __all__ = ["build_model", "model_hash"]
 
@@ -23,7 +22,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     Parameters
     ----------
     settings : ModelSettings
-        A named size (`dynamics.recipe.named_sizes`), a folder that save_pretrained wrote, or a hub name.
+        A named size (`dynamics.recipe.named_sizes`), a folder that save_pretrained wrote, a hub name or ``cache:NAME``.
     tokenizer : PreTrainedTokenizerBase
         Its length is the vocabulary of a named size, and must not exceed that of a loaded model.
     block_size : int
@@ -39,11 +38,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
         name = settings.name
-        if (
-            not name.startswith(PLACED)
-            and not Path(name).exists()
-            and (name.startswith((".", "/", "~")) or name.count("/") != 1)
-        ):
+        if not can_be_pretrained(name):
             raise InputError(
                 f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
                 f"name of the form owner/model, nor {PLACED}NAME{nearest(name, NAMED_SIZES)}"

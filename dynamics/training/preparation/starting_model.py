@@ -102,8 +102,8 @@ def _hash_of(model: PreTrainedModel, settings: ModelSettings) -> str:
     found = model_hash(model)
     if settings.hash is not None and found != settings.hash:
         raise InputError(
-            f"model.hash: the weights of {settings.name!r} are {found}, and the recipe expects {settings.hash}; give "
-            "the model that the recipe was written for, or leave model.hash out"
+            f"model.hash: the weights of {settings.name!r} are {found}, before any pretraining, and the recipe expects "
+            f"{settings.hash}; give the model that the recipe was written for, or leave model.hash out"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
 from dynamics.ops import restore_routes
 from dynamics.recipe.loading import differing_keys
+from dynamics.records import schema
 from dynamics.records.reader import Run, open_run
 from dynamics.regularizers.registry import completed
 from dynamics.training.environment.hardware import hardware
@@ -127,6 +129,24 @@ def require_same_facts(run: Run, facts: Mapping[str, Any], *, what: str, remedy:
     ]
     if differing:
         raise InputError(f"{what} holds a run of other data than is given now ({', '.join(differing)}); {remedy}")
+
+
+def another_start(output: Path, facts: Mapping[str, Any]) -> Path | None:
+    """Return a run of the study in which `output` lies that started from another model than `facts` say, if any.
+
+    A name in a recipe may mean another model by the time that a study's next run begins.
+    """
+    kind = output.absolute().parent.parent  # runs/ARM/seed-S, or a trial's like it
+    if kind.name not in (schema.RUNS_FOLDER, schema.TUNING_FOLDER) or not (kind.parent / schema.STUDY_FILE).is_file():
+        return None
+    for file in sorted(kind.parent.glob(f"*/*/*/{schema.MANIFEST_FILE}")):
+        try:
+            begun = json.loads(file.read_bytes())["model"]["hash"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # whoever reads that run says what is wrong with it
+        if file.parent != output.absolute() and begun != facts["model"]["hash"]:
+            return file.parent
+    return None
 
 
 def restore_hardware(output: Path, device: torch.device) -> list[str]:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dynamics.errors import DamagedRecordError, DeviceFull, InputError, TrainingDiverged
+from dynamics.errors import DamagedRecordError, DeviceFull, InputError, TrainingDiverged, require_folder
 
 if TYPE_CHECKING:
+    from dynamics.recipe.settings import Recipe
     from dynamics.records.reader import Run, Study
     from dynamics.reporting import Reporter
 
@@ -39,6 +40,11 @@ SetOption = Annotated[
     typer.Option("--set", metavar="K=V", help="Override a key of the recipe; may be repeated."),
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what it would do, need and write; do nothing.")]
+FlopsOption = Annotated[float | None, typer.Option(min=1.0, help="Dry run: operations a second of each process.")]
+TokensOption = Annotated[float | None, typer.Option(min=1.0, help="Dry run: of what is not downloaded yet.")]
+ProcessesOption = Annotated[int, typer.Option(min=1, help="Dry run: that train one model together.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="Dry run: the model's config.json, where it is not here.")]
 
 
 def _goes_on() -> str:
@@ -90,14 +96,21 @@ def train(
     set_: SetOption = None,
     output: OutputOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")] = False,
+    dry_run: DryRunOption = False,
+    flops: FlopsOption = None,
+    tokens_per_document: TokensOption = None,
+    processes: ProcessesOption = 1,
+    model_config: ConfigOption = None,
 ) -> None:
     """Train once, recording every token after every epoch."""
     from dynamics.recipe.loading import as_run, load_recipe
     from dynamics.reporting import Reporter
 
     loaded = as_run(load_recipe(recipe, set_ or ()), recipe)
+    if _was_dry(loaded, dry_run, flops, tokens_per_document, processes, model_config):
+        return
     folder = output or Path("runs") / loaded.name
-    _need_folder(folder)
+    require_folder(folder)
     _need_training()
     from dynamics.training.environment.processes import leave_process_group
     from dynamics.training.recipe_run import train as train_run
@@ -119,6 +132,11 @@ def study(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     list_: Annotated[bool, typer.Option("--list", help="Print one command a run, and run nothing.")] = False,
     index: Annotated[int | None, typer.Option(help="Run only this one of --list, from 0.")] = None,
+    dry_run: DryRunOption = False,
+    flops: FlopsOption = None,
+    tokens_per_document: TokensOption = None,
+    processes: ProcessesOption = 1,
+    model_config: ConfigOption = None,
 ) -> None:
     """Run arms by seeds, then draw the figures.
 
@@ -131,10 +149,12 @@ def study(
     if list_ and index is not None:
         raise InputError("--list runs nothing and --index runs one of the list; give one of them")
     loaded = as_study(load_recipe(recipe, set_ or ()), recipe)
+    if _was_dry(loaded, dry_run, flops, tokens_per_document, processes, model_config):
+        return
     from dynamics.study import StudyFailure, check_arguments, list_runs, n_jobs, run_index, run_study
 
     folder = output or Path("runs") / loaded.name
-    _need_folder(folder)
+    require_folder(folder)
     if list_:
         for command in list_runs(loaded, folder):
             print(command)
@@ -200,7 +220,7 @@ def check(
             for problem in report.problems:
                 print(f"  {problem}")
             if not report.ok:
-                print(f"  epochs still good: {_numbers(report.good_epochs)}")
+                print(f"  epochs still good: {', '.join(map(str, report.good_epochs)) or 'none'}")
             for note in report.notes:
                 print(f"  note: {note}")
             damaged |= not report.ok
@@ -254,7 +274,7 @@ def export(
         begun = next((str(run.path) for run in opened.runs.values()), None)
         raise InputError(f"{path} is a study; export one of its runs{f', such as {begun}' if begun else ''}")
     check_export(opened, output, format=format_)
-    _need_folder(output.absolute().parent)
+    require_folder(output.absolute().parent)
     reporter = Reporter()
     total = len(opened.epochs) * len(opened.splits)
     with reporter.progress(total, f"exporting {len(opened.epochs)} epochs of {path}") as bar:
@@ -279,7 +299,7 @@ def explore(
 
     if output.is_dir():
         raise InputError(f"--output: {output} is a folder; name a file, such as {output / 'page.html'}")
-    _need_folder(output.absolute().parent)
+    require_folder(output.absolute().parent)
     page = build_page([open_run(path) for path in paths], budget=budget * 1e6, buckets=buckets)
     page.save(output)
     reporter = Reporter()
@@ -320,22 +340,6 @@ def _show_warning(said: set[str], message: Warning | str, *args: Any, **kwargs: 
     said.add(str(message))
 
 
-def _need_folder(output: Path) -> None:
-    """Refuse an output that cannot be made, before any work goes into it."""
-    found = output.absolute()
-    while not os.path.lexists(found):
-        found = found.parent
-    problem = (
-        "is no directory"
-        if not found.is_dir()
-        else "may not be written to"
-        if not os.access(found, os.W_OK | os.X_OK)
-        else None
-    )
-    if problem is not None:
-        raise InputError(f"--output: {output} cannot be used, as {found} {problem}; name another")
-
-
 def _need_training() -> None:
     """Load what training needs, quietly; most of a command's starting time is spent here."""
     try:
@@ -346,6 +350,25 @@ def _need_training() -> None:
     log = importlib.import_module("transformers.utils.logging")
     log.set_verbosity_error()
     log.disable_progress_bar()
+
+
+def _was_dry(
+    recipe: Recipe, dry: bool, flops: float | None, tokens: float | None, processes: int, config: Path | None
+) -> bool:
+    """Do the dry run, if one was asked for; refuse what is only read by one."""
+    asked = {"flops": flops, "tokens-per-document": tokens, "model-config": config}
+    given = [name for name, value in asked.items() if value is not None] + ["processes"] * (processes > 1)
+    if not dry:
+        if given:
+            raise InputError(f"--{given[0]} is only read with --dry-run; add it, or leave --{given[0]} out")
+        return False
+    _need_training()
+    from dynamics.reporting import Reporter
+    from dynamics.training.dry_run import Assumptions, dry_run
+
+    assumed = Assumptions(tokens_per_document=tokens, flops=flops, processes=processes, model_config=config)
+    dry_run(recipe, assumed, Reporter())
+    return True
 
 
 def _open(paths: Sequence[Path]) -> list[Study | Run]:
@@ -364,27 +387,10 @@ def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **opti
 
 def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes
+    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes, summary_table
 
-    header = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
     summaries = [arm for one in opened for arm in arm_summary(one)]
-    rows = [
-        (
-            arm.arm,
-            f"{arm.final:.4f}",
-            f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
-            f"{arm.best_cross_fitted:.4f}",
-            f"{arm.best_at:g}",
-            f"{arm.rebound_cross_fitted:.4f}",
-            f"{arm.dropped_share:.4f}",
-        )
-        for arm in summaries
-    ]
     reporter.line("validation loss, nats per token")
-    reporter.table(header, rows)
+    reporter.table(*summary_table(summaries))
     if note := note_on_passes(summaries):
         reporter.line(note)
-
-
-def _numbers(epochs: Sequence[int]) -> str:
-    return ", ".join(map(str, epochs)) or "none"

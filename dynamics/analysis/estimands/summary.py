@@ -238,6 +238,24 @@ def _summary(arm: Arm, over: Over | None, level: float) -> ArmSummary:
     )
 
 
+def summary_table(summaries: Sequence[ArmSummary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and the rows of the table that closes a command, one row an arm."""
+    header: tuple[str, ...] = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
+    rows: list[tuple[str, ...]] = [
+        (
+            arm.arm,
+            f"{arm.final:.4f}",
+            f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
+            f"{arm.best_cross_fitted:.4f}",
+            f"{arm.best_at:g}",
+            f"{arm.rebound_cross_fitted:.4f}",
+            f"{arm.dropped_share:.4f}",
+        )
+        for arm in summaries
+    ]
+    return header, rows
+
+
 def note_on_passes(rows: Sequence[ArmSummary]) -> str | None:
     """Return after how many passes over the data arms ended, if not all after the same whole ones; else None."""
     ends = {row.final_at for row in rows}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dynamics.errors import InputError
 from dynamics.recipe.settings import Recipe
@@ -36,9 +35,9 @@ from dynamics.training.recipe_run import merged_training
 from dynamics.training.trainer import DynamicsTrainer
 
 # Steps of more operations than these are not tried: three take minutes by then.
-_MOST_OPERATIONS = {"cpu": 5e12, "cuda": 5e15}
-# The first is slower than the others.
-_TIMED_STEPS = 3
+_MOST_OPERATIONS = {"cpu": 1e12, "cuda": 5e15}
+# The first is slower than the others, and the only one where these take longer than so many seconds.
+_STEPS, _SECONDS = 3, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +166,17 @@ def _rates(
     if step > _MOST_OPERATIONS.get(args.device.type, 0.0):
         return None, f"not measured: a step is {step:.2g} operations; give --flops"
     with leaving_the_device_free(), offline():
-        return _measured(recipe, data, args), f"{_TIMED_STEPS - 1} steps timed here, without methods"
+        *rates, n = _measured(recipe, data, args)
+        return (rates[0], rates[1]), f"{n} step{'s' * (n > 1)} and a recorded batch timed here, without methods"
 
 
-def _measured(recipe: Recipe, data: CorpusSize, args: TrainingArguments) -> tuple[float, float]:
-    """Return tokens a second of a training and of a recording, each tried on the recipe's batches."""
+def _measured(recipe: Recipe, data: CorpusSize, args: TrainingArguments) -> tuple[float, float, int]:
+    """Return tokens a second of a training and of a recording, on the recipe's batches, and by how many steps."""
     packed, tokenizer = data.packed, data.tokenizer
     assert packed is not None and tokenizer is not None
     model = build_model(recipe.model, tokenizer=tokenizer, block_size=recipe.block_size)
     of_step = args.train_batch_size * args.gradient_accumulation_steps
-    rows = np.arange(of_step * _TIMED_STEPS) % len(packed.token_id)
+    rows = np.arange(of_step * _STEPS) % len(packed.token_id)
     labels = packed.labels()
     loop = TrainingLoop(recording=_Nothing())
     loop.open(BatchReader(torch.arange(len(rows), device="cpu"), recipe.block_size), total_steps=1)
@@ -194,14 +194,16 @@ def _measured(recipe: Recipe, data: CorpusSize, args: TrainingArguments) -> tupl
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
         trainer.train()
-    step = statistics.mean(np.diff(clock.ends))
+    seconds = np.diff(clock.moments)
+    steps = seconds[1:] if len(seconds) > 1 else seconds
     batch = np.arange(args.per_device_eval_batch_size) % len(packed.token_id)
 
     def record() -> None:
         evaluate_tokens(model, packed.token_id[batch], labels[batch], batch_size=len(batch), dtype=forward_dtype(args))
 
-    record()
-    return of_step * recipe.block_size / step, len(batch) * recipe.block_size / _seconds(record)
+    first = _seconds(record)
+    recording = _seconds(record) if first < _SECONDS else first
+    return of_step * recipe.block_size / float(steps.mean()), len(batch) * recipe.block_size / recording, len(steps)
 
 
 def _seconds(action: Callable[[], None]) -> float:
@@ -211,16 +213,26 @@ def _seconds(action: Callable[[], None]) -> float:
 
 
 class _Clock(TrainerCallback):
-    """Notes when optimiser steps end."""
+    """Notes when training begins and when steps end, and ends what takes too long."""
 
     def __init__(self, device: torch.device) -> None:
-        self.ends: list[float] = []
+        self.moments: list[float] = []
         self._device = device
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._note()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        self._note()
+        control.should_training_stop |= self.moments[-1] - self.moments[0] > _SECONDS
+        return control
+
+    def _note(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self.ends.append(time.perf_counter())
+        self.moments.append(time.perf_counter())
 
 
 class _Nothing:

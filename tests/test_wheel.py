@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_modules_recipes_and_licence_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert "dynamics/recipe/packaged/quickstart.yaml" in names and "dynamics/cli.py" in names
+    assert "dynamics/recipe/packaged/quickstart.yaml" in names and "dynamics/cli/__init__.py" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dynamics", "learning_dynamics"}
 

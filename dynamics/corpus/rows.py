@@ -22,7 +22,7 @@ class RowText:
     parts
         Pairs (literal, field name or None for a last literal).
     is_template
-        In a template every scalar is written as text; a single field must be text already.
+        In a template every scalar is written as text; a single field must be text already, or a conversation.
     """
 
     parts: tuple[tuple[str, str | None], ...]
@@ -48,6 +48,9 @@ class RowText:
         if isinstance(value, str):
             return value
         if not self.is_template:
+            turns = _turns(value)
+            if turns is not None:
+                return "\n\n".join(turns)
             raise InputError(
                 f"{place}: field {name!r} holds {_kind(value)}, not text; name a field of text, "
                 f'or write it out with template: "{{{name}}}"'
@@ -134,6 +137,15 @@ def _whole_characters(text: str, place: str) -> str:
             "a character and cannot be written as UTF-8; mend or remove this record"
         ) from error
     return text
+
+
+def _turns(value: object) -> list[str] | None:
+    """Return the texts of a conversation's turns; None for what is no conversation."""
+    if not isinstance(value, list) or not value:
+        return None
+    texts = [turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None for turn in value]
+    told = [text for text in texts if isinstance(text, str)]
+    return told if len(told) == len(texts) else None
 
 
 def _no_field(name: str, present: Iterable[str], place: str, is_template: bool) -> str:

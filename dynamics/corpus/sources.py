@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamics.corpus.builtin import BUILTIN_NAMES, builtin_texts
 from dynamics.corpus.rows import RowText, Scalar, check_columns, kept_values, row_text
@@ -62,13 +62,15 @@ def load_documents(
     Parameters
     ----------
     source
-        ``builtin:NAME``, ``hub:NAME``, a path, or a list of these. A txt or md file is one
+        ``builtin:NAME``, ``hub:OWNER/SET`` (or ``hub:OWNER/SET/FOLDER``, a folder of its files), a path, or a list of
+        these. A txt or md file is one
         document, a line of jsonl or a row of parquet is one; a folder stands for all such files
         below it, sorted by relative path (names that begin with a dot are passed over).
     documents
         Keep only that many: those with the lowest content hash, in source order.
     field
-        The key or column that holds the text, in jsonl, parquet and hub sources.
+        The key or column that holds the text, in jsonl, parquet and hub sources; or the turns of a conversation
+        (``role`` and ``content``, or ``from`` and ``value``), whose texts are joined by blank lines, without roles.
     template
         Builds the text from several fields instead, as ``"{question}\n{answer}"``. Plain names
         only; ``{{`` and ``}}`` are braces.
@@ -266,6 +268,23 @@ def _columns(text_of: RowText, fields: Sequence[str], present: Sequence[str]) ->
     return list(dict.fromkeys([*text_of.fields, *(name for name in fields if name in present)]))
 
 
+class HubPlace(NamedTuple):
+    """What of the hub a source names: a data set (or a folder on this machine, `local`), and a folder in it."""
+
+    name: str
+    folder: str | None
+    local: bool
+
+
+def hub_place(name: str) -> HubPlace:
+    """Return what ``hub:NAME`` names: owner/set, owner/set/folder, or a folder on this machine."""
+    local = os.path.isdir(name)
+    owner, set_, folder = [*name.split("/", 2), "", ""][:3]
+    if local or not folder or not owner:
+        return HubPlace(name, None, local)
+    return HubPlace(f"{owner}/{set_}", folder, local)
+
+
 def _read_hub(name: str, text_of: RowText, fields: Sequence[str], *, split: str, subset: str | None) -> Iterator[Found]:
     if not name:
         raise InputError("'hub:' needs the name of a data set, as hub:owner/name")
@@ -273,7 +292,8 @@ def _read_hub(name: str, text_of: RowText, fields: Sequence[str], *, split: str,
 
     what = f"hub data set {name!r} (subset {subset!r}, split {split!r})"
     try:
-        data: Any = datasets.load_dataset(name, subset, split=split)
+        place_of = hub_place(name)
+        data: Any = datasets.load_dataset(place_of.name, subset, data_dir=place_of.folder, split=split)
     except Exception as error:  # the library raises many kinds, for names, files and connections
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

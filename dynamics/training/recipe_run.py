@@ -133,7 +133,7 @@ def make_ready(
     _say_where_starts_differ(recipe, output, prepared, reporter)
     methods = build_regularizers(recipe.regularizers)
     args = training_arguments(
-        _merged_training(recipe, methods),
+        merged_training(recipe, methods),
         output_dir=output / schema.CHECKPOINTS_FOLDER,
         seed=recipe.seed,
         save=True,
@@ -263,7 +263,8 @@ def _divergence(prepared: Prepared, checkpoints: Checkpoints, writer: RunWriters
     return stop
 
 
-def _merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, Any]:
+def merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, Any]:
+    """Return the training arguments of a recipe and its methods; InputError where both set one."""
     merged = dict(recipe.training)
     for method in methods:
         for key, value in method.training_arguments().items():

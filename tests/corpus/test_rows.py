@@ -67,3 +67,13 @@ def test_a_missing_field_is_named_with_those_there_are() -> None:
 def test_lone_surrogates_are_refused() -> None:
     with pytest.raises(InputError, match=r"data:2: .*lone surrogate \(U\+D83D\)"):
         row_text("text", None)({"text": "ok \ud83d"}, "data:2")
+
+
+def test_a_conversation_is_the_texts_of_its_turns() -> None:
+    text_of = row_text("turns", None)
+    by_role = {"turns": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}
+    by_speaker = {"turns": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}
+    assert text_of(by_role, "here") == text_of(by_speaker, "here") == "Why?\n\nSo."
+    for wrong in ([], ["Why?"], [{"role": "user"}], [{"content": 3}], [{"content": "Why?"}, None]):
+        with pytest.raises(InputError, match="data:1: field 'turns' holds a value of type list, not text"):
+            text_of({"turns": wrong}, "data:1")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynamics.corpus.sources import Document, corpus_hash, load_documents, require_kept
+from dynamics.corpus.sources import Document, corpus_hash, hub_place, load_documents, require_kept
 from dynamics.errors import InputError
 
 
@@ -287,3 +287,26 @@ def test_values_that_cannot_be_kept(value: str, message: str, tmp_path: Path) ->
     assert texts(source) == ["a"]
     with pytest.raises(InputError, match=message):
         load_documents(source, keep=["x"])
+
+
+def test_what_a_hub_source_names(tmp_path: Path) -> None:
+    assert hub_place("owner/set") == ("owner/set", None, False)
+    assert hub_place("owner/set/python/small") == ("owner/set", "python/small", False)
+    assert hub_place("set") == ("set", None, False)
+    assert hub_place(str(tmp_path)) == (str(tmp_path), None, True)
+    assert hub_place("/no/such/folder") == ("/no/such/folder", None, False)
+
+
+def test_a_folder_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = {}
+
+    def load_dataset(name: str, subset: str | None, *, data_dir: str | None, split: str) -> datasets.Dataset:
+        asked.update(name=name, subset=subset, data_dir=data_dir, split=split)
+        return datasets.Dataset.from_list([{"content": "import os"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (document,) = load_documents("hub:bigcode/starcoderdata/python", field="content")
+    assert document.text == "import os"
+    assert asked == {"name": "bigcode/starcoderdata", "subset": None, "data_dir": "python", "split": "train"}

@@ -37,46 +37,66 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     if settings.name in NAMED_SIZES:
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
-        name = settings.name
-        if not can_be_pretrained(name):
-            raise InputError(
-                f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
-                f"name of the form owner/model, nor {PLACED}NAME{nearest(name, NAMED_SIZES)}"
-            )
+        require_model_name(settings)
         model = pretrained_model(
-            name,
+            settings.name,
             trust_remote_code=settings.trust_remote_code,
             key="model.name",
             trust_key="model.trust_remote_code",
         )
     n_vocab = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if len(tokenizer) > n_vocab:
+    require_room(settings, model.config, n_vocab=n_vocab, n_tokens=len(tokenizer), block_size=block_size)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def require_model_name(settings: ModelSettings) -> None:
+    """Raise InputError for a name that can be no model's."""
+    name = settings.name
+    if name not in NAMED_SIZES and not can_be_pretrained(name):
         raise InputError(
-            f"tokenizer: its vocabulary has {len(tokenizer)} entries, more than the {n_vocab} of model "
+            f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
+            f"name of the form owner/model, nor {PLACED}NAME{nearest(name, NAMED_SIZES)}"
+        )
+
+
+def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens: int, block_size: int) -> None:
+    """Raise InputError where a model is too small for the `n_tokens` of a tokenizer, or for the sequences."""
+    if n_tokens > n_vocab:
+        raise InputError(
+            f"tokenizer: its vocabulary has {n_tokens} entries, more than the {n_vocab} of model "
             f"{settings.name!r}; use the model's own tokenizer, or train one with a smaller vocab_size"
         )
-    n_positions = getattr(model.config, "max_position_embeddings", None)
+    n_positions = getattr(config, "max_position_embeddings", None)
     if n_positions is not None and block_size > n_positions:
         raise InputError(
             f"block_size: {block_size} is more than the {n_positions} positions of model {settings.name!r}; "
             "lower block_size"
         )
-    model.eval()  # type: ignore[no-untyped-call]
-    return model
+
+
+def named_config(name: str, *, vocab_size: int, block_size: int, **special: Any) -> Qwen3Config:
+    """Return the configuration of a named size; `special` are the ids of special tokens."""
+    shape: dict[str, Any] = dict(NAMED_SIZES[name])
+    return Qwen3Config(
+        **shape,
+        vocab_size=vocab_size,
+        max_position_embeddings=max(block_size, 2048),
+        bos_token_id=None,
+        use_cache=False,
+        **special,
+    )
 
 
 def _from_named_size(
     settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> PreTrainedModel:
-    shape: dict[str, Any] = dict(NAMED_SIZES[settings.name])
-    config = Qwen3Config(
-        **shape,
+    config = named_config(
+        settings.name,
         vocab_size=len(tokenizer),
-        max_position_embeddings=max(block_size, 2048),
+        block_size=block_size,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        use_cache=False,
     )
     # The initial weights belong to the starting model, which is the same for all seeds of a study.
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,147 @@
+"""The commands that read records: they need no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynamics.cli.command import command
+from dynamics.cli.results import drawn, opened_from
+from dynamics.errors import InputError, require_folder
+
+
+@command(example="dynamics check runs/quickstart")
+def check(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, studies or summaries.")],
+) -> None:
+    """Verify records against their manifests.
+
+    Every byte of every file is read. Exit code 1 says that something is damaged.
+    """
+    from dynamics.records.epochs import numbers
+    from dynamics.records.summaries.check import check_any
+
+    damaged = False
+    for path in runs:
+        for report in check_any(path):
+            state = "ok" if report.ok else "DAMAGED"
+            print(f"{report.path}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
+            for problem in report.problems:
+                print(f"  {problem}")
+            if not report.ok:
+                print(f"  epochs still good: {numbers(report.good_epochs)}")
+            for note in report.notes:
+                print(f"  note: {note}")
+            damaged |= not report.ok
+    if damaged:
+        raise typer.Exit(1)
+
+
+@command(example="dynamics figures runs/quickstart --only degradation --venue icml2024 --format pdf")
+def figures(
+    paths: Annotated[list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this figure or table; may be repeated."),
+    ] = None,
+    venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
+    output: Annotated[Path | None, typer.Option(help="Folder (default: figures/ in the first).")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="gsm8k|REGEX", help="Accuracy on a task's results, in degradation and table."),
+    ] = None,
+) -> None:
+    """Draw the figures of studies or runs.
+
+    Next to each lie the numbers that it draws, as CSV. A table of arms comes as LaTeX, Markdown and CSV.
+    """
+    from dynamics.reporting import Reporter
+
+    formats = [part.strip() for part in format_.split(",") if part.strip()]
+    if not formats:
+        raise InputError(f"--format: {format_!r} names no format; give some of pdf, svg and png")
+    reporter = Reporter()
+    folder = output or paths[0] / "figures"
+    options = {"only": only, "venue": venue, "formats": formats, "task": task}
+    for file in drawn(opened_from(paths), folder, reporter, **options):
+        reporter.line(str(file))
+
+
+@command(example="dynamics summarize runs/mathematics --output studies/mathematics --group gsm8k")
+def summarize(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study.")],
+    output: Annotated[Path, typer.Option(help="Folder of the summary, which is begun or added to.")],
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=REGEX", help="Keep sums of the tokens that match, or of a task's; may be repeated."),
+    ] = None,
+) -> None:
+    """Keep a study's sums by document, without its text.
+
+    They are small enough to be committed, and figures, tables and comparisons are made of them as of the study. Run
+    again, it adds the runs that were finished since.
+    """
+    from dynamics.analysis.sums.summarising import summarize_study
+    from dynamics.analysis.tokens.told_groups import named_group
+    from dynamics.records.reader import open_study
+    from dynamics.reporting import Reporter
+
+    groups = group and [named_group(text) for text in group]
+    for line in summarize_study(open_study(path), output, groups=groups or None).lines():
+        Reporter().line(line)
+
+
+@command(example="dynamics export runs/quickstart/runs/baseline/seed-0 --format parquet --output tokens.parquet")
+def export(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run.")],
+    format_: Annotated[str, typer.Option("--format", metavar="parquet|zarr", help="What to write.")],
+    output: Annotated[Path, typer.Option(help="File (parquet) or directory (zarr) that is not there yet.")],
+) -> None:
+    """Write a run's records for other tools.
+
+    Parquet: one row a token and epoch, for polars and duckdb. zarr: labelled arrays.
+    """
+    from dynamics.records.exporting.run_export import check_export, export_run
+    from dynamics.records.reader import Run, open_any
+    from dynamics.reporting import Reporter
+
+    opened = open_any(path)
+    if not isinstance(opened, Run):
+        begun = next((str(run.path) for run in opened.runs.values()), None)
+        raise InputError(f"{path} is a study; export one of its runs{f', such as {begun}' if begun else ''}")
+    check_export(opened, output, format=format_)
+    require_folder(output.absolute().parent)
+    reporter = Reporter()
+    total = len(opened.epochs) * len(opened.splits)
+    with reporter.progress(total, f"exporting {len(opened.epochs)} epochs of {path}") as bar:
+        export_run(opened, output, format=format_, on_epoch=lambda: bar.update(1))
+    reporter.line(str(output))
+
+
+@command(example="dynamics explore RUNS/baseline/seed-0 RUNS/entrodrop/seed-0 --output page.html")
+def explore(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN [RUN]", help="A run, or two to compare.")],
+    output: Annotated[Path, typer.Option(help="The page, an HTML file.")],
+    budget: Annotated[float, typer.Option(min=0.1, metavar="MB", help="Size that the page may have.")] = 20.0,
+    buckets: Annotated[int, typer.Option(min=2, max=100, help="Buckets by reference entropy.")] = 2,
+) -> None:
+    """Make a page of the text, token by token, epoch by epoch.
+
+    One file that needs no network: open it in a browser, or send it.
+    """
+    from dynamics.explorer.build import build_page
+    from dynamics.records.reader import open_run
+    from dynamics.reporting import Reporter
+
+    if output.is_dir():
+        raise InputError(f"--output: {output} is a folder; name a file, such as {output / 'page.html'}")
+    require_folder(output.absolute().parent)
+    page = build_page([open_run(path) for path in paths], budget=budget * 1e6, buckets=buckets)
+    page.save(output)
+    reporter = Reporter()
+    for note in page.notes:
+        reporter.line(note)
+    reporter.line(f"{output}: {len(page.html) / 1e6:.1f} MB")

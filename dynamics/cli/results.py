@@ -1,0 +1,42 @@
+"""What commands do with studies and runs that are done: open, draw, and print the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynamics.errors import InputError
+
+if TYPE_CHECKING:
+    from dynamics.records.reader import Run, Study
+    from dynamics.reporting import Reporter
+
+
+def opened_from(paths: Sequence[Path]) -> list[Study | Run]:
+    """Open studies, runs and summaries."""
+    from dynamics.records.reader import open_any
+    from dynamics.records.summaries.files import is_summary
+    from dynamics.records.summaries.reading import open_summary
+
+    return [open_summary(path) if is_summary(path) else open_any(path) for path in paths]
+
+
+def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any) -> list[Path]:
+    """Save the figures of what is open, and return their files."""
+    from dynamics.plots.figures import save_figures
+
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output: {output} is a file; name a folder")
+    return save_figures(opened, output=output, on_skip=reporter.line, **options)
+
+
+def print_summary(opened: list[Study | Run], reporter: Reporter) -> None:
+    """Print the closing table, one row an arm."""
+    from dynamics.analysis.estimands.summary import arm_summary, closing_table, note_on_passes
+
+    summaries = [arm for one in opened for arm in arm_summary(one)]
+    reporter.line("validation loss, nats per token")
+    reporter.table(*closing_table(summaries))
+    if note := note_on_passes(summaries):
+        reporter.line(note)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.prose import percent, prose
+from support.prose import percent, says
 
 from dynamics import load_example
 from dynamics.analysis.estimands.bucket_dynamics import bucket_dynamics
@@ -17,7 +17,7 @@ from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.records.reader import Study
 
 Array = np.ndarray[Any, Any]
-PAGE = prose("docs/analysis.md")
+PAGE = "docs/analysis.md"
 PAIRS = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
 
 
@@ -71,7 +71,7 @@ def test_part_of_the_rise_is_the_winners_curse(example: Study, arm: str) -> None
     chance = found.by_chance[at]
     assert chance == pytest.approx(share, abs=2e-3)
     shares = " | ".join(percent(of) for of in (share, confirmed, chance))
-    assert f"| {NAMES[arm]} | {shares} | {rise:.3f} | {elsewhere:.3f} |" in PAGE
+    says(PAGE, f"| {NAMES[arm]} | {shares} | {rise:.3f} | {elsewhere:.3f} |")
     # The curse is no accident of these documents.
     assert found.change_elsewhere.high[at] < found.change.low[at]
 
@@ -82,7 +82,7 @@ def test_what_the_page_says_of_flat_classes(example: Study) -> None:
     least = min(found.confirmed.estimate[0])
     assert found.confirmed.estimate[at] == least
     said = f"{percent(least)} of the baseline's *high to high* tokens are so in another seed"
-    assert f"{said}, where their line rises by {found.change_elsewhere.estimate[at]:.2f} nats" in PAGE
+    says(PAGE, f"{said}, where their line rises by {found.change_elsewhere.estimate[at]:.2f} nats")
 
 
 def test_choosing_by_every_other_epoch_leaves_some_of_it(example: Study) -> None:
@@ -97,10 +97,11 @@ def test_choosing_by_every_other_epoch_leaves_some_of_it(example: Study) -> None
         for pairs in (same, PAIRS)
     ]
     assert there > after > after_elsewhere
-    assert (
+    says(
+        PAGE,
         f"of baseline tokens chosen by epochs 0, 2 and 4, which rise by {there:.3f} nats there, the rise from the epoch "
-        f"after the lowest to epoch 5 is {after:.3f} in the same seed and {after_elsewhere:.3f} in the others"
-    ) in PAGE
+        f"after the lowest to epoch 5 is {after:.3f} in the same seed and {after_elsewhere:.3f} in the others",
+    )
 
 
 def halves(signal: Array, losses: Array) -> Array:
@@ -122,7 +123,7 @@ def test_halves_by_losses_regress_and_those_by_reference_entropy_do_not(example:
         "another seed's loss at the last epoch": np.mean([halves(losses[s][-1], losses[o]) for s, o in PAIRS], axis=0),
     }
     for by, (low, high) in rebounds.items():
-        assert f"| {by} | {low:.3f} | {high:.3f} |" in PAGE
+        says(PAGE, f"| {by} | {low:.3f} | {high:.3f} |")
     apart = {by: high - low for by, (low, high) in rebounds.items()}
     assert apart["a seed's own loss at the last epoch"] > apart["another seed's loss at the last epoch"]
     assert apart["another seed's loss at the last epoch"] > 2 * apart["reference entropy"]
@@ -137,10 +138,11 @@ def test_the_most_certain_decile_of_current_entropy(example: Study) -> None:
 
     own = np.mean([lowest_decile(entropies[s], losses[s]) for s in range(3)])
     other = np.mean([lowest_decile(entropies[s], losses[o]) for s, o in PAIRS])
-    assert (
+    says(
+        PAGE,
         f"The lowest decile rebounds by {own:.3f} nats by a seed's own current entropy, by {other:.3f} by that of the "
-        "other seeds."
-    ) in PAGE
+        "other seeds.",
+    )
 
 
 def test_comparing_such_halves_warns(example: Study) -> None:
@@ -174,10 +176,11 @@ def test_what_goes_with_surprise(example: Study) -> None:
     of_rises = min(most(losses[seed, -1] - losses[seed].min(axis=0), seed) for seed in range(3))
     of_frequency = max(most(frequency, seed) for seed in range(3))
     of_entropies = max(most(of, seed) for seed in range(3) for of in entropies[seed])
-    assert (
+    says(
+        PAGE,
         f"(in the example losses of any epoch have {min(of_losses):.2f} to {max(of_losses):.2f}, rises {of_rises:.2f} "
-        f"at least, log frequencies {of_frequency:.2f}, entropies {of_entropies:.2f} at most)"
-    ) in PAGE
+        f"at least, log frequencies {of_frequency:.2f}, entropies {of_entropies:.2f} at most)",
+    )
     assert max(of_frequency, of_entropies) < SURPRISE
 
 
@@ -185,7 +188,8 @@ def test_how_far_seeds_agree_on_the_map(example: Study) -> None:
     maps = cartography(example)
     confidence = [each.confidence_agreement for each in maps]
     variability = [each.variability_agreement for each in maps]
-    assert (
+    says(
+        PAGE,
         f"a training token's confidence correlates with that in another seed by {min(confidence):.2f} to "
-        f"{max(confidence):.2f}, its variability by {min(variability):.2f} to {max(variability):.2f}"
-    ) in PAGE
+        f"{max(confidence):.2f}, its variability by {min(variability):.2f} to {max(variability):.2f}",
+    )

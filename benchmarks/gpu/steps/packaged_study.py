@@ -6,9 +6,9 @@ epochs. The example ships no weights. So both begin with a small model that the 
 CPU's records are made here.
 
 The limits come from bfloat16 autocast on a CPU against float32 there: before training losses were 0.002 nats apart
-(root mean square); after it means of the validation loss up to 0.006, and Spearman's correlation between tokens was at
-least 0.997 of losses and 0.965 of entropies. Between the example's seeds it is 0.93 to 0.96, and 0.81 to 0.87: another
-order of the data, or a mask a place too far, would not pass.
+(root mean square); means of the losses up to 0.0003; Spearman's correlation between tokens was at least 0.9999 of losses
+and 0.937 of entropies. In the order of another seed it was 0.989 to 0.996, and 0.30 to 0.78: another order of the data, or
+a mask a place too far, would not pass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dynamics.training.batches.sequence_dataset import SequenceDataset
 from dynamics.training.environment.arguments import training_arguments
 
 START_NATS, MEAN_NATS = 0.02, 0.02
-LEAST_CORRELATION = {"loss": 0.99, "entropy": 0.95}
+LEAST_CORRELATION = {"loss": 0.999, "entropy": 0.9}
 EPOCHS, START_EPOCHS = 3, 6
 # Of a small model that begins at random; the example's is pretrained.
 LEARNING_RATE = 1e-3

@@ -29,11 +29,11 @@ SHOTS = {
         900,
         "#numbers",
     ),
-    # Training text in dark; what was dropped in epoch 5 is hidden.
+    # Training text in dark: what was dropped in epoch 5 is hidden, and a token is looked at that was in other epochs.
     "explorer-dark": (
         ("entrodrop",),
-        "value=change&hide=now&epoch=5&split=train&doc={longest}",
-        "#text .tokens span:nth-child(40)",
+        "value=change&hide=now&epoch=5&split=train&doc={document}",
+        "#text .tokens span:nth-child({token})",
         1000,
         "body",
     ),
@@ -51,9 +51,10 @@ def main() -> None:
             build_page(runs).save(file)
             dark = "dark" if name.endswith("dark") else "light"
             page = browser.new_page(viewport={"width": 1400, "height": height}, color_scheme=dark)
-            page.goto(f"{file.as_uri()}#{address.format(longest=longest(runs[0]))}")
+            document, token = longest(runs[0])
+            page.goto(f"{file.as_uri()}#{address.format(document=document)}")
             page.wait_for_selector("html[data-complete]")
-            page.click(press)
+            page.click(press.format(token=token))
             if not page.query_selector("#token dl"):
                 page.click("#text .tokens span:nth-child(40)")
             page.eval_on_selector(top, "element => element.scrollIntoView()")
@@ -62,10 +63,13 @@ def main() -> None:
         browser.close()
 
 
-def longest(run: Run) -> int:
-    """Return the training document with the most recorded tokens."""
-    document = run.records("train").document_id
-    return int(np.bincount(document[document >= 0]).argmax())
+def longest(run: Run) -> tuple[int, int]:
+    """Return the training document with the most recorded tokens, and one of them, from 1, that was dropped most."""
+    records = run.records("train")
+    document = int(np.bincount(records.document_id[records.document_id >= 0]).argmax())
+    here = records.document_id == document
+    dropped = np.sum([records.dropped(epoch)[here] for epoch in run.epochs[1:]], axis=0)
+    return document, int(np.argmax(np.where(records.dropped(5)[here], -1, dropped)[:200])) + 1
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ app = typer.Typer(
 
 
 def same_command(*options: str) -> str:
+    """Return the command that was given, with these options besides."""
     given = sys.argv[1:]
     return shlex.join(["dynamics", *given, *(option for option in options if option not in given)])
 
@@ -68,6 +69,7 @@ def _fail_of_system(error: OSError) -> NoReturn:
 
 
 def fail(message: str, code: int) -> NoReturn:
+    """Print one line, whatever a message is made of, and end the command."""
     print(" ".join(message.splitlines()), file=sys.stderr)
     raise typer.Exit(code)
 

@@ -89,8 +89,8 @@ def summarize(
     from dynamics.records.reader import open_study
     from dynamics.reporting import Reporter
 
-    groups = group and [named_group(text) for text in group]
-    for line in summarize_study(open_study(path), output, groups=groups or None).lines():
+    groups = [named_group(text) for text in group] if group else None
+    for line in summarize_study(open_study(path), output, groups=groups).lines():
         Reporter().line(line)
 
 

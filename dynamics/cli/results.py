@@ -33,10 +33,10 @@ def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options
 
 def print_summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.estimands.summary import arm_summary, closing_table, note_on_passes
+    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes, summary_table
 
     summaries = [arm for one in opened for arm in arm_summary(one)]
     reporter.line("validation loss, nats per token")
-    reporter.table(*closing_table(summaries))
+    reporter.table(*summary_table(summaries))
     if note := note_on_passes(summaries):
         reporter.line(note)

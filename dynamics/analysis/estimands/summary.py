@@ -238,10 +238,10 @@ def _summary(arm: Arm, over: Over | None, level: float) -> ArmSummary:
     )
 
 
-def closing_table(rows: Sequence[ArmSummary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the header and the rows, one an arm, of the table that a command ends with; nats per token."""
-    header = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
-    return header, [
+def summary_table(summaries: Sequence[ArmSummary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and the rows of the table that closes a command, one row an arm."""
+    header: tuple[str, ...] = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
+    rows: list[tuple[str, ...]] = [
         (
             arm.arm,
             f"{arm.final:.4f}",
@@ -251,8 +251,9 @@ def closing_table(rows: Sequence[ArmSummary]) -> tuple[tuple[str, ...], list[tup
             f"{arm.rebound_cross_fitted:.4f}",
             f"{arm.dropped_share:.4f}",
         )
-        for arm in rows
+        for arm in summaries
     ]
+    return header, rows
 
 
 def note_on_passes(rows: Sequence[ArmSummary]) -> str | None:

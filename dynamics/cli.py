@@ -364,25 +364,14 @@ def _figures(opened: list[Study | Run], output: Path, reporter: Reporter, **opti
 
 def _summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes
+    from dynamics.analysis.estimands.summary import note_on_passes
+    from dynamics.plots.tables import arm_table, closing_table
 
-    header = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
-    summaries = [arm for one in opened for arm in arm_summary(one)]
-    rows = [
-        (
-            arm.arm,
-            f"{arm.final:.4f}",
-            f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
-            f"{arm.best_cross_fitted:.4f}",
-            f"{arm.best_at:g}",
-            f"{arm.rebound_cross_fitted:.4f}",
-            f"{arm.dropped_share:.4f}",
-        )
-        for arm in summaries
-    ]
-    reporter.line("validation loss, nats per token")
-    reporter.table(header, rows)
-    if note := note_on_passes(summaries):
+    table = arm_table(opened)
+    against = f"; * marks ends that differ from {table.baseline}'s" if table.baseline else ""
+    reporter.line(f"validation loss, nats per token{against}")
+    reporter.table(*closing_table(table))
+    if note := note_on_passes(table.rows):
         reporter.line(note)
 
 

@@ -77,6 +77,8 @@ class ArmSummary:
         The same of each seed's own curve, in the order of the seeds.
     best_passes, final_passes : float or None
         Passes over the data at those epochs; None: their numbers.
+    start : float
+        The loss before training, at epoch 0; NaN where that was not recorded.
     """
 
     arm: str
@@ -102,6 +104,7 @@ class ArmSummary:
     rebound_cross_fitted_high: float = math.nan
     best_passes: float | None = None
     final_passes: float | None = None
+    start: float = math.nan
 
     @property
     def best_at(self) -> float:
@@ -235,6 +238,7 @@ def _summary(arm: Arm, over: Over | None, level: float) -> ArmSummary:
         rebound_by_seed=tuple(float(rebound(values)) for values in by_seed),
         best_passes=float(sums.at[sums.epochs == best][0]) if best >= 0 else None,
         final_passes=float(sums.at[-1]),
+        start=float(curve[0]) if sums.epochs[0] == 0 else math.nan,
     )
 
 

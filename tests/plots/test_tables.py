@@ -80,7 +80,7 @@ def test_the_closing_table_by_hand(study: Study) -> None:
 def test_the_closing_table_of_one_arm_has_the_interval_of_its_end(study: Study) -> None:
     header, rows = closing_table(arm_table(study.run("baseline", 0)))
     assert header == ("arm", "start", "best", "epoch", "final", "rebound", "dropped", "95 % interval")
-    assert rows == [("baseline", "4.000", "3.000", "1", "3.750", "0.750", "0.000", "[3.750, 3.750]")]
+    assert rows == [("baseline-0", "4.000", "3.000", "1", "3.750", "0.750", "0.000", "[3.750, 3.750]")]
 
 
 def test_markdown_by_hand(study: Study) -> None:

@@ -328,12 +328,14 @@ def test_train_passes_everything_on_and_ends_with_a_table(dynamics: Command, mon
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "epoch 1/1  validation [1.5]"
-    assert lines[-2].split() == ["arm", "final", "95", "%", "interval", "best", "epoch", "rebound", "dropped"]
+    assert lines[-2].split() == [
+        *("arm", "start", "best", "epoch", "final", "rebound", "dropped"), *("95", "%", "interval"),
+    ]  # fmt: skip
     # Planted: the lowest validation loss is at epoch 2, and the curve rises to epoch 4.
-    final, low, high, best, epoch, rebound = lines[-1].split()[1:7]
-    assert epoch == "2" and float(best) < float(final)
+    start, best, epoch, final, rebound, _, low, high = lines[-1].split()[1:]
+    assert epoch == "2" and float(best) < min(float(final), float(start))
     assert float(low.strip("[,")) < float(final) < float(high.strip("]"))
-    assert float(rebound) == pytest.approx(float(final) - float(best), abs=1.1e-4)
+    assert float(rebound) == pytest.approx(float(final) - float(best), abs=1.1e-3)
     dynamics("train", "small.yaml", "--output", "runs/other", "--resume")
     assert calls == [
         ("other", 3, Path("runs/other"), False),
@@ -351,7 +353,7 @@ def test_the_table_of_a_study_says_where_training_was_cut(dynamics: Command, mon
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[-1] == "Training was cut within an epoch, after 1.4 passes over the data."
     # Planted: the lowest validation loss is at the last epoch of two.
-    assert [line.split()[5] for line in done.out.splitlines()[-3:-1]] == ["1.4", "1.4"]
+    assert [line.split()[3] for line in done.out.splitlines()[-3:-1]] == ["1.4", "1.4"]
 
 
 def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +371,12 @@ def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pyte
     lines = done.out.splitlines()
     start = next(at for at, line in enumerate(lines) if line.startswith("arm "))
     assert [line.split()[0] for line in lines[start + 1 : start + 3]] == ["baseline", "entrodrop"]
+    # The baseline is compared with none; the other by the difference of the two ends, and its interval.
+    header, baseline, entrodrop = (line.split() for line in lines[start : start + 3])
+    assert header[7:] == ["against", "baseline", "95", "%", "interval"] and len(baseline) == 7
+    difference, low, high = (float(cell.strip("[,]*")) for cell in entrodrop[7:])
+    assert difference == pytest.approx(float(entrodrop[4]) - float(baseline[4]), abs=1.1e-3)
+    assert low <= difference <= high
     figures = [Path(line.removeprefix("figure: ")) for line in lines[start + 3 :]]
     assert folder / "figures" / "degradation.png" in figures
     assert all(figure.is_file() and figure.with_suffix(".csv").is_file() for figure in figures)

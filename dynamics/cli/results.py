@@ -33,10 +33,12 @@ def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options
 
 def print_summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
-    from dynamics.analysis.estimands.summary import arm_summary, note_on_passes, summary_table
+    from dynamics.analysis.estimands.summary import note_on_passes
+    from dynamics.plots.tables import arm_table, closing_table
 
-    summaries = [arm for one in opened for arm in arm_summary(one)]
-    reporter.line("validation loss, nats per token")
-    reporter.table(*summary_table(summaries))
-    if note := note_on_passes(summaries):
+    table = arm_table(opened)
+    against = f"; * marks ends that differ from {table.baseline}'s" if table.baseline else ""
+    reporter.line(f"validation loss, nats per token{against}")
+    reporter.table(*closing_table(table))
+    if note := note_on_passes(table.rows):
         reporter.line(note)

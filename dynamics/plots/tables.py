@@ -220,6 +220,32 @@ def _limits_of_one(row: ArmSummary) -> list[str]:
     return [each for each in said if each is not None]
 
 
+def closing_table(table: ArmTable) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of the table that training ends with: short enough for a terminal.
+
+    From left to right what happens to an arm: where it starts, its best epoch, its end, how far that is above the best.
+    Of one arm alone the interval is that of its final loss; of several it is that of the difference from the
+    baseline's, with the star of `ArmTable.significant`.
+    """
+    several = table.baseline is not None
+    header = ("arm", "start", "best", "epoch", "final", "rebound", "dropped")
+    rows = []
+    for row in table.rows:
+        numbers = (row.start, row.best_cross_fitted, row.final, row.rebound_cross_fitted, row.dropped_share)
+        start, best, final, rebound, dropped = (f"{number:.3f}" for number in numbers)
+        cells = (row.arm, start, best, f"{row.best_at:g}", final, rebound, dropped)
+        difference = table.differences.get(row.arm)
+        if not several:
+            rows.append((*cells, f"[{row.final_low:.3f}, {row.final_high:.3f}]"))
+        elif difference is None:
+            rows.append((*cells, "", ""))
+        else:
+            star = "*" if table.significant(difference) else ""
+            interval = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
+            rows.append((*cells, f"{difference.estimate:+.3f}{star}", interval))
+    return (*header, *((f"against {table.baseline}",) if several else ()), f"{100 * table.level:g} % interval"), rows
+
+
 def table_rows(table: ArmTable) -> list[dict[str, Any]]:
     """Return the numbers of the table as they are, one row an arm; what does not exist is NaN or empty."""
     any_cut = any(row.best_at != row.best_epoch or row.final_at != row.final_epoch for row in table.rows)

@@ -35,7 +35,11 @@ from dynamics.recipe.loading import load_recipe
 from recipes.study.perturbed import KINDS, Piece, perturbed
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = Path(__file__).resolve().parent
+# By study, the recipe that says what it is of.
+RECIPES = {
+    "python-reference": Path(__file__).resolve().parents[1] / "example.yaml",
+    "mathematics": Path(__file__).resolve().parent / "mathematics.yaml",
+}
 LONGEST = 256  # tokens of a document that are looked at: a sequence of the study's runs
 TEMPLATE = ("Question: ", "\nAnswer: ")  # around question and answer, as in the study's recipe
 # Sets of one kind of text: trained on and not, old and written after the model.
@@ -96,7 +100,7 @@ def study_texts(gsm8k: Path) -> dict[str, list[Document]]:
     ]
     texts: dict[str, list[Document]] = {}
     for study, overrides in (("python-reference", []), ("mathematics", mathematics)):
-        for part, docs in recipe_documents(RECIPES / f"{study}.yaml", overrides).items():
+        for part, docs in recipe_documents(RECIPES[study], overrides).items():
             texts[f"{study}: {part}"] = docs
     texts["this repository: documentation"] = sections([ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
     texts["this repository: source"] = [Document(*found) for found in python_documents(ROOT / "dynamics")]
@@ -139,7 +143,7 @@ def measured_by_the_model() -> tuple[Measure, dict[str, Any]]:
     """Return what measures texts by the model that the study's recipes name, and what that model is."""
     from dynamics.training.head.pretrained import model_hash, pretrained_model
 
-    recipe = load_recipe(RECIPES / "python-reference.yaml")
+    recipe = load_recipe(RECIPES["python-reference"])
     named = recipe.model
     model = pretrained_model(named.name, trust_remote_code=False, key="model.name", trust_key="model.trust_remote_code")
     if model_hash(model) != named.hash:

@@ -17,7 +17,7 @@ from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.errors import InputError
 from dynamics.plots.figures import save_figures
 from dynamics.plots.table_text import latex_table, markdown_table
-from dynamics.plots.tables import ArmTable, Difference, arm_table, table_rows
+from dynamics.plots.tables import ArmTable, Difference, arm_table, closing_table, table_rows
 from dynamics.records.reader import Run, Study, open_run, open_study
 
 Array = np.ndarray[Any, Any]
@@ -62,6 +62,26 @@ def test_the_planted_study_by_hand(study: Study) -> None:
     ]
     assert {row["difference_over"] for row in list(rows.values())[1:]} == {"seeds_and_documents"}
     assert [row["of_bests_epoch"] for row in rows.values()] == ["", 3, 3, 3, ""]
+
+
+def test_the_closing_table_by_hand(study: Study) -> None:
+    header, rows = closing_table(arm_table(study))
+    assert header == (
+        *("arm", "start", "best", "epoch", "final", "rebound", "dropped", "against baseline", "95 % interval"),
+    )
+    # The numbers of random lie halfway between two that can be printed.
+    assert [row[0] for row in rows] == ["baseline", "entrodrop", "random", "inverse"]
+    assert [row for row in rows if row[0] != "random"] == [
+        ("baseline", "4.000", "3.000", "1", "3.750", "0.750", "0.000", "", ""),
+        ("entrodrop", "4.000", "3.000", "2", "3.125", "0.125", "0.100", "-0.625*", "[-0.625, -0.625]"),
+        ("inverse", "4.000", "3.000", "3", "3.000", "0.000", "0.200", "-0.750*", "[-0.750, -0.750]"),
+    ]
+
+
+def test_the_closing_table_of_one_arm_has_the_interval_of_its_end(study: Study) -> None:
+    header, rows = closing_table(arm_table(study.run("baseline", 0)))
+    assert header == ("arm", "start", "best", "epoch", "final", "rebound", "dropped", "95 % interval")
+    assert rows == [("baseline-0", "4.000", "3.000", "1", "3.750", "0.750", "0.000", "[3.750, 3.750]")]
 
 
 def test_markdown_by_hand(study: Study) -> None:

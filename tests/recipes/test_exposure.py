@@ -151,6 +151,6 @@ def test_the_command_writes_numbers_and_no_text(tmp_path, monkeypatch, capsys):
 
 
 def test_the_studies_own_documents(tmp_path):
-    found = exposure.recipe_documents(exposure.RECIPES / "python-reference.yaml", ())
+    found = exposure.recipe_documents(exposure.RECIPES["python-reference"], ())
     assert set(found) == {"train", "validation", "validation-general"} and len(found["validation-general"]) == 16
     assert 0 < len(found["train"]) < 112 - len(found["validation"])  # the rest is for tuning

@@ -77,6 +77,8 @@ class ArmSummary:
         The same of each seed's own curve, in the order of the seeds.
     best_passes, final_passes : float or None
         Passes over the data at those epochs; None: their numbers.
+    start : float
+        The loss before training, at epoch 0; NaN where that was not recorded.
     """
 
     arm: str
@@ -102,6 +104,7 @@ class ArmSummary:
     rebound_cross_fitted_high: float = math.nan
     best_passes: float | None = None
     final_passes: float | None = None
+    start: float = math.nan
 
     @property
     def best_at(self) -> float:
@@ -235,25 +238,8 @@ def _summary(arm: Arm, over: Over | None, level: float) -> ArmSummary:
         rebound_by_seed=tuple(float(rebound(values)) for values in by_seed),
         best_passes=float(sums.at[sums.epochs == best][0]) if best >= 0 else None,
         final_passes=float(sums.at[-1]),
+        start=float(curve[0]) if sums.epochs[0] == 0 else math.nan,
     )
-
-
-def summary_table(summaries: Sequence[ArmSummary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the header and the rows of the table that closes a command, one row an arm."""
-    header: tuple[str, ...] = ("arm", "final", "95 % interval", "best", "epoch", "rebound", "dropped")
-    rows: list[tuple[str, ...]] = [
-        (
-            arm.arm,
-            f"{arm.final:.4f}",
-            f"[{arm.final_low:.4f}, {arm.final_high:.4f}]",
-            f"{arm.best_cross_fitted:.4f}",
-            f"{arm.best_at:g}",
-            f"{arm.rebound_cross_fitted:.4f}",
-            f"{arm.dropped_share:.4f}",
-        )
-        for arm in summaries
-    ]
-    return header, rows
 
 
 def note_on_passes(rows: Sequence[ArmSummary]) -> str | None:

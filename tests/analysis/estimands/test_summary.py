@@ -54,7 +54,7 @@ def test_a_planted_arm(study: Study) -> None:
     baseline, _ = arm_summary(study)
     assert (baseline.arm, baseline.n_seeds, baseline.n_documents) == ("baseline", 3, 60)
     assert baseline.over == "seeds_and_documents"
-    assert (baseline.best, baseline.best_epoch) == (3.0, 2)
+    assert (baseline.start, baseline.best, baseline.best_epoch) == (4.0, 3.0, 2)
     assert (baseline.final, baseline.final_epoch) == (3.5, 3)
     # Every token of every seed has the same loss, so that nothing varies.
     assert [baseline.final_low, baseline.final_high] == pytest.approx([3.5] * 2)

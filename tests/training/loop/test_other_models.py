@@ -173,7 +173,10 @@ def test_a_recipe_takes_a_finished_runs_model_and_goes_on_from_where_it_was(tmp_
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("nano", "source.model: 'nano' is neither a folder that save_pretrained wrote, nor a hub name of the form owner/model, nor cache:NAME"),
+        (
+            "nano",
+            "source.model: 'nano' is neither a folder that save_pretrained wrote, nor a hub name of the form owner/model, nor cache:NAME",
+        ),
         ("./nowhere", "source.model: './nowhere' is neither a folder"),
         ("", "source.*: must"),
     ],

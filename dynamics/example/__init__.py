@@ -25,7 +25,7 @@ def load_example() -> Study:
     sections, of the tuning sections and of general text (the standard library's source) are recorded, and some
     training sequences; there are no weights. ``recipes/example.yaml`` made it.
 
-    The first call unpacks it into the cache (SECONDS, MEGABYTES); later ones open it there.
+    The first call unpacks it into the cache (a second, about 20 MB); later ones open it there.
 
     Returns
     -------

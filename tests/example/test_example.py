@@ -43,7 +43,7 @@ def test_it_is_a_study_with_its_controls_and_three_seeds(example):
     assert example.seeds == [0, 1, 2] and len(example.runs) == 9
     run = example.run("entrodrop", 2)
     assert run.complete and run.epochs == list(range(7))
-    assert run.splits == ["train", "validation", "validation-general", "tuning"]
+    assert run.splits == ["train", "validation", "tuning", "validation-general"]
     records = run.records("validation")
     # Whole documents, enough of them for intervals, and some training sequences.
     assert len(records.sequence_id) == run.manifest["tokens"]["validation"]["n_sequences"]

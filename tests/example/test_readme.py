@@ -18,6 +18,7 @@ from dynamics.analysis.sums.arms import collect_arms
 from dynamics.analysis.sums.curves import mean_curve
 
 PAGE = "README.md"
+PAIRS = [("entrodrop", "baseline"), ("random", "baseline"), ("entrodrop", "random")]
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +88,19 @@ def test_what_dropping_tokens_comes_to(family: Any) -> None:
         f"{-family['final', 'random', 'baseline'].estimate:.2f}, and stopping the baseline at its best epoch "
         f"{-stopped.estimate:.2f}.",
     )
+    best = [family["best", *pair] for pair in PAIRS]
+    assert min(early.estimate, random_early.estimate) > 0
+    assert all(row.p_holm >= 0.05 or row.estimate > 0 for row in best[:2]), "something beats early stopping"
+    says(PAGE, "**Nothing beats a baseline that is stopped early.**")
     says(
         PAGE,
         f"EntroDrop ends {with_p(early)} above the baseline at its best epoch, random dropout {with_p(random_early)}.",
     )
+    if against_random.p_holm < 0.05:
+        says(PAGE, f"**Random dropout ends {'lower' if against_random.estimate > 0 else 'higher'} than EntroDrop.**")
+    else:
+        says(PAGE, "**EntroDrop is not distinguishable from random dropout of as many tokens.**")
     says(PAGE, f"At their ends EntroDrop minus random dropout is {with_p(against_random)};")
-    best = [
-        family["best", *pair] for pair in (("entrodrop", "baseline"), ("random", "baseline"), ("entrodrop", "random"))
-    ]
     says(
         PAGE,
         f"all stopped at their best epochs, EntroDrop minus the baseline is {with_p(best[0])}, random dropout minus "
@@ -124,21 +130,22 @@ def test_who_rebounds(arms: Any, summaries: Any) -> None:
         f"{rebounds['entrodrop']}, random dropout's by {rebounds['random']}.",
     )
     contrasts = {(row.arm, row.other): row for row in bucket_contrasts(arms.values())}
-    own, change = contrasts["baseline", ""], contrasts["entrodrop", "baseline"]
+    rows = contrasts["baseline", ""], contrasts["entrodrop", "baseline"], contrasts["random", "baseline"]
+    assert rows[0].p_holm < 0.05 and rows[0].estimate > 0, "the paper's diagnosis does not show"
     said = [
-        f"{interval(row.estimate, row.interval_low, row.interval_high)[:-1]}, p = {row.p_holm:.3f})"
-        for row in (own, change)
+        f"{interval(row.estimate, row.interval_low, row.interval_high)[:-1]}, p = {row.p_holm:.3f})" for row in rows
     ]
     says(
         PAGE,
-        f"in the baseline the high-entropy half rebounds by {said[0]} more than the low half, and EntroDrop changes "
-        f"that by {said[1]}.",
+        f"in the baseline the high-entropy half rebounds by {said[0]} more than the low half. EntroDrop changes that "
+        f"by {said[1]}, and random dropout by {said[2]}.",
     )
 
 
 def test_what_is_forgotten(arms: Any) -> None:
     found = {row.arm: row.final for row in forgetting(arms.values())}
-    said = {name: interval(row.estimate, row.low, row.high) for name, row in found.items()}
+    said = {name: interval(*(end.item() for end in (of.estimate, of.low, of.high))) for name, of in found.items()}
+    assert min(of.estimate.item() for of in found.values()) > 0
     says(
         PAGE,
         f"the loss on the standard library's source rises by {said['baseline']} in the baseline, {said['entrodrop']} "
@@ -160,4 +167,5 @@ def test_a_page_is_renumbered_and_not_reworded() -> None:
         "0.5 nats (-0.1 to 1,200)", "−0.25 nats (2 to 3)"
     )
     assert renumbered(text, "| a | 9.0 % | 8 |") == text.replace("| a | 1.0 % | 2 |", "| a | 9.0 % | 8 |")
+    assert renumbered("by 0.1 (p =\n  0.012).", "by 0.2 (p < 0.001).") == "by 0.2 (p < 0.001)."
     assert renumbered(text, "It falls by 0.25 nats") == text

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_NUMBER = r"[-−+]?\d+(?:,\d{3})*(?:\.\d+)?"
+# With the sign of a comparison before it: p = 0.012, and p < 0.001.
+_NUMBER = r"(?:[=<]\s+)?[-−+]?\d+(?:,\d{3})*(?:\.\d+)?"
 
 
 def says(page: str, sentence: str) -> None:

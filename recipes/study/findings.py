@@ -17,12 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynamics import load_example, open_study
+from dynamics import load_example, open_summary
 from recipes.study.numbers import study_numbers
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).with_suffix(".md")
 PAGE = ROOT / "docs" / "findings.md"
+# By study, the task whose results its text holds.
+TASKS = {"mathematics": "gsm8k"}
 FIELD = re.compile(r"\{\{([^{}|]+)(?:\|([^{}|]+))?\}\}")
 
 
@@ -81,7 +83,7 @@ def all_numbers() -> dict[str, Any]:
     """Return the numbers of the packaged example, of every study under studies/, and of the model's exposure."""
     numbers: dict[str, Any] = {"example": study_numbers(load_example())}
     for folder in sorted(path.parent for path in (ROOT / "studies").glob("*/study.json")):
-        numbers[folder.name] = study_numbers(open_study(folder))
+        numbers[folder.name] = study_numbers(open_summary(folder), task=TASKS.get(folder.name))
     exposure = ROOT / "studies" / "exposure.json"
     if exposure.exists():
         numbers["exposure"] = json.loads(exposure.read_text())

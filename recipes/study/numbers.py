@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from dynamics.analysis.comparisons.bucket_contrasts import bucket_contrasts
-from dynamics.analysis.comparisons.family import study_comparisons
+from dynamics.analysis.comparisons.family import study_comparisons, task_comparisons
 from dynamics.analysis.comparisons.power import detectable_difference, pilot_design, seeds_needed
 from dynamics.analysis.estimands.forgetting import forgetting
 from dynamics.analysis.estimands.quantities import arm_quantity
 from dynamics.analysis.estimands.summary import arm_summary
-from dynamics.analysis.estimands.value_curves import ValueCurve, reported_splits, value_curves
+from dynamics.analysis.estimands.value_curves import ValueCurve, reported_splits, task_curves, value_curves
 from dynamics.analysis.intervals.bands import uncertainty_over
 from dynamics.analysis.sums.arms import Arm, as_buckets, collect_arms, default_baseline
 from dynamics.records.reader import Study
@@ -31,7 +31,7 @@ GENERAL = "validation-general"
 Numbers = dict[str, Any]
 
 
-def study_numbers(study: Study) -> Numbers:
+def study_numbers(study: Study, *, task: str | None = None) -> Numbers:
     """Return the numbers of a study as nested mappings: ``arm`` by name, ``compare`` by "ARM QUANTITY OTHER".
 
     Intervals are of 95 %, over seeds and documents. `p` is Holm's, over the family of comparisons
@@ -50,6 +50,7 @@ def study_numbers(study: Study) -> Numbers:
             "compare": {f"{row.arm} {row.quantity} {row.other}": _row(row) for row in _both_ways(arms)},
             "contrast": _contrasts(arms, baseline),
             "power": _powers(arms, baseline),
+            **({} if task is None else {"task": _task(arms, task)}),
         }
 
 
@@ -86,6 +87,17 @@ def _arms(arms: Sequence[Arm]) -> dict[str, Numbers]:
                 "highest accuracy": accuracy[arm.name].values.estimate[:, k].max(),
                 "final accuracy": accuracy[arm.name].values.estimate[-1, k],
             }
+    return found
+
+
+def _task(arms: Sequence[Arm], task: str) -> dict[str, Numbers]:
+    """Return by arm the share of a task's result tokens that are the most probable ones, given the text before them."""
+    found: dict[str, Numbers] = {}
+    for row in task_curves(arms, task):
+        curve = row.values.estimate[:, 0]
+        found[row.arm] = {"start": curve[0], "highest": curve.max(), "final": _last(row), "documents": row.n_documents}
+    for change in task_comparisons(arms, task) if len(arms) > 1 else ():
+        found[change.arm]["against baseline"] = _row(change)
     return found
 
 

@@ -229,7 +229,7 @@ def closing_table(table: ArmTable) -> tuple[tuple[str, ...], list[tuple[str, ...
     """
     several = table.baseline is not None
     header = ("arm", "start", "best", "epoch", "final", "rebound", "dropped")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in table.rows:
         numbers = (row.start, row.best_cross_fitted, row.final, row.rebound_cross_fitted, row.dropped_share)
         start, best, final, rebound, dropped = (f"{number:.3f}" for number in numbers)

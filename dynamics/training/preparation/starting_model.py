@@ -49,7 +49,19 @@ def starting_model(
         return build_model(settings, tokenizer=tokenizer, block_size=recipe.block_size)
 
     if recipe.base is None:
-        return untrained, {"name": settings.name, "hash": _hash_of(untrained(), settings)}
+        facts = {"name": settings.name, "hash": _hash_of(untrained(), settings)}
+
+        def unchanged() -> PreTrainedModel:
+            # What a name stands for may change while a study is run, whose next run would start from it unsaid.
+            model = untrained()
+            if model_hash(model) != facts["hash"]:
+                raise InputError(
+                    f"model.name: {settings.name!r} is another model now than when this study or run started; restore "
+                    "it, or begin anew"
+                )
+            return model
+
+        return unchanged, facts
     base = recipe.base
     training = {**BASE_TRAINING, **base.training, "num_train_epochs": base.epochs}
     # Where the run computes, its starting model is made, unless the recipe says otherwise.

@@ -20,6 +20,7 @@ from dynamics.records import schema
 from dynamics.reporting import Reporter
 from dynamics.training import recipe_run
 from dynamics.training.head.pretrained import model_hash, pretrained_model
+from dynamics.training.preparation import prepare
 from dynamics.training.preparation.models import build_model
 from dynamics.training.recipe_run import make_ready, train
 
@@ -167,10 +168,14 @@ def study(placed, tmp_path):
     return folder
 
 
-def test_runs_of_one_study_start_from_one_model(study, placed, tmp_path):
+def test_runs_of_one_study_start_from_one_model(study, placed, tmp_path, monkeypatch):
     fields = recipe(seed=1)
     make_ready(tiny_recipe(**fields), study / "runs" / "baseline" / "seed-1", quiet())
     change(placed)
+    # In the process that ran the others: what it knows of the model is not what it would load.
+    with pytest.raises(InputError, match="model.name: 'cache:tiny' is another model now than when this study"):
+        train(tiny_recipe(**fields), study / "runs/baseline/seed-1", reporter=quiet())
+    monkeypatch.setattr(prepare, "_last", None)  # as in a process that has run nothing yet
     for place in ("runs/baseline/seed-1", "tuning/baseline/trial-0"):
         with pytest.raises(
             InputError, match="model.name: 'cache:tiny' is another model now than when .*seed-0 started"
@@ -202,7 +207,7 @@ def test_a_run_does_not_go_on_from_another_model(placed, tmp_path):
     folder = tmp_path / "run"
     run_tiny(folder, **recipe())
     manifest = json.loads((folder / schema.MANIFEST_FILE).read_text())
-    (folder / schema.MANIFEST_FILE).write_text(json.dumps({**manifest, "complete": False}))
+    schema.write_manifest(folder / schema.MANIFEST_FILE, {**manifest, "status": "running"})
     change(placed)
     with pytest.raises(InputError, match="holds a run of other data than is given now .model.hash."):
         train(tiny_recipe(**recipe()), folder, resume=True, reporter=quiet())

@@ -1,16 +1,23 @@
 """Makes the archives of `load_example` from a study: ``python -m dynamics.example.pack STUDY``.
 
-One archive a seed, with everything that a run is but its weights. The same study gives the same bytes.
+One archive a seed, with everything that a run is but its weights. The same study gives the same bytes, and none that
+tells where it was made.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import lzma
+import re
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
 
 from dynamics.errors import InputError
 from dynamics.records import schema
@@ -19,7 +26,9 @@ from dynamics.records.reader import Study, open_study, study_run_path
 
 HERE = Path(__file__).parent
 # Bytes: what a repository bears in one file, and what a package bears for an example.
-MOST, MOST_IN_ALL = 5_000_000, 12_000_000
+MOST, MOST_IN_ALL = 5_000_000, 20_000_000
+# An absolute path or a home folder, of any system; neither a relative path, a hub name nor a URL.
+PLACE = re.compile(r"(?<![\w.\-/:])(?:/(?=[\w.])|~[\w.-]*[/\\]|[A-Za-z]:[\\/](?!/)|\\\\)|:/(?=[\w.])|\bfile:")
 
 
 def pack(study: Study, output: Path = HERE) -> list[Path]:
@@ -28,7 +37,8 @@ def pack(study: Study, output: Path = HERE) -> list[Path]:
     Raises
     ------
     InputError
-        If a run is not complete or damaged, or the archives are larger than they may be.
+        If a run is not complete or damaged, if a file names a place of this machine, or if the archives are larger
+        than they may be.
     """
     archives = {}
     for seed in study.seeds:
@@ -48,6 +58,12 @@ def pack(study: Study, output: Path = HERE) -> list[Path]:
             with TemporaryDirectory() as folder:
                 schema.write_manifest(Path(folder) / schema.MANIFEST_FILE, manifest)
                 content[sealed] = (Path(folder) / schema.MANIFEST_FILE).read_bytes()
+        for name, file in content.items():
+            if named := [text for text in written(name, file) if PLACE.search(text)]:
+                raise InputError(
+                    f"{name} of seed {seed} names a place of this machine, {named[0]!r}; "
+                    "name corpora by 'builtin:' and models by 'cache:' or a hub name"
+                )
         archives[output / f"seed-{seed}.tar.xz"] = _archive(content)
     sizes = {path.name: len(archive) for path, archive in archives.items()}
     if max(sizes.values()) > MOST or sum(sizes.values()) > MOST_IN_ALL:
@@ -57,6 +73,30 @@ def pack(study: Study, output: Path = HERE) -> list[Path]:
     for path, archive in archives.items():
         schema.atomic_write_bytes(path, archive)
     return list(archives)
+
+
+def written(name: str, content: bytes) -> Iterator[str]:
+    """Yield every key and string that a file of a run writes down; of tensors their metadata, not the corpus."""
+    ending = Path(name).suffix
+    if ending == ".safetensors":
+        length = int.from_bytes(content[:8], "little")
+        yield from _strings(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+    elif ending == ".jsonl":
+        yield from _strings([json.loads(line) for line in content.splitlines()])
+    else:
+        yield from _strings((yaml.safe_load if ending == ".yaml" else json.loads)(content.decode()))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def _archive(content: dict[str, bytes]) -> bytes:

@@ -19,7 +19,7 @@ from dynamics import load_example
 from dynamics.analysis.comparisons.arm_comparisons import compare_arms
 from dynamics.analysis.comparisons.bucket_contrasts import bucket_contrasts
 
-ARMS = ("baseline", "entrodrop", "constant", "random", "inverse")
+ARMS = tuple(load_example().arms)
 CLOSE = {"rtol": 0.0, "atol": 1e-10}
 
 
@@ -240,8 +240,8 @@ def test_contrasts_of_halves_and_their_interactions(example, quantity):
         found = (row.estimate, row.interval_low, row.interval_high, row.p_value)
         np.testing.assert_allclose(found, (known.value, *known.interval(0.95), known.p_value), **CLOSE)
     adjusted = [
-        *holm([known.p_value for _, known in expected[:5]]),
-        *holm([known.p_value for _, known in expected[5:]]),
+        *holm([known.p_value for _, known in expected[: len(ARMS)]]),
+        *holm([known.p_value for _, known in expected[len(ARMS) :]]),
     ]
     np.testing.assert_allclose([row.p_holm for row in rows], adjusted, **CLOSE)
 

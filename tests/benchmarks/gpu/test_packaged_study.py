@@ -25,11 +25,9 @@ def test_another_seed_is_another_training(example):
     found = by_what(checks)
     for split in ("validation", "train"):
         assert packaged_study.same_tokens(reference, other, split)
-        for name in ("loss", "entropy"):
-            assert not found[f"{WHAT}{split}, correlation of {name} with the CPU's, least of the epochs"].met
-    # What the module says of seeds.
-    assert 0.80 < min(measured["validation"]["correlation of entropy"][1:]) < 0.88
-    assert 0.92 < min(measured["validation"]["correlation of loss"][1:]) < 0.97
+        assert not found[f"{WHAT}{split}, correlation of loss with the CPU's, least of the epochs"].met
+        # A pretrained model's seeds are nearer to each other than those of the small one that the step trains.
+        assert 0.97 < min(measured[split]["correlation of loss"][1:]) < packaged_study.LEAST_CORRELATION["loss"]
 
 
 def test_an_arm_that_does_not_overfit_is_told(example):

@@ -18,12 +18,15 @@ function ticksOf(low, high, n) {
   return [ticks, Math.max(0, -Math.floor(Math.log10(step)))];
 }
 
+/** Return the room beside the lines that the longest label needs. */
+const roomFor = (series) => Math.max(62, ...series.map((s) => 8 + 5.8 * (s.label ?? "").length));
+
 /**
  * Draw series over epochs into an element.
  * @param {Array<{name: string, label?: string, values: number[], low?: number[], high?: number[], look: string, marks?: number[]}>} series
  *   `label` stands at the line's end; `marks` are indices of epochs under which a triangle stands.
  */
-function drawChart(element, series, { now, height = 190, width = 460, right = 62, description, onPick }) {
+function drawChart(element, series, { now, height = 190, width = 460, right = roomFor(series), description, onPick }) {
   const E = meta.epochs.length, left = 38, top = 8, bottom = 30;
   const known = series.flatMap((s) => [...s.values, ...(s.low ?? []), ...(s.high ?? [])]).filter((v) => v !== null && Number.isFinite(v));
   let low = Math.min(...known), high = Math.max(...known);

@@ -7,8 +7,8 @@ CPU's records are made here.
 
 The limits come from bfloat16 autocast on a CPU against float32 there: before training losses were 0.002 nats apart
 (root mean square); means of the losses up to 0.0003; Spearman's correlation between tokens was at least 0.9999 of
-losses and 0.937 of entropies. In the order of another seed it was 0.989 to 0.996, and 0.30 to 0.78: another order of the
-data, or a mask a place too far, would not pass.
+losses and 0.937 of entropies. In the order of another seed it was 0.989 to 0.996, and 0.30 to 0.78: another order of
+the data, or a mask a place too far, would not pass.
 """
 
 from __future__ import annotations

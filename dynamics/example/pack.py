@@ -58,10 +58,10 @@ def pack(study: Study, output: Path = HERE) -> list[Path]:
             with TemporaryDirectory() as folder:
                 schema.write_manifest(Path(folder) / schema.MANIFEST_FILE, manifest)
                 content[sealed] = (Path(folder) / schema.MANIFEST_FILE).read_bytes()
-        for place, file in content.items():
-            if named := [text for text in written(place, file) if PLACE.search(text)]:
+        for stored, file in content.items():
+            if named := [text for text in written(stored, file) if PLACE.search(text)]:
                 raise InputError(
-                    f"{place} of seed {seed} names a place of this machine, {named[0]!r}; "
+                    f"{stored} of seed {seed} names a place of this machine, {named[0]!r}; "
                     "name corpora by 'builtin:' and models by 'cache:' or a hub name"
                 )
         archives[output / f"seed-{seed}.tar.xz"] = _archive(content)

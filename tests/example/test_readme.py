@@ -36,16 +36,20 @@ def family(arms: Any) -> Any:
     return {(row.quantity, row.arm, row.other): row for row in study_comparisons(arms.values())}
 
 
+def number(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no -0.000
+
+
 def interval(estimate: float, low: float, high: float) -> str:
-    return f"{estimate:.3f} nats ({low:.3f} to {high:.3f})"
+    return f"{number(estimate)} nats ({number(low)} to {number(high)})"
 
 
-def with_p(row: Any, *, turned: bool = False) -> str:
-    """A difference as README writes it, or the same the other way round."""
-    sign = -1 if turned else 1
-    low, high = sorted(sign * end for end in (row.low, row.high))
-    p = "p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}"
-    return f"{sign * row.estimate:.3f} nats ({low:.3f} to {high:.3f}, {p})"
+def with_p(estimate: float, low: float, high: float, p: float) -> str:
+    return f"{interval(estimate, low, high)[:-1]}, {'p < 0.001' if p < 0.001 else f'p = {number(p)}'})"
+
+
+def difference(row: Any) -> str:
+    return with_p(row.estimate, row.low, row.high, row.p_holm)
 
 
 def test_the_opening(arms: Any, summaries: Any) -> None:
@@ -94,17 +98,17 @@ def test_what_dropping_tokens_comes_to(family: Any) -> None:
     says(PAGE, "**Nothing beats a baseline that is stopped early.**")
     says(
         PAGE,
-        f"EntroDrop ends {with_p(early)} above the baseline at its best epoch, random dropout {with_p(random_early)}.",
+        f"EntroDrop ends {difference(early)} above the baseline at its best epoch, random dropout {difference(random_early)}.",
     )
     if against_random.p_holm < 0.05:
         says(PAGE, f"**Random dropout ends {'lower' if against_random.estimate > 0 else 'higher'} than EntroDrop.**")
     else:
         says(PAGE, "**EntroDrop is not distinguishable from random dropout of as many tokens.**")
-    says(PAGE, f"At their ends EntroDrop minus random dropout is {with_p(against_random)};")
+    says(PAGE, f"At their ends EntroDrop minus random dropout is {difference(against_random)};")
     says(
         PAGE,
-        f"all stopped at their best epochs, EntroDrop minus the baseline is {with_p(best[0])}, random dropout minus "
-        f"the baseline {with_p(best[1])}, EntroDrop minus random dropout {with_p(best[2])}.",
+        f"all stopped at their best epochs, EntroDrop minus the baseline is {difference(best[0])}, random dropout minus "
+        f"the baseline {difference(best[1])}, EntroDrop minus random dropout {difference(best[2])}.",
     )
 
 
@@ -113,8 +117,8 @@ def test_the_frame_of_the_findings(arms: Any, family: Any) -> None:
     says(
         PAGE,
         f"{arms['baseline'].epochs[-1]} epochs, {len(arms['baseline'].runs)} seeds, {documents['validation']} "
-        "validation documents; all intervals over seeds and documents, all p adjusted after Holm for the study's "
-        f"{len(family)} comparisons",
+        "validation documents; all intervals over seeds and documents, all p adjusted after Holm, of arms for the "
+        f"study's {len(family)} comparisons, of halves of tokens for those of their kind",
     )
     assert {row.over for row in family.values()} == {"seeds_and_documents"}
 
@@ -132,9 +136,7 @@ def test_who_rebounds(arms: Any, summaries: Any) -> None:
     contrasts = {(row.arm, row.other): row for row in bucket_contrasts(arms.values())}
     rows = contrasts["baseline", ""], contrasts["entrodrop", "baseline"], contrasts["random", "baseline"]
     assert rows[0].p_holm < 0.05 and rows[0].estimate > 0, "the paper's diagnosis does not show"
-    said = [
-        f"{interval(row.estimate, row.interval_low, row.interval_high)[:-1]}, p = {row.p_holm:.3f})" for row in rows
-    ]
+    said = [with_p(row.estimate, row.interval_low, row.interval_high, row.p_holm) for row in rows]
     says(
         PAGE,
         f"in the baseline the high-entropy half rebounds by {said[0]} more than the low half. EntroDrop changes that "
@@ -145,10 +147,9 @@ def test_who_rebounds(arms: Any, summaries: Any) -> None:
 def test_what_is_forgotten(arms: Any) -> None:
     found = {row.arm: row.final for row in forgetting(arms.values())}
     said = {name: interval(*(end.item() for end in (of.estimate, of.low, of.high))) for name, of in found.items()}
-    assert min(of.estimate.item() for of in found.values()) > 0
     says(
         PAGE,
-        f"the loss on the standard library's source rises by {said['baseline']} in the baseline, {said['entrodrop']} "
+        f"the loss on the standard library's source changes by {said['baseline']} in the baseline, {said['entrodrop']} "
         f"with EntroDrop, {said['random']} with random dropout.",
     )
 

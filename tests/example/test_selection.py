@@ -153,7 +153,7 @@ def test_the_most_certain_decile_of_current_entropy(example: Study) -> None:
     says(
         PAGE,
         f"The lowest decile rebounds by {own:.3f} nats by a seed's own current entropy, by {other:.3f} by that of the "
-        "other seeds.",
+        "other seeds",
     )
 
 

@@ -32,22 +32,13 @@ figures: install
 		$(BIN)/dynamics figures "$$folder" --output "figures/study-$$(basename "$$folder")"; \
 	done
 
-# The study that ships, all anew from one that was trained (recipes/example.yaml): its archives, figures, the numbers of pages,
-# notebooks, pictures. What pages say in words is for a person: tests fail where it is no longer so.
+# The study that ships, all anew from one that was trained (recipes/example.yaml): its archives, figures, the numbers of
+# pages, notebooks, pictures. What pages say in words is for a person: tests fail where it is no longer so.
 STUDY ?= runs/example
 example: install browser
 	$(BIN)/python -m dynamics.example.pack $(STUDY)
 	$(MAKE) figures
-	DYNAMICS_REFRESH_PAGES=1 $(BIN)/python -m pytest -q tests/example
-	$(BIN)/python tests/test_notebooks.py
-	$(BIN)/python docs/images/make.py
-
-# The study that ships, all anew from one that was trained (recipes/example.yaml): its archives, figures, the numbers of pages,
-# notebooks, pictures. What pages say in words is for a person: tests fail where it is no longer so.
-STUDY ?= runs/example
-example: install browser
-	$(BIN)/python -m dynamics.example.pack $(STUDY)
-	$(MAKE) figures
+	$(BIN)/python -m recipes.study.findings
 	DYNAMICS_REFRESH_PAGES=1 $(BIN)/python -m pytest -q tests/example
 	$(BIN)/python tests/test_notebooks.py
 	$(BIN)/python docs/images/make.py

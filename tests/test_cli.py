@@ -38,7 +38,7 @@ Command = Callable[..., Done]
 def dynamics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command, in an empty folder that holds small.yaml; it loads no torch by itself."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_need_training", lambda: None)
+    monkeypatch.setattr(cli.training, "_need_training", lambda: None)
     Path("small.yaml").write_text(SMALL)
 
     def run(*arguments: str) -> Done:
@@ -348,7 +348,7 @@ def test_the_table_of_a_study_says_where_training_was_cut(dynamics: Command, mon
         make_study(output, n_documents=120, epochs=2, cut=1.4, seeds=(0, 1, 2))
 
     monkeypatch.setattr("dynamics.study.run_study", run_study)
-    monkeypatch.setattr(cli, "_figures", lambda *_: [])
+    monkeypatch.setattr(cli.training, "drawn", lambda *_: [])
     done = dynamics("study", "quickstart")
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[-1] == "Training was cut within an epoch, after 1.4 passes over the data."

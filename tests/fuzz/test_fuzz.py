@@ -267,7 +267,7 @@ def test_overrides() -> None:
 def test_overrides_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(GOOD)
-    monkeypatch.setattr(cli, "_need_training", lambda: None)
+    monkeypatch.setattr(cli.training, "_need_training", lambda: None)
 
     def train(*args: Any, **kwargs: Any) -> None:
         raise InputError("the recipe is accepted")

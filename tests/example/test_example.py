@@ -83,7 +83,7 @@ def test_nothing_in_it_names_the_machine_that_made_it(example):
 
 
 PLACES = [
-    "/tmp/smol",
+    "/tmp/model",
     "~/models",
     "~me/models",
     "C:\\Users\\me",

@@ -577,7 +577,7 @@ def test_quickstart_is_read_back(tmp_path: Path) -> None:
     recipe = load_recipe("quickstart")
     assert load_recipe(written(tmp_path, dump_yaml(recipe), "study.yaml")) == recipe
     assert all(
-        math.isclose(run.recipe.training["learning_rate"], 2e-3) for run in as_study(recipe, "quickstart").plan()
+        math.isclose(run.recipe.training["learning_rate"], 8e-4) for run in as_study(recipe, "quickstart").plan()
     )
 
 

@@ -18,7 +18,7 @@ from dynamics.records.summaries.told import facts_of, require_same_settings, req
         ("/data/gsm8k/train.jsonl", "train.jsonl"),
         ("/data/models/smol/", "smol"),
         ("~/models/smol", "smol"),
-        ("../shared/data/gsm8k/train.jsonl", "train.jsonl"),
+        ("../data/gsm8k/train.jsonl", "train.jsonl"),
         ("./model", "model"),
         ("data/gsm8k/train.jsonl", "train.jsonl"),
         (r"C:\models\smol", "smol"),

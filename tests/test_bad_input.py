@@ -81,7 +81,9 @@ CASES = [
     bad_set("nothing left to train on", "tuning.fraction=0.5", says=("validation.fraction", "tuning.fraction")),
     bad_set("name that is no folder", "name=../x", says=("name: '../x'", "letters, digits")),
     bad_set("seed too large", "seed=4294967296", says=("seed: must be at most 4294967295",)),
-    bad_set("tokenizer of a wrong kind", "tokenizer=3", says=("tokenizer: ", "path, hub name or cache:NAME", "vocab_size")),
+    bad_set(
+        "tokenizer of a wrong kind", "tokenizer=3", says=("tokenizer: ", "path, hub name or cache:NAME", "vocab_size")
+    ),
     bad_set("vocabulary below the bytes", "tokenizer.train.vocab_size=200", says=("tokenizer.train.vocab_size", "258")),
     # Regularisers, and what else sets the same.
     bad_set(

@@ -241,7 +241,7 @@ def test_a_bad_override_is_one_message_and_exit_code_2(
         (["figures", "nowhere"], "nowhere"),
         (["figures", "done", "--format", " , "], "--format: ' , ' names no format"),
         (["figures", "done", "--output", "small.yaml"], "--output: small.yaml is a file"),
-        (["export", "nowhere", "--format", "zarr", "--output", "x"], "nowhere holds neither a study"),
+        (["export", "nowhere", "--format", "zarr", "--output", "x"], "nowhere holds no study or run"),
         (["export", "done", "--format", "parqet", "--output", "x"], "unknown format 'parqet'; did you mean 'parquet'"),
         (["export", "done", "--format", "parquet", "--output", "small.yaml"], "small.yaml is there already"),
         (
@@ -484,8 +484,13 @@ def test_a_study_is_summarised_and_the_summary_drawn_and_checked(dynamics: Comma
         assert file.read_bytes() == (Path("of-kept/mine") / file.name).read_bytes(), file.name
     done = dynamics("figures", "kept/mine", "--only", "cartography")
     assert_one_message(done, "figure 'cartography' cannot be made: it needs tokens")
-    assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), "holds neither a study")
-    assert_one_message(dynamics("summarize", "kept/mine", "--output", "x"), "holds no study")
+    summary = "kept/mine is the summary of a study, which keeps sums and no tokens, and this needs a "
+    assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), f"{summary}study or run")
+    assert_one_message(dynamics("explore", "kept/mine", "--output", "x.html"), f"{summary}run")
+    assert_one_message(dynamics("summarize", "kept/mine", "--output", "x"), f"{summary}study")
+    assert_one_message(dynamics("explore", "runs", "--output", "x.html"), "runs is a study, and this needs a run")
+    run = "runs/runs/baseline/seed-0"
+    assert_one_message(dynamics("summarize", run, "--output", "x"), f"{run} is a run, and this needs a study")
     assert_one_message(dynamics("summarize", "runs", "--output", "x", "--group", "gsm"), "--group: 'gsm' is no task")
     assert not Path("x").exists()
     Path("kept/mine/baseline/seed-1.safetensors").unlink()

@@ -17,7 +17,7 @@ import numpy as np
 
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
-from dynamics.records.epochs import numbers, read_epoch, read_epoch_manifest
+from dynamics.records.epochs import not_there, numbers, read_epoch, read_epoch_manifest
 from dynamics.records.metrics import read_metrics
 from dynamics.records.reader import Study, open_run, require_same_tokens, study_run_path
 from dynamics.records.tensors import Array, read_tensors
@@ -158,7 +158,7 @@ def check_run(path: str | os.PathLike[str]) -> CheckReport:
     """
     path = Path(path)
     if not _has_begun(path):
-        raise InputError(f"{path} holds no run (no {schema.MANIFEST_FILE}): check the path")
+        raise not_there(path, "run", schema.MANIFEST_FILE)
     report = CheckReport(path)
     manifest: dict[str, Any] | None = None
     try:

@@ -1,19 +1,46 @@
-"""The epochs of a run on disk: which are whole, what their manifests say, and one tensor of one epoch."""
+"""A run on disk: where none is, which epochs are whole, what their manifests say, and one tensor of one epoch."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.errors import DamagedRecordError
+from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
 from dynamics.records.tensors import Array, Hashes, read_tensors
 
 if TYPE_CHECKING:
     from dynamics.records.reader import Run
+
+
+def not_there(path: str | os.PathLike[str], wanted: str, file: str) -> InputError:
+    """Return the error for a folder in which something is looked for and is not; it says what is there instead.
+
+    Parameters
+    ----------
+    path : path
+    wanted : str
+        ``study``, ``run``, or both.
+    file : str
+        The file, or files, that would make it one.
+    """
+    folder = Path(path)
+    if (folder / schema.SUMMARY_FILE).is_file():
+        return InputError(
+            f"{path} is the summary of a study, which keeps sums and no tokens, and this needs a {wanted}: give the "
+            "study that it was made from (dynamics figures, dynamics check and dynamics.open_summary read summaries)"
+        )
+    if (folder / schema.STUDY_FILE).is_file():
+        begun = sorted(folder.glob(f"{schema.RUNS_FOLDER}/*/*/{schema.MANIFEST_FILE}"))[:1]
+        such = "".join(f", such as {file.parent}" for file in begun)
+        return InputError(f"{path} is a study, and this needs a run: give one of its runs{such}")
+    if (folder / schema.MANIFEST_FILE).is_file():
+        return InputError(f"{path} is a run, and this needs a study: give the directory of the study, or train one")
+    return InputError(f"{path} holds no {wanted} (no {file}): give a directory that dynamics train or study wrote")
 
 
 def complete_epochs(run_dir: Path) -> list[int]:

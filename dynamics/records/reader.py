@@ -18,7 +18,7 @@ from typing import Any, Protocol, SupportsIndex
 from dynamics import records
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
-from dynamics.records.epochs import complete_epochs, numbers, read_epoch_manifest, sealed_epoch_manifest
+from dynamics.records.epochs import complete_epochs, not_there, numbers, read_epoch_manifest, sealed_epoch_manifest
 from dynamics.records.metrics import read_metrics
 from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records
@@ -90,10 +90,7 @@ def open_any(path: PathLike, *, verify: bool = False) -> Study | Run:
         return open_study(path, verify=verify)
     if (Path(path) / schema.MANIFEST_FILE).is_file():
         return open_run(path, verify=verify)
-    raise InputError(
-        f"{path} holds neither a study ({schema.STUDY_FILE}) nor a run ({schema.MANIFEST_FILE}): "
-        "give the directory that 'dynamics train' or 'dynamics study' wrote"
-    )
+    raise not_there(path, "study or run", f"{schema.STUDY_FILE} or {schema.MANIFEST_FILE}")
 
 
 class Run:
@@ -118,7 +115,7 @@ class Run:
         self.hashes = Hashes() if verify else None
         manifest_path = self.path / schema.MANIFEST_FILE
         if not manifest_path.is_file():
-            raise InputError(f"{path} holds no run (no {schema.MANIFEST_FILE}): check the path")
+            raise not_there(path, "run", schema.MANIFEST_FILE)
         self.manifest: dict[str, Any] = schema.read_manifest(manifest_path)
         schema.require_format(self.manifest, self.path)
         schema.require_run(self.manifest, manifest_path)
@@ -291,7 +288,7 @@ class Study:
         self.verify = verify
         file = self.path / schema.STUDY_FILE
         if not file.is_file():
-            raise InputError(f"{path} holds no study (no {schema.STUDY_FILE}): check the path")
+            raise not_there(path, "study", schema.STUDY_FILE)
         self.config: dict[str, Any] = _read_yaml(file)
         arms, seeds = self.config.get("arms"), self.config.get("seeds")
         if not isinstance(arms, dict) or not isinstance(seeds, list):

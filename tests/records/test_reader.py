@@ -575,7 +575,7 @@ def test_no_study(tmp_path: Path) -> None:
 def test_open_any(study_path: Path, whole_run: Path, tmp_path: Path) -> None:
     assert isinstance(open_any(study_path), Study)
     assert isinstance(open_any(str(whole_run)), Run)
-    with pytest.raises(InputError, match="neither a study .* nor a run"):
+    with pytest.raises(InputError, match="holds no study or run .no study.yaml or manifest.json.: give a directory"):
         open_any(tmp_path)
 
 

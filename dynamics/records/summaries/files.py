@@ -21,7 +21,7 @@ from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
 from dynamics.records.tensors import Array, describe_tensors, write_tensors
 
-SUMMARY_FILE = "study.json"
+SUMMARY_FILE = schema.SUMMARY_FILE
 SHARED_FILE = "shared.safetensors"
 SUMMARY_VERSION = 1
 

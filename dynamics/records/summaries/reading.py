@@ -33,7 +33,7 @@ from dynamics.records.tensors import Array, Hashes, read_identity, read_tensors
 from dynamics.records.values import Records
 
 
-def open_summary(path: PathLike, *, verify: bool = False) -> Summary:
+def open_summary(path: PathLike, *, verify: bool = True) -> Summary:
     """Open the summary of a study, which ``dynamics summarize`` wrote: it goes wherever a study goes.
 
     Parameters
@@ -41,7 +41,7 @@ def open_summary(path: PathLike, *, verify: bool = False) -> Summary:
     path : path
         Its folder, such as ``studies/NAME``.
     verify : bool
-        Hash every file before anything in it is used.
+        Hash every file before anything in it is used: they are small, and a damaged one would give other numbers.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Summary(Study):
         What ``study.json`` says.
     """
 
-    def __init__(self, path: PathLike, *, verify: bool = False) -> None:
+    def __init__(self, path: PathLike, *, verify: bool = True) -> None:
         self.path = Path(path)
         self.verify = verify
         self.hashes = Hashes() if verify else None

@@ -19,10 +19,10 @@ for name in ("torch", "transformers", "datasets", "accelerate"):
 import dynamics
 from pathlib import Path
 from matplotlib.figure import Figure
-from dynamics.plots.curriculum import plot_curriculum, plot_outcomes
-from dynamics.plots.degradation import plot_degradation
-from dynamics.plots.figures import save_figures
-from dynamics.plots.token_dynamics import plot_token_dynamics
+from dynamics.plots.families.curriculum import plot_curriculum, plot_outcomes
+from dynamics.plots.families.degradation import plot_degradation
+from dynamics.plots.saving import save_figures
+from dynamics.plots.families.token_dynamics import plot_token_dynamics
 study = dynamics.open_study(sys.argv[1])
 run = study.run("baseline", 0)
 records = dynamics.open_run(run.path).records("validation")

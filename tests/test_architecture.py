@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "plots": (*COMMON, "regularizers", "records", "analysis"),
     "explorer": (*COMMON, "records", "analysis"),
     "example": (*COMMON, "records"),
+    "notebook": (*COMMON, "records", "analysis", "plots", "explorer", "example"),
     "study": (*COMMON, "recipe", "records", "training"),
     "cli": (*COMMON, "recipe", "corpus", "records", "training", "analysis", "plots", "explorer", "example", "study"),
     "__main__": ("cli",),
@@ -54,6 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "plots",
         "explorer",
         "example",
+        "notebook",
     ),
 }
 

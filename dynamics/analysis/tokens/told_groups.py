@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamics.analysis.tokens.groups import Groups, groups_by_field, groups_by_regex
+from dynamics.analysis.tokens.kinds import groups_by_kind
 from dynamics.analysis.tokens.matches import TASKS, groups_by_match, task_tokens
 from dynamics.errors import InputError
 from dynamics.records.reader import Study
@@ -57,6 +58,8 @@ def named_group(text: str) -> Groups:
 def remade_groups(study: Study, key: list[Any]) -> Groups:
     """Return the groups of a told key, for the records of a study."""
     kind, name, *rest = key
+    if kind == "kind":
+        return groups_by_kind()
     if kind == "field":
         return groups_by_field(study, name, missing=rest[1])
     patterns, other, flags = dict(rest[0]), rest[1], rest[2]

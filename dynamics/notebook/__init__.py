@@ -1,0 +1,13 @@
+"""What notebooks need besides analysis and plots: open a study and say what it is, show tokens in their text."""
+
+from __future__ import annotations
+
+from dynamics.notebook.coloring import ColoredText, colored_text
+from dynamics.notebook.finding import find_study
+from dynamics.notebook.token_lists import TokenList, forgotten_tokens, rebounding_tokens
+
+__all__ = ["ColoredText", "TokenList", "colored_text", "find_study", "forgotten_tokens", "rebounding_tokens"]
+
+
+def __dir__() -> list[str]:
+    return __all__

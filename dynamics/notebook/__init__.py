@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dynamics.notebook.coloring import ColoredText, colored_text
 from dynamics.notebook.finding import find_study
-from dynamics.notebook.token_lists import TokenList, forgotten_tokens, rebounding_tokens
+from dynamics.notebook.token_lists import TokenList, forgotten_tokens, rebounding_passage, rebounding_tokens
 
-__all__ = ["ColoredText", "TokenList", "colored_text", "find_study", "forgotten_tokens", "rebounding_tokens"]
+__all__ = [
+    "ColoredText",
+    "TokenList",
+    "colored_text",
+    "find_study",
+    "forgotten_tokens",
+    "rebounding_passage",
+    "rebounding_tokens",
+]
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dynamics.errors import InputError
 from dynamics.records.values import Records
 
-# Orange and blue of Okabe and Ito (2008). They are mixed with the background, so that text is legible on white and black.
+# Orange and blue of Okabe and Ito (2008), mixed with the background, so that text is legible on white and on black.
 _ABOVE, _BELOW = "213, 94, 0", "0, 114, 178"
 _STRONGEST = 0.6
 
@@ -29,19 +29,22 @@ class ColoredText:
     full : float
         The absolute value with the strongest colour.
     unit : str
+    note : str
+        What the passage is and what its colours mean; shown above it.
     """
 
     tokens: tuple[str, ...]
     values: tuple[float, ...]
     full: float
     unit: str
+    note: str = ""
 
     def __repr__(self) -> str:
         marked = [
             f"[{token}]{value:+.1f} " if abs(value) >= self.full / 3 else token
             for token, value in zip(self.tokens, self.values, strict=True)
         ]
-        return "".join(marked)
+        return f"{self.note}\n{''.join(marked)}" if self.note else "".join(marked)
 
     def _repr_html_(self) -> str:
         spans = []
@@ -52,7 +55,8 @@ class ColoredText:
             inner = f"<b>{escape(token)}</b>" if value >= self.full / 3 else escape(token)
             title = f' title="{value:+.2f} {escape(self.unit)}"' if np.isfinite(value) else ""
             spans.append(f'<span style="background: {color}"{title}>{inner}</span>')
-        return f'<pre style="white-space: pre-wrap; line-height: 1.6">{"".join(spans)}</pre>'
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        return f'{note}<pre style="white-space: pre-wrap; line-height: 1.6">{"".join(spans)}</pre>'
 
 
 def colored_text(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dynamics.analysis.sums.arms import Source, collect_arms
 from dynamics.analysis.tokens.trajectories import CHANGE, token_trajectories
 from dynamics.errors import InputError
+from dynamics.notebook.coloring import ColoredText, colored_text
 from dynamics.records.values import Records
 
 if TYPE_CHECKING:
@@ -161,6 +162,41 @@ def forgotten_tokens(data: Source, *, split: str = "validation", n: int = 8) -> 
         f"{int(lost.sum()):,} no longer are at epoch {last} in {many}."
     )
     return _listed(note, name, epochs, seeds, _largest(rise, lost, n))
+
+
+def rebounding_passage(data: Source, *, split: str = "validation", full: float = 3.0) -> ColoredText:
+    """Return the sequence whose loss rose most since the arm's best epoch, coloured by the change of each token.
+
+    The best epoch is the one with the lowest mean loss of the split over all seeds. The change of a token is its loss
+    at the last epoch minus that at the best one, the mean over seeds, in nats.
+
+    Parameters
+    ----------
+    data, split
+        As for `rebounding_tokens`.
+    full : float
+        The change with the strongest colour, in nats.
+
+    Raises
+    ------
+    InputError
+        As `rebounding_tokens`, and if every epoch has a loss that is not finite.
+    """
+    name, epochs, seeds = _one_arm(data, split)
+    predicted = seeds[0].predicted
+    means = [np.mean([records.loss(epoch) for records in seeds], axis=0, dtype=np.float64) for epoch in epochs]
+    curve = np.array([values[predicted].mean() for values in means])
+    if not np.isfinite(curve).any():
+        raise InputError(f"arm {name!r} has no epoch with a finite loss; choose another arm")
+    best = int(np.nanargmin(curve))
+    change = means[-1] - means[best]
+    totals = np.where(np.isfinite(change) & predicted, change, 0.0).sum(axis=1)
+    row = int(totals.argmax())
+    note = (
+        f"{name}, {split}, sequence {int(seeds[0].sequence_id[row])}: change of the loss from epoch {epochs[best]}, "
+        f"the best, to epoch {epochs[-1]}. Orange: it rose; blue: it fell; bold: by {full / 3:g} nats or more."
+    )
+    return replace(colored_text(seeds[0], row, change, full=full), note=note)
 
 
 def _one_arm(data: Source, split: str) -> tuple[str, list[int], list[Records]]:

@@ -10,7 +10,7 @@ from support.synthetic import make_study
 from dynamics.analysis.sums.arms import collect_arms
 from dynamics.analysis.sums.summarising import summarize_study
 from dynamics.errors import InputError
-from dynamics.notebook import forgotten_tokens, rebounding_tokens
+from dynamics.notebook import forgotten_tokens, rebounding_passage, rebounding_tokens
 from dynamics.records.reader import Study, open_study
 from dynamics.records.summaries.reading import open_summary
 
@@ -76,3 +76,16 @@ def test_what_cannot_be_listed_is_refused(study: Study, tmp_path: Path) -> None:
     summarize_study(study, tmp_path / "summary")
     with pytest.raises(InputError, match="keeps no tokens|sums by document|no tokens"):
         rebounding_tokens(collect_arms(open_summary(tmp_path / "summary"))[0])
+
+
+def test_the_passage_that_rose_most_since_the_best_epoch(study: Study) -> None:
+    arm = collect_arms(study)[0]
+    records = arm.runs[0].records("validation")
+    found = rebounding_passage(arm)
+    # Sequence 1 has planted rises of 4 and 3 nats since epoch 1, sequence 0 of 2.
+    assert found.tokens == tuple(records.token_texts(1))
+    expected = np.where(records.predicted[1], 0.0, np.nan)
+    expected[[7, 9]] = 4.0, 3.0
+    np.testing.assert_array_equal(found.values, expected)
+    assert found.note.startswith(f"a, validation, sequence {records.sequence_id[1]}: change of the loss from epoch 1")
+    assert found.note in repr(found) and "<p>a, validation" in found._repr_html_()

@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "plots": (*COMMON, "regularizers", "records", "analysis"),
     "explorer": (*COMMON, "records", "analysis"),
     "example": (*COMMON, "records"),
-    "notebook": (*COMMON, "records", "analysis", "plots", "explorer", "example"),
+    "notebook": (*COMMON, "corpus", "records", "analysis", "plots", "explorer", "example"),
     "study": (*COMMON, "recipe", "records", "training"),
     "cli": (*COMMON, "recipe", "corpus", "records", "training", "analysis", "plots", "explorer", "example", "study"),
     "__main__": ("cli",),

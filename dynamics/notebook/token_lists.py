@@ -184,7 +184,7 @@ def rebounding_passage(data: Source, *, split: str = "validation", full: float =
     """
     name, epochs, seeds = _one_arm(data, split)
     predicted = seeds[0].predicted
-    means = [np.mean([records.loss(epoch) for records in seeds], axis=0, dtype=np.float64) for epoch in epochs]
+    means = [np.stack([records.loss(epoch) for records in seeds]).mean(axis=0, dtype=np.float64) for epoch in epochs]
     curve = np.array([values[predicted].mean() for values in means])
     if not np.isfinite(curve).any():
         raise InputError(f"arm {name!r} has no epoch with a finite loss; choose another arm")

@@ -38,9 +38,17 @@ class TinyLanguageModel:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        special = {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
-        config = LlamaConfig(vocab_size=len(self.tokenizer), use_cache=False, bos_token_id=None, **shape, **special)
+        config = LlamaConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return LlamaForCausalLM(config)

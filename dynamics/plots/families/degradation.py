@@ -24,6 +24,7 @@ from dynamics.plots.drawing.labels import (
     legend_above,
 )
 from dynamics.plots.drawing.panels import given, in_panel
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, MINUS, NOTE_SIZE, ArmStyle, arm_styles
 
 # Characters of a task's pattern that a note of one column has room for.
@@ -32,12 +33,12 @@ _LONGEST_TASK = 20
 Curves = Source | Iterable[Source] | Sequence[ArmCurve] | Mapping[str, Any]
 
 
-def plot_degradation(
+def degradation(
     data: Curves,
     *,
     ax: Axes | None = None,
     labels: bool = True,
-) -> Axes:
+) -> Plot:
     """Draw validation loss over epochs by arm: what many epochs do to the model.
 
     Each line has its 95 % band, over seeds and documents where it has two seeds or more, a marker at its best epoch,
@@ -56,7 +57,7 @@ def plot_degradation(
 
     Returns
     -------
-    Axes
+    Plot
     """
     curves = as_curves(data)
     return in_panel(lambda found: _draw(curves, found, labels), ax, height=2.4)
@@ -70,16 +71,16 @@ def as_curves(data: Curves) -> list[ArmCurve]:
     return items if ready else arm_curves(items)
 
 
-def plot_task_curve(
+def task_curve(
     data: Source | Iterable[Source] | Sequence[ValueCurve],
     task: str = "gsm8k",
     *,
     ax: Axes | None = None,
     labels: bool = True,
-) -> Axes:
+) -> Plot:
     """Draw the accuracy on the tokens that carry a task's results over epochs by arm, with 95 % bands.
 
-    Arms have the colours that they have in `plot_degradation`, and a marker at their best epoch, the highest.
+    Arms have the colours that they have in `degradation`, and a marker at their best epoch, the highest.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def plot_task_curve(
 
     Returns
     -------
-    Axes
+    Plot
     """
     curves = as_task_curves(data, task)
     return in_panel(lambda found: _draw_task(curves, found, task, labels), ax, height=2.2)

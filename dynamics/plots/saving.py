@@ -55,6 +55,7 @@ from dynamics.plots.families.heat_map import (
     bucket_map_rows,
     loss_landscape,
 )
+from dynamics.plots.families.rebound import as_rises, rebound, rebound_rows, shown
 from dynamics.plots.families.token_dynamics import (
     as_dynamics,
     token_dynamics,
@@ -115,6 +116,13 @@ def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tupl
         ax.set_xlabel("")
     _make_room(figure, ax)
     return figure, degradation_rows(curves, task, of_task)
+
+
+def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    curves = as_rises(arms)
+    figure, axes = panel_axes(style, len(curves[0].labels), panel=2.0)
+    rebound(curves, axes=axes)
+    return figure, rebound_rows(shown(curves))
 
 
 def _make_room(figure: Figure, ax: Axes) -> None:
@@ -217,6 +225,7 @@ def _not_followed(arms: list[Arm]) -> str | None:
 
 FIGURES: dict[str, FigureBuilder] = {
     "degradation": FigureBuilder(_degradation),
+    "rebound": FigureBuilder(_rebound, _one_epoch),
     "token_dynamics": FigureBuilder(_token_dynamics, _no_train),
     "curriculum": FigureBuilder(_curriculum, _no_schedule),
     "gap": FigureBuilder(_gap, _no_train),

@@ -40,11 +40,12 @@ from dynamics.plots.families.curriculum import (
     schedules,
 )
 from dynamics.plots.families.degradation import (
+    TaskCurves,
     as_curves,
     as_task_curves,
-    degradation,
+    degradation_axes,
     degradation_rows,
-    task_curve,
+    draw_degradation,
 )
 from dynamics.plots.families.distributions import as_distributions, distribution_rows, entropy_distribution
 from dynamics.plots.families.gap import as_gaps, gap, gap_rows
@@ -55,6 +56,7 @@ from dynamics.plots.families.heat_map import (
     bucket_map_rows,
     loss_landscape,
 )
+from dynamics.plots.families.minus_baseline import as_differences
 from dynamics.plots.families.rebound import as_rises, rebound, rebound_rows, shown
 from dynamics.plots.families.token_dynamics import (
     as_dynamics,
@@ -104,18 +106,13 @@ class FigureBuilder:
 
 
 def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tuple[Figure, Rows]:
-    curves = as_curves(arms)
-    of_task = [] if task is None else as_task_curves(arms, task=task)
-    figure = style.figure(column="half", height=3.9 if of_task else 2.35)
-    if task is None:
-        ax = degradation(curves, ax=figure.add_subplot()).ax
-    else:
-        ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.3, 1.0))
-        degradation(curves, ax=ax)
-        task_curve(of_task, task, ax=below, labels=False)
-        ax.set_xlabel("")
-    _make_room(figure, ax)
-    return figure, degradation_rows(curves, task, of_task)
+    curves, differences, of_task = as_curves(arms), as_differences(arms), None
+    if task is not None:
+        of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
+    figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
+    draw_degradation(curves, differences, axes, task=of_task)
+    _make_room(figure, axes[0])
+    return figure, degradation_rows(curves, differences, of_task)
 
 
 def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:

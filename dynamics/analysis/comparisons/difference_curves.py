@@ -123,7 +123,9 @@ def minus_baseline_curves(
         common = shared_epochs((arm, reference)) if arm is not reference else []
         if not common:
             continue
-        pair = [each if each.epochs == common else Arm(each.name, each.runs, epochs=common) for each in (arm, reference)]
+        pair = [
+            each if each.epochs == common else Arm(each.name, each.runs, epochs=common) for each in (arm, reference)
+        ]
         curves.append(_difference_curve(pair[0], pair[1], split, value, how, over, level))
     for limit in _limits(curves):
         warnings.warn(limit, UserWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""The losses of every arm's entropy buckets over epochs: in both splits, with gap and rebound, and since the best epoch.
+"""The losses of entropy buckets over epochs: in both splits, with their gap and rebound, and since the best epoch.
 
 Shape suffixes: E epochs, K buckets.
 """

@@ -17,10 +17,11 @@ from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError, nearest
 from dynamics.plots.drawing.bucket_lines import bucket_title
 from dynamics.plots.drawing.labels import EndLabel, band_note, epoch_axis, epoch_columns, label_line_ends
+from dynamics.plots.drawing.lines import END_SIZE, signed
 from dynamics.plots.drawing.notes import note_over, notes_of
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.drawing.plot import Plot
-from dynamics.plots.drawing.style import INK, MINUS, ArmStyle, arm_role, arm_styles
+from dynamics.plots.drawing.style import INK, ArmStyle, arm_role, arm_styles
 
 Rises = Source | Iterable[Source] | RiseCurve | Sequence[RiseCurve]
 
@@ -165,7 +166,9 @@ def _draw(curves: Sequence[RiseCurve], axes: Sequence[Axes], left_out: Sequence[
             of = {"train": "training"}.get(curves[0].split, curves[0].split)
             ax.set_ylabel(f"Rise of {of} loss since\nbest epoch (nats per token)")
         if not drawn:
-            ax.text(0.5, 0.5, "no arm has a finite loss\nat every epoch", transform=ax.transAxes, ha="center", va="center")
+            ax.text(
+                0.5, 0.5, "no arm has a finite loss\nat every epoch", transform=ax.transAxes, ha="center", va="center"
+            )
     named = _label_ends(axes, drawn, styles)
     notes = _notes(curves, drawn, left_out)
     if named:
@@ -222,17 +225,17 @@ def _label_ends(axes: Sequence[Axes], drawn: Sequence[RiseCurve], styles: dict[s
         found = []
         for curve in drawn:
             last = float(curve.rise.estimate[-1, k])
-            number = f"{last:+.2f}".replace("-", MINUS)
+            number = signed(last)
             words = f"{curve.arm} {number}" if named else number
             found.append(EndLabel(float(curve.at[-1]), last, words, styles[curve.arm].color))
         return found
 
     for k, ax in enumerate(axes[:-1]):
-        label_line_ends(ax, ends(k, False), fontsize=7.0)
+        label_line_ends(ax, ends(k, False), fontsize=END_SIZE)
     last = len(axes) - 1
-    if not drawn or label_line_ends(axes[-1], ends(last, True), fontsize=7.0):
+    if not drawn or label_line_ends(axes[-1], ends(last, True), fontsize=END_SIZE):
         return True
-    label_line_ends(axes[-1], ends(last, False), fontsize=7.0)
+    label_line_ends(axes[-1], ends(last, False), fontsize=END_SIZE)
     return False
 
 

@@ -20,14 +20,15 @@ from dynamics.plots.arm_tables.arm_table import arm_table, table_rows
 from dynamics.plots.arm_tables.text import latex_table, markdown_table
 from dynamics.plots.drawing.labels import legend_columns
 from dynamics.plots.drawing.panels import panel_axes
+from dynamics.plots.drawing.plot import FORMATS, rendered
 from dynamics.plots.drawing.style import Style, load_style
 from dynamics.plots.families.calibration import (
     as_calibrations,
     as_overconfidences,
+    calibration,
     calibration_rows,
+    overconfidence,
     overconfidence_rows,
-    plot_calibration,
-    plot_overconfidence,
 )
 from dynamics.plots.families.curriculum import (
     as_curricula,
@@ -39,46 +40,40 @@ from dynamics.plots.families.curriculum import (
     schedules,
 )
 from dynamics.plots.families.degradation import (
+    TaskCurves,
     as_curves,
     as_task_curves,
+    degradation_axes,
     degradation_rows,
-    plot_degradation,
-    plot_task_curve,
+    draw_degradation,
 )
-from dynamics.plots.families.distributions import as_distributions, distribution_rows, plot_entropy_distribution
-from dynamics.plots.families.gap import as_gaps, gap_rows, plot_gap
+from dynamics.plots.families.distributions import as_distributions, distribution_rows, entropy_distribution
+from dynamics.plots.families.gap import as_gaps, gap, gap_rows
 from dynamics.plots.families.heat_map import (
     as_landscape,
     as_maps,
+    bucket_map,
     bucket_map_rows,
-    plot_bucket_map,
-    plot_loss_landscape,
+    loss_landscape,
 )
+from dynamics.plots.families.minus_baseline import as_differences
+from dynamics.plots.families.rebound import as_rises, rebound, rebound_rows, shown
 from dynamics.plots.families.token_dynamics import (
     as_dynamics,
-    plot_token_dynamics,
+    token_dynamics,
     token_dynamics_axes,
     token_dynamics_rows,
 )
 from dynamics.plots.families.trajectories import (
     as_cartography,
     as_class_shares,
+    cartography,
     cartography_rows,
     draw_trajectory_classes,
-    plot_cartography,
     trajectory_class_rows,
 )
 from dynamics.records.reader import Run, Study
 from dynamics.records.schema import atomic_write_bytes
-
-FORMATS = ("pdf", "svg", "png")
-
-# Nothing that changes from day to day; what is None is left out of the file.
-_METADATA: dict[str, dict[str, Any]] = {
-    "pdf": {"CreationDate": None, "ModDate": None},
-    "svg": {"Date": None},
-    "png": {"Software": None},
-}
 
 Rows = list[dict[str, Any]]
 
@@ -111,18 +106,20 @@ class FigureBuilder:
 
 
 def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tuple[Figure, Rows]:
-    curves = as_curves(arms)
-    of_task = [] if task is None else as_task_curves(arms, task=task)
-    figure = style.figure(column="half", height=3.9 if of_task else 2.35)
-    if task is None:
-        ax = plot_degradation(curves, ax=figure.add_subplot())
-    else:
-        ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.3, 1.0))
-        plot_degradation(curves, ax=ax)
-        plot_task_curve(of_task, task, ax=below, labels=False)
-        ax.set_xlabel("")
-    _make_room(figure, ax)
-    return figure, degradation_rows(curves, task, of_task)
+    curves, differences, of_task = as_curves(arms), as_differences(arms), None
+    if task is not None:
+        of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
+    figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
+    draw_degradation(curves, differences, axes, task=of_task)
+    _make_room(figure, axes[0])
+    return figure, degradation_rows(curves, differences, of_task)
+
+
+def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    curves = as_rises(arms)
+    figure, axes = panel_axes(style, len(curves[0].labels), panel=2.0)
+    rebound(curves, axes=axes)
+    return figure, rebound_rows(shown(curves))
 
 
 def _make_room(figure: Figure, ax: Axes) -> None:
@@ -137,7 +134,7 @@ def _make_room(figure: Figure, ax: Axes) -> None:
 def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     dynamics = as_dynamics(arms)
     figure, axes = token_dynamics_axes(style, len(dynamics))
-    plot_token_dynamics(dynamics, axes=axes)
+    token_dynamics(dynamics, axes=axes)
     return figure, token_dynamics_rows(dynamics)
 
 
@@ -164,30 +161,30 @@ def _in_panels(
 
 
 def _gap(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_gaps(arms, buckets=2), plot_gap, gap_rows, n_panels=2)
+    return _in_panels(style, as_gaps(arms, buckets=2), gap, gap_rows, n_panels=2)
 
 
 def _bucket_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_maps(arms), plot_bucket_map, bucket_map_rows)
+    return _in_panels(style, as_maps(arms), bucket_map, bucket_map_rows)
 
 
 def _rebound_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_maps(arms), plot_bucket_map, bucket_map_rows, above_best=True)
+    return _in_panels(style, as_maps(arms), bucket_map, bucket_map_rows, above_best=True)
 
 
 def _loss_landscape(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_landscape(arms), plot_loss_landscape, bucket_map_rows)
+    return _in_panels(style, as_landscape(arms), loss_landscape, bucket_map_rows)
 
 
 def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     found = as_calibrations(arms)
     figure = style.figure(column="half", height=2.3)
-    _make_room(figure, plot_calibration(found, ax=figure.add_subplot()))
+    _make_room(figure, calibration(found, ax=figure.add_subplot()).ax)
     return figure, calibration_rows(found)
 
 
 def _overconfidence(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_overconfidences(arms, buckets=2), plot_overconfidence, overconfidence_rows, n_panels=2)
+    return _in_panels(style, as_overconfidences(arms, buckets=2), overconfidence, overconfidence_rows, n_panels=2)
 
 
 def _trajectory_classes(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -196,11 +193,11 @@ def _trajectory_classes(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 
 def _cartography(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_cartography(arms), plot_cartography, cartography_rows)
+    return _in_panels(style, as_cartography(arms), cartography, cartography_rows)
 
 
 def _entropy_distribution(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_distributions(arms), plot_entropy_distribution, distribution_rows)
+    return _in_panels(style, as_distributions(arms), entropy_distribution, distribution_rows)
 
 
 def _no_schedule(arms: list[Arm]) -> str | None:
@@ -225,6 +222,7 @@ def _not_followed(arms: list[Arm]) -> str | None:
 
 FIGURES: dict[str, FigureBuilder] = {
     "degradation": FigureBuilder(_degradation),
+    "rebound": FigureBuilder(_rebound, _one_epoch),
     "token_dynamics": FigureBuilder(_token_dynamics, _no_train),
     "curriculum": FigureBuilder(_curriculum, _no_schedule),
     "gap": FigureBuilder(_gap, _no_train),
@@ -322,7 +320,7 @@ def save_figures(
             options = {"task": task} if name == "degradation" else {}
             figure, rows = FIGURES[name].build(arms, style, **options)
             for kind in kinds:
-                files[output / f"{name}.{kind}"] = _render(figure, kind)
+                files[output / f"{name}.{kind}"] = rendered(figure, kind)
             files[output / f"{name}.csv"] = _table(rows)
     output.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
@@ -347,12 +345,6 @@ def _skip(message: str, on_skip: Callable[[str], None] | None) -> None:
         on_skip(message)
     else:
         warnings.warn(message, UserWarning, stacklevel=3)
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
-    return buffer.getvalue()
 
 
 def _table(rows: Rows) -> bytes:

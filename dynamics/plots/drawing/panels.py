@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_axis
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, load_style
 from dynamics.records.reader import Run, Study
 
@@ -71,23 +72,37 @@ def in_panels(
     what: str,
     *,
     new: Callable[[Style, int], tuple[Figure, list[Axes]]] = panel_axes,
-) -> list[Axes]:
+) -> Plot:
     """Draw into the axes that the caller gave; without, into those of a `new` figure in the library's style."""
     found = chosen_axes(ax, axes, n, what)
-    if found is not None:
-        return draw(found)
-    style = load_style()
-    with style.context():
-        return draw(new(style, n)[1])
+    return in_own_figure(lambda style: draw(new(style, n)[1])) if found is None else Plot(draw(found), own=False)
 
 
-def in_panel(draw: Callable[[Axes], Axes], ax: Axes | None, *, height: float) -> Axes:
+def in_panel(draw: Callable[[Axes], Axes], ax: Axes | None, *, height: float) -> Plot:
     """Draw into the axes that the caller gave; without, into a new figure of one column's width."""
     if ax is not None:
-        return draw(ax)
-    style = load_style()
-    with style.context():
-        return draw(style.figure(column="half", height=height).add_subplot())
+        return Plot([draw(ax)], own=False)
+    return in_own_figure(lambda style: [draw(style.figure(column="half", height=height).add_subplot())])
+
+
+def in_own_figure(draw: Callable[[Style], list[Axes]]) -> Plot:
+    """Draw into a new figure in the library's style, which pyplot knows from then on.
+
+    `draw` takes the style, makes one figure by `Style.figure`, and returns the panels.
+    """
+    from matplotlib import pyplot
+
+    # Loads the backend before the style applies: Jupyter's changes settings, which leaving the style would undo.
+    pyplot.draw_if_interactive()  # type: ignore[no-untyped-call]
+    before = set(pyplot.get_fignums())
+    style = replace(load_style(), shown=True)
+    try:
+        with style.context():
+            return Plot(draw(style), own=True)
+    except BaseException:
+        for number in set(pyplot.get_fignums()) - before:
+            pyplot.close(number)
+        raise
 
 
 def is_first(ax: Axes, axes: Sequence[Axes]) -> bool:

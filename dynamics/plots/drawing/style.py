@@ -49,6 +49,8 @@ _MARKERS = ("v", "P", "X", "<", ">", "p", "*")
 LOW_COLOR, HIGH_COLOR = "#1F6F8B", "#E08E00"
 INK, FAINT = "#262626", "#767676"
 NOTE_SIZE = 6.0
+# Pixels per inch on a screen: letters of 8 points are 13 pixels high, as those of a notebook.
+_SCREEN_DPI = 120.0
 MINUS = "−"
 
 _RC: dict[str, Any] = {
@@ -93,11 +95,14 @@ class Style:
         Width in inches of a figure for one column, and for the whole page.
     rc : dict
         matplotlib settings over its defaults.
+    shown : bool
+        Whether pyplot knows the figures, so that ``plt.show()`` shows them.
     """
 
     half: float = 3.35
     full: float = 6.9
     rc: dict[str, Any] = field(default_factory=dict)
+    shown: bool = False
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -113,12 +118,16 @@ class Style:
             yield
 
     def figure(self, *, column: Column, height: float) -> Figure:
-        """Return an empty figure, unknown to pyplot, whose layout makes room for labels.
+        """Return an empty figure, unknown to pyplot unless it is to be shown, whose layout makes room for labels.
 
         `height` is in inches for text of 8 points; larger text gets a higher figure.
         """
         width = self.half if column == "half" else self.full
         height *= max(1.0, float(self.rc.get("font.size", 8.0)) / 8.0)
+        if self.shown:
+            from matplotlib import pyplot
+
+            return pyplot.figure(figsize=(width, height), layout="constrained", dpi=_SCREEN_DPI)
         return Figure(figsize=(width, height), layout="constrained")
 
 

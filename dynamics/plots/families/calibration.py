@@ -9,13 +9,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from dynamics.analysis.estimands.calibration import Calibration, Overconfidence, calibration, overconfidence
+from dynamics.analysis.estimands.calibration import Calibration, Overconfidence
+from dynamics.analysis.estimands.calibration import calibration as _calibration
+from dynamics.analysis.estimands.calibration import overconfidence as _overconfidence
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError
 from dynamics.plots.drawing.bucket_lines import BucketLines, draw_bucket_lines
 from dynamics.plots.drawing.labels import epoch_columns, legend_above, moments, named_after
 from dynamics.plots.drawing.panels import given, in_panel, in_panels
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK, arm_styles
 
 # ECE_H, in words.
@@ -25,7 +28,7 @@ Calibrations = Source | Iterable[Source] | Calibration | Sequence[Calibration]
 Overconfidences = Source | Iterable[Source] | Overconfidence | Sequence[Overconfidence]
 
 
-def plot_calibration(
+def calibration(
     data: Calibrations,
     *,
     ax: Axes | None = None,
@@ -33,7 +36,7 @@ def plot_calibration(
     split: str = "validation",
     n_bins: int = 15,
     n_resamples: int = 1000,
-) -> Axes:
+) -> Plot:
     """Draw mean loss against mean predicted entropy, bin by bin of equal size: a reliability diagram in nats.
 
     On the diagonal a model is calibrated, above it too sure, below it not sure enough. Bars are 95 % intervals
@@ -61,14 +64,14 @@ def plot_calibration(
     return in_panel(lambda found: _draw_calibration(rows, found, epoch), ax, height=2.6)
 
 
-def plot_overconfidence(
+def overconfidence(
     data: Overconfidences,
     *,
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-) -> list[Axes]:
+) -> Plot:
     """Draw mean loss minus mean entropy over epochs, one line an arm and one panel a bucket.
 
     Parameters
@@ -85,8 +88,8 @@ def plot_overconfidence(
 
     Returns
     -------
-    list of Axes
-        One a bucket.
+    Plot
+        One panel per bucket.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def as_calibrations(
 ) -> list[Calibration]:
     """Return the numbers of the reliability diagram."""
     items, ready = given(data, Calibration)
-    return items if ready else calibration(items, split=split, n_bins=n_bins, n_resamples=n_resamples)
+    return items if ready else _calibration(items, split=split, n_bins=n_bins, n_resamples=n_resamples)
 
 
 def as_overconfidences(
@@ -110,7 +113,7 @@ def as_overconfidences(
 ) -> list[Overconfidence]:
     """Return the numbers of the overconfidence figure."""
     items, ready = given(data, Overconfidence)
-    return items if ready else overconfidence(items, split=split, buckets=buckets)
+    return items if ready else _overconfidence(items, split=split, buckets=buckets)
 
 
 def calibration_rows(rows: Sequence[Calibration], epoch: int | None = None) -> list[dict[str, Any]]:

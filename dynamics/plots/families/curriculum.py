@@ -19,6 +19,7 @@ from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import band_note, epoch_axis, legend_above, named_after, wrap_name
 from dynamics.plots.drawing.panels import given, in_panel
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, arm_styles
 from dynamics.records.reader import Run, Study
 from dynamics.regularizers.registry import setting
@@ -56,7 +57,7 @@ class ArmCurriculum:
     measured: Floats
 
 
-def plot_curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax: Axes | None = None) -> Axes:
+def curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax: Axes | None = None) -> Plot:
     """Draw the strength of token dropout over training: asked for (lines) and measured (markers).
 
     Arms that ask for the same (controls matched to EntroDrop) share one grey line.
@@ -78,12 +79,12 @@ def plot_curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *
     return in_panel(lambda found: _draw_strength(curricula, found), ax, height=2.2)
 
 
-def plot_outcomes(
+def outcomes(
     data: Source | Iterable[Source] | Sequence[ArmSummary],
     *,
     quantity: Quantity = "final",
     ax: Axes | None = None,
-) -> Axes:
+) -> Plot:
     """Draw what each arm came to: final validation loss or cross-fitted rebound, one row an arm.
 
     Large markers are the average over seeds with its 95 % interval, over seeds and documents where an arm has two

@@ -16,6 +16,7 @@ from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, moments, named_after, wrap_name
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE
 
 Distributions = Source | Iterable[Source] | EntropyDistribution | Sequence[EntropyDistribution]
@@ -23,7 +24,7 @@ Distributions = Source | Iterable[Source] | EntropyDistribution | Sequence[Entro
 _REFERENCE, _DROPPED, _NOW = "#C9C9C9", "#D55E00", "#0072B2"
 
 
-def plot_entropy_distribution(
+def entropy_distribution(
     data: Distributions,
     *,
     ax: Axes | None = None,
@@ -31,7 +32,7 @@ def plot_entropy_distribution(
     epoch: int | None = None,
     split: str = "train",
     n_bins: int = 40,
-) -> list[Axes]:
+) -> Plot:
     """Draw the distribution of entropy over tokens with the drop pool, one panel an arm.
 
     Grey is the reference entropy, which decides what may be dropped; hatched the part of it that was dropped in the
@@ -52,8 +53,8 @@ def plot_entropy_distribution(
 
     Returns
     -------
-    list of Axes
-        One an arm.
+    Plot
+        One panel per arm.
 
     Raises
     ------

@@ -13,17 +13,18 @@ from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.plots.drawing.bucket_lines import BucketLines, draw_bucket_lines
 from dynamics.plots.drawing.labels import epoch_columns
 from dynamics.plots.drawing.panels import given, in_panels
+from dynamics.plots.drawing.plot import Plot
 
 Gaps = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
 
 
-def plot_gap(
+def gap(
     data: Gaps,
     *,
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     buckets: Bucketing | int = 1,
-) -> list[Axes]:
+) -> Plot:
     """Draw the generalisation gap over epochs, one line an arm and one panel a bucket.
 
     Bands are 95 % intervals, over seeds and the documents of both splits where an arm has two seeds or more.
@@ -40,8 +41,8 @@ def plot_gap(
 
     Returns
     -------
-    list of Axes
-        One a bucket.
+    Plot
+        One panel per bucket.
 
     Raises
     ------

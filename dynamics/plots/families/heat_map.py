@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dynamics.analysis.estimands.bucket_maps import BucketMap, bucket_map, loss_landscape
+from dynamics.analysis.estimands.bucket_maps import BucketMap
+from dynamics.analysis.estimands.bucket_maps import bucket_map as _bucket_map
+from dynamics.analysis.estimands.bucket_maps import loss_landscape as _loss_landscape
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.tokens.buckets import Bucketing
@@ -18,6 +20,7 @@ from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, wrap_name
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, legend_over
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK
 
 Maps = Source | Iterable[Source] | BucketMap | Sequence[BucketMap]
@@ -41,7 +44,7 @@ _UNITS: dict[str, str] = {
 _SPLITS = {"validation": "Validation", "train": "Training"}
 
 
-def plot_bucket_map(
+def bucket_map(
     data: Maps,
     *,
     ax: Axes | None = None,
@@ -50,7 +53,7 @@ def plot_bucket_map(
     split: str = "validation",
     buckets: Bucketing | int = 10,
     above_best: bool = False,
-) -> list[Axes]:
+) -> Plot:
     """Draw a value by bucket (y) and epoch (x) as colours, one panel an arm.
 
     A circle marks the best epoch of each bucket: lowest loss or entropy, highest share or certainty. All panels have
@@ -76,8 +79,8 @@ def plot_bucket_map(
 
     Returns
     -------
-    list of Axes
-        One an arm.
+    Plot
+        One panel per arm.
 
     Raises
     ------
@@ -88,14 +91,30 @@ def plot_bucket_map(
     return in_panels(lambda found: _draw_maps(maps, found, above_best), len(maps), ax, axes, "arms")
 
 
-def plot_loss_landscape(
+def rebound_map(
+    data: Maps,
+    *,
+    ax: Axes | None = None,
+    axes: Sequence[Axes] | None = None,
+    value: Value = "loss",
+    split: str = "validation",
+    buckets: Bucketing | int = 10,
+) -> Plot:
+    """Draw how far each bucket is from its own best epoch: who rebounds, and when.
+
+    Parameters, returns and errors as for `bucket_map`, with `above_best`.
+    """
+    return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, above_best=True)
+
+
+def loss_landscape(
     data: Maps,
     *,
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     n_buckets: int = 30,
-) -> list[Axes]:
+) -> Plot:
     """Draw the loss over (reference entropy, epoch) as a surface with its contours, one panel an arm.
 
     Parameters
@@ -103,15 +122,15 @@ def plot_loss_landscape(
     data : Study, Run, iterable of them, BucketMap, or a sequence of these
         Of `loss_landscape`, or any buckets of one signal.
     ax, axes
-        As for `plot_bucket_map`.
+        As for `bucket_map`.
     split : str
         For records, as is `n_buckets`.
     n_buckets : int
 
     Returns
     -------
-    list of Axes
-        One an arm.
+    Plot
+        One panel per arm.
 
     Raises
     ------
@@ -125,7 +144,7 @@ def plot_loss_landscape(
         if len(each.epochs) < 2 or n < 2:
             raise InputError(
                 f"arm {each.arm!r} has {len(each.epochs)} epochs and {n} buckets with a place on the axis; a landscape "
-                "needs two of each: use plot_bucket_map"
+                "needs two of each: use bucket_map"
             )
     return in_panels(lambda found: _draw_landscapes(maps, found), len(maps), ax, axes, "arms")
 
@@ -141,13 +160,13 @@ def as_maps(
     items, ready = given(data, BucketMap)
     if ready:
         return items
-    return bucket_map(items, value=value, split=split, buckets=buckets)
+    return _bucket_map(items, value=value, split=split, buckets=buckets)
 
 
 def as_landscape(data: Maps, *, split: str = "validation", n_buckets: int = 30) -> list[BucketMap]:
     """Return the numbers of the landscape."""
     items, ready = given(data, BucketMap)
-    return items if ready else loss_landscape(items, split=split, n_buckets=n_buckets)
+    return items if ready else _loss_landscape(items, split=split, n_buckets=n_buckets)
 
 
 def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Buckets
 from dynamics.plots.drawing.labels import band_note, epoch_axis, epoch_columns, focus, wrap_name
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK, NOTE_SIZE, Style, bucket_colors
 
 Dynamics = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
@@ -24,13 +25,13 @@ _TRAIN = (0, (3.5, 1.6))
 _MARKERS = "osD^vP*X<>"
 
 
-def plot_token_dynamics(
+def token_dynamics(
     data: Dynamics,
     *,
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     buckets: Buckets | int = 2,
-) -> list[Axes]:
+) -> Plot:
     """Draw the loss of each entropy bucket over epochs, one panel an arm.
 
     Training is dashed and validation solid, with 95 % bands, over seeds and documents where an arm has two seeds or
@@ -48,8 +49,8 @@ def plot_token_dynamics(
 
     Returns
     -------
-    list of Axes
-        One an arm.
+    Plot
+        One panel per arm.
 
     Raises
     ------

@@ -18,8 +18,10 @@ from dynamics.analysis.estimands.trajectory_shares import (
     ONE_SEED,
     CartographyMap,
     ClassShares,
-    cartography,
     class_shares,
+)
+from dynamics.analysis.estimands.trajectory_shares import (
+    cartography as _cartography,
 )
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Source
@@ -29,6 +31,7 @@ from dynamics.errors import InputError
 from dynamics.plots.drawing.class_rows import CHANGES, SHARES, Pair, draw_class_rows
 from dynamics.plots.drawing.labels import wrap_name
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, panel_axes
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE, Style
 
 Classes = Source | Iterable[Source] | ClassShares | Sequence[ClassShares]
@@ -41,14 +44,14 @@ _MAP_LABELS: dict[Colored, str] = {
 }
 
 
-def plot_trajectory_classes(
+def trajectory_classes(
     data: Classes,
     *,
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-) -> list[Axes]:
+) -> Plot:
     """Draw which share of tokens follows each class of trajectory, a row a class and one panel a bucket.
 
     Markers are the arms: hollow the share of tokens that one seed's losses put into the class, filled the share that is
@@ -69,8 +72,8 @@ def plot_trajectory_classes(
 
     Returns
     -------
-    list of Axes
-        One a bucket.
+    Plot
+        One panel per bucket.
 
     Raises
     ------
@@ -80,25 +83,25 @@ def plot_trajectory_classes(
     return _class_rows(as_class_shares(data, split=split, buckets=buckets), SHARES, ax, axes)
 
 
-def plot_class_changes(
+def class_changes(
     data: Classes,
     *,
     ax: Axes | None = None,
     axes: Sequence[Axes] | None = None,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-) -> list[Axes]:
+) -> Plot:
     """Draw by how much the loss of each class's tokens changed, a row a class and one panel a bucket.
 
     Hollow markers are the mean change by which a seed chose the tokens (of rebounding ones the rise since their lowest
     loss), filled ones that of the same tokens between the same epochs in the other seeds, with 95 % intervals
     over documents: what lies between them is the winner's curse. Parameters, returns and errors as for
-    `plot_trajectory_classes`.
+    `trajectory_classes`.
     """
     return _class_rows(as_class_shares(data, split=split, buckets=buckets), CHANGES, ax, axes)
 
 
-def _class_rows(shares: Sequence[ClassShares], pair: Pair, ax: Axes | None, axes: Sequence[Axes] | None) -> list[Axes]:
+def _class_rows(shares: Sequence[ClassShares], pair: Pair, ax: Axes | None, axes: Sequence[Axes] | None) -> Plot:
     return in_panels(
         lambda found: draw_class_rows(shares, found, pair),
         len(shares[0].labels),
@@ -119,7 +122,7 @@ def draw_trajectory_classes(shares: Sequence[ClassShares], style: Style) -> Figu
     return figure
 
 
-def plot_cartography(
+def cartography(
     data: Cartographies,
     *,
     ax: Axes | None = None,
@@ -127,7 +130,7 @@ def plot_cartography(
     color: Colored = "n_tokens",
     split: str = "train",
     bins: tuple[int, int] = (50, 50),
-) -> list[Axes]:
+) -> Plot:
     """Draw tokens by variability (x) and confidence (y) over epochs, one panel an arm.
 
     They are the standard deviation and the mean over epochs of the probability exp(-loss) that the model gave the
@@ -150,8 +153,8 @@ def plot_cartography(
 
     Returns
     -------
-    list of Axes
-        One an arm.
+    Plot
+        One panel per arm.
 
     Raises
     ------
@@ -189,7 +192,7 @@ def as_cartography(
 ) -> list[CartographyMap]:
     """Return the numbers of the cartography map."""
     items, ready = given(data, CartographyMap)
-    return items if ready else cartography(items, split=split, bins=bins)
+    return items if ready else _cartography(items, split=split, bins=bins)
 
 
 def trajectory_class_rows(shares: Sequence[ClassShares]) -> list[dict[str, Any]]:

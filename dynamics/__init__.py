@@ -20,7 +20,7 @@ from dynamics.version import __version__ as __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # isort: off
-    from dynamics import analysis as analysis, plots as plots, records as records
+    from dynamics import analysis as analysis, notebook as notebook, plots as plots, records as records
     from dynamics.analysis.sums.summarising import summarize_study as summarize_study
     from dynamics.corpus.sources import load_documents as load_documents
     from dynamics.errors import DamagedRecordError as DamagedRecordError, InputError as InputError
@@ -80,7 +80,7 @@ else:
             "dynamics.training.recording.token_recorder": ["TokenRecorder"],
             "dynamics.training.trainer": ["DynamicsTrainer"],
         },
-        faces=["analysis", "plots", "records"],
+        faces=["analysis", "notebook", "plots", "records"],
     )
 
 # The hooks of the records, which do not know the rooms on their right.

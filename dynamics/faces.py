@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 #: The packages that have a face. A public name is in one of them.
-FACES = ("dynamics", "dynamics.analysis", "dynamics.plots", "dynamics.records")
+FACES = ("dynamics", "dynamics.analysis", "dynamics.notebook", "dynamics.plots", "dynamics.records")
 
 # What the torch-free installation leaves out.
 _TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "datasets")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         seeds_needed as seeds_needed,
     )
     from dynamics.analysis.comparisons.significance import benjamini_hochberg as benjamini_hochberg, holm as holm
+    from dynamics.analysis.comparisons.verdict import Finding as Finding, Verdict as Verdict, verdict as verdict
     from dynamics.analysis.estimands.bucket_dynamics import (
         BucketDynamics as BucketDynamics,
         bucket_dynamics as bucket_dynamics,
@@ -129,6 +130,7 @@ if TYPE_CHECKING:
         groups_by_regex as groups_by_regex,
         own_groups as own_groups,
     )
+    from dynamics.analysis.tokens.kinds import KINDS as KINDS, groups_by_kind as groups_by_kind
     from dynamics.analysis.tokens.matches import (
         TASKS as TASKS,
         groups_by_match as groups_by_match,
@@ -163,6 +165,7 @@ else:
                 "seeds_needed",
             ],
             "dynamics.analysis.comparisons.significance": ["benjamini_hochberg", "holm"],
+            "dynamics.analysis.comparisons.verdict": ["Finding", "Verdict", "verdict"],
             "dynamics.analysis.estimands.bucket_dynamics": ["BucketDynamics", "bucket_dynamics"],
             "dynamics.analysis.estimands.bucket_maps": ["BucketMap", "bucket_map", "loss_landscape"],
             "dynamics.analysis.estimands.calibration": [
@@ -233,6 +236,7 @@ else:
             ],
             "dynamics.analysis.tokens.drop_pools": ["DropPool", "drop_pool"],
             "dynamics.analysis.tokens.groups": ["Groups", "groups_by_field", "groups_by_regex", "own_groups"],
+            "dynamics.analysis.tokens.kinds": ["KINDS", "groups_by_kind"],
             "dynamics.analysis.tokens.matches": ["TASKS", "groups_by_match", "task_tokens"],
             "dynamics.analysis.tokens.signals": ["Signal", "own_signal", "token_frequency"],
             "dynamics.analysis.tokens.token_bytes": ["token_bytes"],

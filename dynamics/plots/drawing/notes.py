@@ -67,13 +67,18 @@ def notes_of(axes: Sequence[Axes], notes: Sequence[str]) -> str:
     return wrapped(notes, root_figure(axes[0]).get_figwidth() * 72.0 - 2.0 * NOTE_SIZE)
 
 
+def text_width(text: str, size: float) -> float:
+    """Return the width of one line of text in points, in the font of the style that applies, with a little slack."""
+    family, serif = (tuple(matplotlib.rcParams[key]) for key in ("font.family", "font.serif"))
+    return _measured(text, family, serif) * size
+
+
 def _width(text: str) -> float:
-    return _measured(text, tuple(matplotlib.rcParams["font.family"]), tuple(matplotlib.rcParams["font.serif"]))
+    return text_width(text, NOTE_SIZE)
 
 
 @lru_cache(maxsize=4096)
 def _measured(text: str, family: tuple[str, ...], serif: tuple[str, ...]) -> float:
-    """Return the width of a text in points; the families are what it depends on."""
-    font = FontProperties(size=NOTE_SIZE)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, False)
-    return _SLACK * float(width)
+    """Return the width of a text in units of its size; the families are what it depends on."""
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=10.0), False)
+    return _SLACK * float(width) / 10.0

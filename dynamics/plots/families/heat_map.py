@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from dynamics.analysis.estimands.bucket_maps import BucketMap
@@ -18,7 +20,7 @@ from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.plots.drawing.labels import epoch_columns, wrap_name
+from dynamics.plots.drawing.labels import epoch_columns, legend_above, wrap_name
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK
@@ -27,6 +29,11 @@ Maps = Source | Iterable[Source] | BucketMap | Sequence[BucketMap]
 
 # From dark to light without a turn, so that it reads the same in grey.
 _COLORS = "viridis"
+# White at 0, blue below and red above, which colour-blind readers tell apart.
+_DIVERGING = "RdBu_r"
+_EMPTY: dict[str, Any] = {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "////////", "linewidth": 0.0}
+
+Since = Literal["start", "best"]
 
 _CIRCLE: dict[str, Any] = {
     "marker": "o",
@@ -52,15 +59,14 @@ def bucket_map(
     value: Value = "loss",
     split: str = "validation",
     buckets: Bucketing | int = 10,
+    since: Since | None = "start",
     above_best: bool = False,
 ) -> Plot:
-    """Draw a value by bucket (y) and epoch (x) as colours, one panel an arm.
+    """Draw how a value changed by bucket (y) and epoch (x), as colours, one panel an arm.
 
-    A circle marks the best epoch of each bucket: lowest loss or entropy, highest share or certainty. All panels have
-    the same colours, whose range leaves epoch 0 out where it would flatten the rest.
-
-    Buckets differ more from each other than epochs do; `above_best` draws how far each is from its own best epoch, from
-    the curve averaged over seeds: not cross-fitted, and so a little too high everywhere.
+    Buckets differ more from each other than epochs do, so that colours of the values themselves would show the buckets
+    alone. White is no change; red is higher, blue lower. All panels have the same colours. A circle marks the best
+    epoch of each bucket: lowest loss or entropy, highest share or certainty. Hatched cells have no value.
 
     Parameters
     ----------
@@ -74,8 +80,11 @@ def bucket_map(
     split : str
     buckets : Bucketing or int
         10 for deciles of the reference entropy.
+    since : {"start", "best"} or None
+        What is subtracted: the value at the first recorded epoch, or that at the arm's best epoch, as `rebound_map`
+        does. None: nothing, the values themselves, in colours that leave epoch 0 out where it would flatten the rest.
     above_best : bool
-        Draw the distance from the bucket's best epoch; also for maps that are made already.
+        The same as ``since="best"``, for calls of older versions.
 
     Returns
     -------
@@ -85,10 +94,13 @@ def bucket_map(
     Raises
     ------
     InputError
-        If the number of axes is not that of the arms.
+        If the number of axes is not that of the arms, or for an unknown `since`.
     """
+    if since not in (None, *get_args(Since)):
+        raise InputError(f"since={since!r} is not known; use 'start', 'best' or None")
     maps = as_maps(data, value=value, split=split, buckets=buckets)
-    return in_panels(lambda found: _draw_maps(maps, found, above_best), len(maps), ax, axes, "arms")
+    chosen: Since | None = "best" if above_best else since
+    return in_panels(lambda found: _draw_maps(maps, found, chosen), len(maps), ax, axes, "arms")
 
 
 def rebound_map(
@@ -100,11 +112,16 @@ def rebound_map(
     split: str = "validation",
     buckets: Bucketing | int = 10,
 ) -> Plot:
-    """Draw how far each bucket is from its own best epoch: who rebounds, and when.
+    """Draw how far each bucket has moved since the arm's best epoch: which tokens rebound, and when.
 
-    Parameters, returns and errors as for `bucket_map`, with `above_best`.
+    An arm has one best epoch, that of its lowest mean over the tokens of all buckets (of ``correct`` and ``certainty``:
+    the highest). Epochs before it are hatched. Red buckets have risen since, blue ones still fall. The best epoch is
+    that of the curve averaged over seeds, which is chosen and measured on the same documents: differences of a few
+    hundredths of a nat may be noise. `rebound` has numbers without that bias, with intervals.
+
+    Parameters, returns and errors as for `bucket_map`.
     """
-    return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, above_best=True)
+    return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, since="best")
 
 
 def loss_landscape(
@@ -115,7 +132,9 @@ def loss_landscape(
     split: str = "validation",
     n_buckets: int = 30,
 ) -> Plot:
-    """Draw the loss over (reference entropy, epoch) as a surface with its contours, one panel an arm.
+    """Draw the loss over (reference entropy, epoch) as a surface; deprecated: `bucket_map` shows what changes.
+
+    The surface shows that tokens of high entropy have high losses, at every epoch, and little else.
 
     Parameters
     ----------
@@ -138,6 +157,11 @@ def loss_landscape(
         If there are fewer than two epochs or two buckets with tokens, which make no surface, or the number of axes is
         not that of the arms.
     """
+    warnings.warn(
+        "loss_landscape shows levels, which hide what changes, and will be removed; use dynamics.plots.bucket_map",
+        DeprecationWarning,
+        stacklevel=2,
+    )
     maps = as_landscape(data, split=split, n_buckets=n_buckets)
     for each in maps:
         n = int(np.isfinite(each.centres).sum())
@@ -170,11 +194,16 @@ def as_landscape(data: Maps, *, split: str = "validation", n_buckets: int = 30) 
 
 
 def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
-    """Return the drawn numbers, one row an arm, epoch and bucket; `mean_signal` is the x axis of a landscape."""
+    """Return the numbers, one row an arm, epoch and bucket.
+
+    ``above_best`` is the distance from the bucket's own best epoch, ``since_best`` the change since the arm's best
+    epoch, empty before it, and ``since_start`` that since the first epoch.
+    """
     rows = []
     at = epoch_columns(maps)
     for each in maps:
         best, above = _best(each), _above_best(each)
+        start, since = _since_start(each), _since_best(each)
         for e in range(len(each.epochs)):
             for k, label in enumerate(each.labels):
                 rows.append(
@@ -193,22 +222,32 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
                         "over": each.over,
                         "best": int(e == best[k]),
                         "above_best": above[e, k],
+                        "since_start": start[e, k],
+                        "since_best": since[e, k],
                     }
                 )
     return rows
 
 
-def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], above_best: bool) -> list[Axes]:
-    shown = [_above_best(each) if above_best else each.values.estimate for each in maps]
-    low, high, extend = _range(maps, shown)
+def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], since: Since | None) -> list[Axes]:
+    change = {"start": _since_start, "best": _since_best}
+    shown = [each.values.estimate if since is None else change[since](each) for each in maps]
+    extend = "neither"
+    if since is None:
+        low, high, extend = _range(maps, shown)
+    else:
+        high = _furthest(shown)
+        low = -high
     mesh: Any = None
     for ax, each, values in zip(axes, maps, shown, strict=True):
         n = len(each.labels)
+        # White is no change, and so nothing else may be white: cells without a value are hatched.
+        ax.patch.set(**_EMPTY)
         mesh = ax.pcolormesh(
             _borders(each.at),
             np.arange(n + 1) - 0.5,
-            values.T,
-            cmap=_COLORS,
+            np.ma.masked_invalid(values.T),
+            cmap=_COLORS if since is None else _DIVERGING,
             vmin=low,
             vmax=high,
             # Without edges of its own colour, viewers show seams between cells.
@@ -217,27 +256,24 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], above_best: bool
         )
         best = _best(each)
         known = best >= 0
-        ax.plot(
-            each.at[best[known]],
-            np.flatnonzero(known),
-            linestyle="none",
-            **_CIRCLE,
-        )
+        ax.plot(each.at[best[known]], np.flatnonzero(known), linestyle="none", **_CIRCLE)
         step = -(-n // 12)
         ax.set_yticks(range(0, n, step), each.labels[::step])
-        ax.set_title(wrap_name(each.arm, 20))
+        diverged = not np.isfinite(each.values.estimate[:, each.n_tokens > 0]).all()
+        ax.set_title(wrap_name(each.arm, 20) + ("\n(diverged)" if diverged else ""))
         if is_first(ax, axes):
             ax.set_ylabel(f"{_signal(each)} bucket" if n > 2 else _signal(each))
         _epochs(ax, each)
         if is_last(ax, axes):
             ax.set_xlabel("Training (epochs)")
-    unit = f"{_unit(maps[0])}\nfrom the bucket's best epoch" if above_best else _unit(maps[0])
-    color_bar(axes, mesh, unit, extend=extend)
-    circle = Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")
+    color_bar(axes, mesh, _bar_label(maps, since), extend=extend)
+    handles: list[Any] = [Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")]
+    if since == "best":
+        handles.append(Patch(**_EMPTY, label="before the best epoch of all tokens"))
     if len(axes) > 1:
-        legend_over(axes, [circle])
+        legend_over(axes, handles)
     else:
-        axes[0].legend(handles=[circle], loc="lower center", bbox_to_anchor=(0.5, 1.08))
+        legend_above(axes[0], handles)
     return list(axes)
 
 
@@ -288,6 +324,49 @@ def _above_best(each: BucketMap) -> Floats:
     values, best = each.values.estimate, _best(each)
     at_best = np.where(best >= 0, values[best, np.arange(values.shape[1])], np.nan)
     return np.abs(values - at_best)
+
+
+def _since_start(each: BucketMap) -> Floats:
+    """Return the change since the first recorded epoch, (E, K)."""
+    values = _finite(each)
+    change: Floats = values - values[:1]
+    return change
+
+
+def _since_best(each: BucketMap) -> Floats:
+    """Return the change since the arm's best epoch, (E, K): NaN before it, and everywhere if the arm diverged."""
+    values = _finite(each)
+    used = each.n_tokens > 0
+    mean = values[:, used] @ each.n_tokens[used]
+    if not len(mean) or not np.isfinite(mean).all():
+        return np.full(values.shape, np.nan)
+    best = int(np.argmin(mean if each.value in ("loss", "entropy") else -mean))
+    change = values - values[best]
+    change[:best] = np.nan
+    return change
+
+
+def _finite(each: BucketMap) -> Floats:
+    """Return the values with NaN for infinities, which have no colour and no difference."""
+    values = each.values.estimate
+    finite: Floats = np.where(np.isfinite(values), values, np.nan)
+    return finite
+
+
+def _furthest(shown: Sequence[Floats]) -> float:
+    """Return the largest distance from 0 of all that is drawn; 1 if nothing is, or nothing moves."""
+    values = np.concatenate([np.abs(each).ravel() for each in shown])
+    values = values[np.isfinite(values)]
+    return float(values.max(initial=0.0)) or 1.0
+
+
+def _bar_label(maps: Sequence[BucketMap], since: Since | None) -> str:
+    first = maps[0]
+    if since is None:
+        return _unit(first)
+    starts = {f"{each.at[0]:g}" for each in maps}
+    start = f"epoch {starts.pop()}" if len(starts) == 1 else "the first epoch"
+    return f"{_unit(first)}\nsince {start if since == 'start' else 'best epoch'}"
 
 
 def _range(maps: Sequence[BucketMap], shown: Sequence[Floats]) -> tuple[float, float, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from dynamics.plots.drawing.style import FAINT, NOTE_SIZE
 
 # Renderers round the widths of letters to pixels.
 _SLACK = 1.04
+_PAD = 4.0  # points between a panel, its note and its title
 
 
 def wrapped(notes: Sequence[str], width: float) -> str:
@@ -49,7 +51,15 @@ def note_over(axes: Sequence[Axes], notes: Sequence[str]) -> None:
     if len(axes) == 1:
         (ax,) = axes
         words = wrapped(notes, ax.get_window_extent().width * 72.0 / root_figure(ax).dpi)
-        ax.set_title(words, loc="left", fontsize=NOTE_SIZE, color=FAINT, parse_math=False)
+        title = ax.get_title()
+        if not title:
+            ax.set_title(words, loc="left", fontsize=NOTE_SIZE, color=FAINT, parse_math=False)
+            return
+        # Titles at the left and in the middle have one height: the title is lifted over the note.
+        height = (words.count("\n") + 1) * NOTE_SIZE * 1.25
+        ax.set_title(title, pad=height + 2.0 * _PAD)
+        how: dict[str, Any] = {"fontsize": NOTE_SIZE, "color": FAINT, "parse_math": False, "annotation_clip": False}
+        ax.annotate(words, (0, 1), xytext=(0, _PAD), xycoords="axes fraction", textcoords="offset points", **how)
         return
     words = notes_of(axes, notes)
     if not words:

@@ -26,7 +26,7 @@ from dynamics.plots.drawing.labels import (
     label_line_ends,
     legend_above,
 )
-from dynamics.plots.drawing.lines import END_SIZE, draw_line, signed
+from dynamics.plots.drawing.lines import END_SIZE, draw_divergence, draw_line, signed
 from dynamics.plots.drawing.notes import note_over, notes_of
 from dynamics.plots.drawing.panels import given, in_panel, in_panels, legend_over
 from dynamics.plots.drawing.plot import Plot
@@ -43,7 +43,6 @@ _LONGEST_TASK = 20
 # More dotted levels than these lie too near each other to be told apart.
 _MOST_LEVELS = 4
 _LEVEL: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 0.7, "zorder": 1}
-_CROSS: dict[str, Any] = {"marker": "x", "markersize": 6.0, "markeredgewidth": 1.4, "zorder": 5}
 
 Curves = Source | Iterable[Source] | Sequence[ArmCurve] | Mapping[str, Any]
 
@@ -290,7 +289,7 @@ def _draw_levels(
         rise = float(rebound(curve.loss)) if best else 0.0
         if not finite.all():
             text = f"{curve.arm}: diverged"
-            _cross(ax, curve, style)
+            draw_divergence(ax, curve.at, curve.loss, style.color)
         elif rise > 0:
             if len(curves) <= _MOST_LEVELS:
                 level = [curve.loss[best[0]]] * 2
@@ -302,13 +301,6 @@ def _draw_levels(
     epoch_axis(ax, max(curve.at[-1] for curve in curves))
     focus(ax, [(curve.at, np.stack([curve.loss, *_drawn_band(curve, len(curves))], 1)) for curve in curves])
     return lines, ends
-
-
-def _cross(ax: Axes, curve: ArmCurve, style: ArmStyle) -> None:
-    """Mark the last epoch before an arm diverged, if there is one."""
-    last = int(np.argmin(np.isfinite(curve.loss))) - 1
-    if last >= 0:
-        ax.plot(curve.at[last], curve.loss[last], color=style.color, **_CROSS)
 
 
 def _drawn_band(curve: ArmCurve, n_arms: int) -> list[Floats]:

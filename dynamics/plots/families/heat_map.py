@@ -8,9 +8,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from dynamics.analysis.estimands.bucket_maps import BucketMap
 from dynamics.analysis.estimands.bucket_maps import bucket_map as _bucket_map
@@ -20,20 +22,28 @@ from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.plots.drawing.labels import epoch_columns, legend_above, wrap_name
+from dynamics.plots.drawing.labels import epoch_columns, wrap_name
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, legend_over
-from dynamics.plots.drawing.plot import Plot
+from dynamics.plots.drawing.plot import Plot, root_figure
 from dynamics.plots.drawing.style import INK
 
 Maps = Source | Iterable[Source] | BucketMap | Sequence[BucketMap]
 
 # From dark to light without a turn, so that it reads the same in grey.
 _COLORS = "viridis"
-# White at 0, blue below and red above, which colour-blind readers tell apart.
-_DIVERGING = "RdBu_r"
+# White at 0, blue below and red above, which colour-blind readers tell apart: ColorBrewer's, but for its grey middle.
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "change",
+    ["#053061", "#2166AC", "#4393C3", "#92C5DE", "#FFFFFF", "#F4A582", "#D6604D", "#B2182B", "#67001F"],
+    N=257,
+)
+# In grey a sign has no colour: cells of the rarer one are marked, if further from 0 than this share of the bar.
+_NOTICEABLE = 0.02
+_SIGN: dict[str, Any] = {"linestyle": "none", "color": INK, "markersize": 3.0, "markeredgewidth": 0.6}
 _EMPTY: dict[str, Any] = {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "////////", "linewidth": 0.0}
 
 Since = Literal["start", "best"]
+_MARKS: dict[Since, str] = {"start": "+", "best": "_"}
 
 _CIRCLE: dict[str, Any] = {
     "marker": "o",
@@ -45,7 +55,7 @@ _CIRCLE: dict[str, Any] = {
 _UNITS: dict[str, str] = {
     "loss": "loss\n(nats per token)",
     "entropy": "entropy\n(nats per token)",
-    "correct": "share of tokens\npredicted right",
+    "correct": "accuracy\n(share of tokens)",
     "certainty": "certainty\nexp(-entropy)",
 }
 _SPLITS = {"validation": "Validation", "train": "Training"}
@@ -66,7 +76,8 @@ def bucket_map(
 
     Buckets differ more from each other than epochs do, so that colours of the values themselves would show the buckets
     alone. White is no change; red is higher, blue lower. All panels have the same colours. A circle marks the best
-    epoch of each bucket: lowest loss or entropy, highest share or certainty. Hatched cells have no value.
+    epoch of each bucket: lowest loss or entropy, highest share or certainty. Plus signs are above the
+    first epoch. Hatched cells have no value.
 
     Parameters
     ----------
@@ -115,9 +126,9 @@ def rebound_map(
     """Draw how far each bucket has moved since the arm's best epoch: which tokens rebound, and when.
 
     An arm has one best epoch, that of its lowest mean over the tokens of all buckets (of ``correct`` and ``certainty``:
-    the highest). Epochs before it are hatched. Red buckets have risen since, blue ones still fall. The best epoch is
-    that of the curve averaged over seeds, which is chosen and measured on the same documents: differences of a few
-    hundredths of a nat may be noise. `rebound` has numbers without that bias, with intervals.
+    the highest). Epochs before it are hatched. Red buckets have risen since; blue ones, with a minus sign, still fall.
+    The best epoch is that of the curve averaged over seeds, which is chosen and measured on the same documents:
+    differences of a few hundredths of a nat may be noise. `rebound` has numbers without that bias, with intervals.
 
     Parameters, returns and errors as for `bucket_map`.
     """
@@ -202,8 +213,7 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
     rows = []
     at = epoch_columns(maps)
     for each in maps:
-        best, above = _best(each), _above_best(each)
-        start, since = _since_start(each), _since_best(each)
+        best, above, start, since = each.best, each.above_best, each.since_start, each.since_best
         for e in range(len(each.epochs)):
             for k, label in enumerate(each.labels):
                 rows.append(
@@ -230,8 +240,7 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
 
 
 def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], since: Since | None) -> list[Axes]:
-    change = {"start": _since_start, "best": _since_best}
-    shown = [each.values.estimate if since is None else change[since](each) for each in maps]
+    shown = [_shown(each, since) for each in maps]
     extend = "neither"
     if since is None:
         low, high, extend = _range(maps, shown)
@@ -239,6 +248,7 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], since: Since | N
         high = _furthest(shown)
         low = -high
     mesh: Any = None
+    marked = False
     for ax, each, values in zip(axes, maps, shown, strict=True):
         n = len(each.labels)
         # White is no change, and so nothing else may be white: cells without a value are hatched.
@@ -254,27 +264,47 @@ def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], since: Since | N
             edgecolors="face",
             linewidth=0.2,
         )
-        best = _best(each)
-        known = best >= 0
-        ax.plot(each.at[best[known]], np.flatnonzero(known), linestyle="none", **_CIRCLE)
+        # The lowest value of an arm that diverged would look as if training had stopped there.
+        known = np.flatnonzero((each.best >= 0) & (not each.diverged))
+        ax.plot(each.at[each.best[known]], known, linestyle="none", **_CIRCLE)
+        if since is not None:
+            e, k = np.nonzero((values if since == "start" else -values) > _NOTICEABLE * high)
+            ax.plot(each.at[e], k, marker=_MARKS[since], **_SIGN)
+            marked |= len(e) > 0
         step = -(-n // 12)
         ax.set_yticks(range(0, n, step), each.labels[::step])
-        diverged = not np.isfinite(each.values.estimate[:, each.n_tokens > 0]).all()
-        ax.set_title(wrap_name(each.arm, 20) + ("\n(diverged)" if diverged else ""))
+        ax.set_title(wrap_name(each.arm, 20) + ("\n(diverged)" if each.diverged else ""))
         if is_first(ax, axes):
             ax.set_ylabel(f"{_signal(each)} bucket" if n > 2 else _signal(each))
         _epochs(ax, each)
         if is_last(ax, axes):
             ax.set_xlabel("Training (epochs)")
     color_bar(axes, mesh, _bar_label(maps, since), extend=extend)
+    _legend(axes, since, marked)
+    return list(axes)
+
+
+def _shown(each: BucketMap, since: Since | None) -> Floats:
+    if since is None:
+        return each.values.estimate
+    return each.since_start if since == "start" else each.since_best
+
+
+def _legend(axes: Sequence[Axes], since: Since | None, marked: bool) -> None:
     handles: list[Any] = [Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")]
+    if since is not None and marked:
+        words = {"start": "above the first epoch", "best": "below the best epoch of all tokens"}
+        handles.append(Line2D([], [], marker=_MARKS[since], **_SIGN, label=words[since]))
     if since == "best":
         handles.append(Patch(**_EMPTY, label="before the best epoch of all tokens"))
     if len(axes) > 1:
         legend_over(axes, handles)
-    else:
-        legend_above(axes[0], handles)
-    return list(axes)
+        return
+    (ax,) = axes
+    # Above the title, however many lines that has.
+    title = (ax.get_title().count("\n") + 1) * float(ax.title.get_fontsize()) * 1.25 + 4.0
+    above = ax.transAxes + ScaledTranslation(0.0, title / 72.0, root_figure(ax).dpi_scale_trans)
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), bbox_transform=above, borderaxespad=0.2)
 
 
 def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
@@ -312,47 +342,6 @@ def _borders(epochs: Any) -> Floats:
     return np.concatenate([[first], inner, [last]])
 
 
-def _best(each: BucketMap) -> np.ndarray:
-    """Return the index of the best epoch of every bucket; -1 where all values are NaN."""
-    values = each.values.estimate
-    worst = np.where(np.isnan(values), np.inf, values if each.value in ("loss", "entropy") else -values)
-    return np.where(np.isinf(worst).all(axis=0), -1, worst.argmin(axis=0))
-
-
-def _above_best(each: BucketMap) -> Floats:
-    """Return how far every value is from that of its bucket's best epoch, (E, K); 0 there, and above 0 elsewhere."""
-    values, best = each.values.estimate, _best(each)
-    at_best = np.where(best >= 0, values[best, np.arange(values.shape[1])], np.nan)
-    return np.abs(values - at_best)
-
-
-def _since_start(each: BucketMap) -> Floats:
-    """Return the change since the first recorded epoch, (E, K)."""
-    values = _finite(each)
-    change: Floats = values - values[:1]
-    return change
-
-
-def _since_best(each: BucketMap) -> Floats:
-    """Return the change since the arm's best epoch, (E, K): NaN before it, and everywhere if the arm diverged."""
-    values = _finite(each)
-    used = each.n_tokens > 0
-    mean = values[:, used] @ each.n_tokens[used]
-    if not len(mean) or not np.isfinite(mean).all():
-        return np.full(values.shape, np.nan)
-    best = int(np.argmin(mean if each.value in ("loss", "entropy") else -mean))
-    change = values - values[best]
-    change[:best] = np.nan
-    return change
-
-
-def _finite(each: BucketMap) -> Floats:
-    """Return the values with NaN for infinities, which have no colour and no difference."""
-    values = each.values.estimate
-    finite: Floats = np.where(np.isfinite(values), values, np.nan)
-    return finite
-
-
 def _furthest(shown: Sequence[Floats]) -> float:
     """Return the largest distance from 0 of all that is drawn; 1 if nothing is, or nothing moves."""
     values = np.concatenate([np.abs(each).ravel() for each in shown])
@@ -366,7 +355,8 @@ def _bar_label(maps: Sequence[BucketMap], since: Since | None) -> str:
         return _unit(first)
     starts = {f"{each.at[0]:g}" for each in maps}
     start = f"epoch {starts.pop()}" if len(starts) == 1 else "the first epoch"
-    return f"{_unit(first)}\nsince {start if since == 'start' else 'best epoch'}"
+    what, unit = _unit(first).split("\n")
+    return f"{what}\nsince {start if since == 'start' else 'best epoch'}\n{unit}"
 
 
 def _range(maps: Sequence[BucketMap], shown: Sequence[Floats]) -> tuple[float, float, str]:

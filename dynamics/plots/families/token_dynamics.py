@@ -156,7 +156,7 @@ def _line(ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *,
         markeredgewidth=0.8 if train else 0.5,
         zorder=2 if train else 3,
     )
-    if not np.isfinite(estimate).all():
+    if not train and not np.isfinite(estimate).all():
         draw_divergence(ax, epochs, estimate, color)
     if alone:
         ax.errorbar(epochs, estimate, [estimate - low, high - estimate], color=color, linewidth=0.9)

@@ -114,7 +114,8 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
             _line(ax, arm.at, arm.train, k, color, train=True)
             _line(ax, arm.at, arm.validation, k, color, train=False)
         finite = np.isfinite(arm.validation.estimate)
-        diverged = finite.any() and not finite.all(axis=0).any()
+        # A bucket without tokens has no value at any epoch, and others have.
+        diverged = not (finite.all(axis=0) | ~finite.any(axis=0)).all() or not finite.any()
         ax.set_title(wrap_name(arm.arm, 24) + ("\n(diverged)" if diverged else ""))
         epoch_axis(ax, arm.at[-1], label=is_last(ax, axes))
         if is_first(ax, axes):

@@ -77,7 +77,7 @@ def best_contributions(
     buckets = []
     for k in range(sums.shape[-1]):
         choosing = slice(None) if together else slice(k, k + 1)
-        used = (parts[0].counts[:, choosing] > 0).any(axis=1)
+        used = parts[0].counts[:, choosing].sum(axis=1) > 0
         apart = None if chosen_on is None else np.stack([_of_all_documents(part, choosing) for part in chosen_on])
         by = sums[..., choosing].sum(axis=-1)
         buckets.append(_in_bucket(sums[..., k], by, parts[0].counts[:, k], used, apart, seed))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -9,8 +11,19 @@ from matplotlib.lines import Line2D
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.plots.drawing.style import MINUS, ArmStyle
 
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 6.0, "markeredgewidth": 1.4, "zorder": 5}
+
 #: Size in points of the numbers and names at the ends of lines.
 END_SIZE = 7.0
+
+
+def draw_divergence(ax: Axes, at: Floats, values: Floats, color: Any) -> None:
+    """Mark the last epoch before a curve diverged with a cross, and let the axis reach to the last epoch."""
+    ax.update_datalim(np.stack([at, np.zeros(len(at))], axis=1), updatey=False)
+    ax.autoscale_view(scaley=False)
+    last = int(np.argmin(np.isfinite(values))) - 1
+    if last >= 0:
+        ax.plot(at[last], values[last], color=color, **_CROSS)
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -26,9 +26,9 @@ from dynamics.plots.drawing.labels import (
     label_line_ends,
     legend_above,
 )
-from dynamics.plots.drawing.lines import END_SIZE, draw_line, signed
-from dynamics.plots.drawing.notes import note_over, notes_of
-from dynamics.plots.drawing.panels import given, in_panel, in_panels, legend_over
+from dynamics.plots.drawing.lines import END_SIZE, draw_divergence, draw_line, signed
+from dynamics.plots.drawing.notes import legend_of_notes, make_room, note_over
+from dynamics.plots.drawing.panels import given, in_panel, in_panels
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import ArmStyle, Style, arm_styles
 from dynamics.plots.families.minus_baseline import (
@@ -43,7 +43,6 @@ _LONGEST_TASK = 20
 # More dotted levels than these lie too near each other to be told apart.
 _MOST_LEVELS = 4
 _LEVEL: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 0.7, "zorder": 1}
-_CROSS: dict[str, Any] = {"marker": "x", "markersize": 6.0, "markeredgewidth": 1.4, "zorder": 5}
 
 Curves = Source | Iterable[Source] | Sequence[ArmCurve] | Mapping[str, Any]
 
@@ -98,7 +97,7 @@ def degradation(
     differences = [] if ax is not None else as_differences(data, baseline=baseline)
     n = 2 if differences else 1
 
-    return in_panels(
+    plot = in_panels(
         lambda found: draw_degradation(curves, differences, found, labels=labels),
         n,
         ax,
@@ -106,11 +105,14 @@ def degradation(
         "panels",
         new=degradation_axes,
     )
+    if ax is None and axes is None:
+        make_room(plot.figure)
+    return plot
 
 
 def degradation_axes(style: Style, across: int, down: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a new figure and its panels, row by row: of the page's width for two columns, of one column's for one."""
-    figure = style.figure(column="full" if across > 1 else "half", height=2.45 if down == 1 else 4.0)
+    figure = style.figure(column="full" if across > 1 else "half", height=2.4 if down == 1 else 4.0)
     grid = figure.subplots(down, across, sharex=True, squeeze=False, height_ratios=(1.3, 1.0)[:down])
     return figure, list(grid.flat)
 
@@ -168,7 +170,7 @@ def draw_degradation(
     if len(axes) == 1:
         legend_above(axes[0], lines, title="\n".join(notes))
     else:
-        legend_over(axes, lines, title=notes_of(axes, notes), handlelength=2.8)
+        legend_of_notes(axes, lines, notes)
     return list(axes)
 
 
@@ -290,7 +292,7 @@ def _draw_levels(
         rise = float(rebound(curve.loss)) if best else 0.0
         if not finite.all():
             text = f"{curve.arm}: diverged"
-            _cross(ax, curve, style)
+            draw_divergence(ax, curve.at, curve.loss, style.color)
         elif rise > 0:
             if len(curves) <= _MOST_LEVELS:
                 level = [curve.loss[best[0]]] * 2
@@ -302,13 +304,6 @@ def _draw_levels(
     epoch_axis(ax, max(curve.at[-1] for curve in curves))
     focus(ax, [(curve.at, np.stack([curve.loss, *_drawn_band(curve, len(curves))], 1)) for curve in curves])
     return lines, ends
-
-
-def _cross(ax: Axes, curve: ArmCurve, style: ArmStyle) -> None:
-    """Mark the last epoch before an arm diverged, if there is one."""
-    last = int(np.argmin(np.isfinite(curve.loss))) - 1
-    if last >= 0:
-        ax.plot(curve.at[last], curve.loss[last], color=style.color, **_CROSS)
 
 
 def _drawn_band(curve: ArmCurve, n_arms: int) -> list[Floats]:

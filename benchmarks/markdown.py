@@ -67,5 +67,6 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _item(header: Sequence[str], row: Sequence[str], keys: int) -> str:
-    named = [f"{name}: {cell}" if name and keys + 1 < len(row) else cell for name, cell in zip(header, row, strict=True)]
+    said = keys + 1 < len(row)  # one cell needs no name
+    named = [f"{name}: {cell}" if said and name else cell for name, cell in zip(header, row, strict=True)]
     return wrapped(f"- {', '.join(row[:keys])}: {'; '.join(named[keys:])}", indent="  ")

@@ -1,7 +1,7 @@
 """Checks every causal architecture of transformers at a small size and writes docs/zoo.md: `python -m benchmarks.zoo`.
 
-The page says for each whether its losses come straight from hidden states, or from whole logits and why. It also says how
-far loss and entropy are, at logits of about 20, from a float64 computation on the model's own logits.
+The page says for each whether its losses come straight from hidden states, or from whole logits and why. It also says
+how far loss and entropy are, at logits of about 20, from a float64 computation on the model's own logits.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _WHY = {
     "blt": "reads bytes in patches, in four models with shapes that depend on each other",
     "gemma4_assistant": "predicts from the keys and values of another model",
     "gemma4_unified_assistant": "predicts from the keys and values of another model",
-    "musicgen": "writes audio codes; the configuration is that of the whole model, the class that of its decoder",
-    "musicgen_melody": "writes audio codes; the configuration is that of the whole model, the class that of its decoder",
+    "musicgen": "writes audio codes; the configuration is the whole model's, the class is the decoder's",
+    "musicgen_melody": "writes audio codes; the configuration is the whole model's, the class is the decoder's",
 }
 _PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 

@@ -37,7 +37,8 @@ def _device(name: str, result: Result) -> list[str]:
     versions = ", ".join(
         f"{one} {environment[one]}" for one in ("torch", "triton", "transformers") if environment.get(one)
     )
-    lines = [f"## {environment.get('device', name)}", "", wrapped(f"{versions} ([{name}](../benchmarks/results/{name}))"), ""]
+    source = wrapped(f"{versions} ([{name}](../benchmarks/results/{name}))")
+    lines = [f"## {environment.get('device', name)}", "", source, ""]
     lines += _table(
         ["step", "ended", "seconds", "claims that hold", "of"], [_ended(step, steps[step]) for step in steps]
     )
@@ -110,4 +111,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value).replace("|", "\\|")
-

@@ -16,7 +16,11 @@ def test_a_wide_table_is_cut_and_every_part_names_its_rows() -> None:
     assert max(map(len, lines)) <= WIDTH and lines.count("") == 1
     parts = "\n".join(lines).split("\n\n")
     assert [len(part.splitlines()) for part in parts] == [4, 4]
-    assert all(line.startswith(name) for part in parts for line, name in zip(part.splitlines()[2:], ["| first", "| second"], strict=True))
+    assert all(
+        line.startswith(name)
+        for part in parts
+        for line, name in zip(part.splitlines()[2:], ["| first", "| second"], strict=True)
+    )
     text = "\n".join(lines)
     assert all(text.count(f"| {letter} |") + text.count(f" {letter} |") >= 1 for letter in "abcdefghijkl")
     assert all(text.count(name) == 1 for name in header[1:])

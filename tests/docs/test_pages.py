@@ -41,7 +41,9 @@ def leads_somewhere(page: Path, target: str) -> bool:
 def test_the_index_names_every_page() -> None:
     index = ROOT / "docs" / "index.md"
     named_there = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
-    missing = [named(page) for page in PAGES if page.parent == index.parent and page != index and page not in named_there]
+    missing = [
+        named(page) for page in PAGES if page.parent == index.parent and page != index and page not in named_there
+    ]
     assert not missing
 
 

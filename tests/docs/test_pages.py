@@ -52,7 +52,7 @@ def test_broken_links_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page = tmp_path / "page.md"
     page.write_text(
         "# One `two`: three\n\n## Again\n\n## Again\n\n[a](page.md#one-two-three) [b](#again-1) ![c](none.png)\n"
-        "[d](none.md) [e](#two) [`f`](../outside) [web](https://example.org/x_(y))\n\n```sh\n[g](in-code.md)\n```\n"
+        "[d](none.md) [e](#two) [`f`](../outside) [web](https://example.org/x_(y))\n\n[h]: gone.md\n\n```sh\n[g](in-code.md)\n```\n"
     )
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert anchors(page) == {"one-two-three", "again", "again-1"}
@@ -62,5 +62,6 @@ def test_broken_links_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "none.md",
         "#two",
         "../outside",
+        "gone.md",
     ]
     assert "in-code.md" not in found and "https://example.org/x_(y)" in found

@@ -12,6 +12,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^ *(?P=fence) *$", re.M | re.S
 )
+_REFERENCE = re.compile(r"^\[[^\]\n]+\]: (\S+)$", re.M)
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\((?P<target>[^()\s]+(?:\([^()]*\))?)\)")
 
 
@@ -59,7 +60,8 @@ def prose(text: str) -> str:
 
 def links(path: Path) -> list[str]:
     """Return the targets of a page's links and pictures."""
-    return [found["target"] for found in _LINK.finditer(prose(path.read_text()))]
+    text = prose(path.read_text())
+    return [found["target"] for found in _LINK.finditer(text)] + _REFERENCE.findall(text)
 
 
 def anchors(path: Path) -> set[str]:

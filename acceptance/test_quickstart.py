@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dynamics import open_study
-from dynamics.plots.tables import arm_table
+from dynamics.plots.arm_tables.arm_table import arm_table
 
 ROOT = Path(__file__).parents[1]
 

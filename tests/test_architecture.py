@@ -75,10 +75,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "analysis": ("tokens", "sums", "intervals", "estimands", "comparisons"),
     "records": (DOORS, "exporting", "summaries"),
+    "plots": ("drawing", "families", "arm_tables", DOORS),
 }
 
 #: One item a file, as many as there are.
-CATALOGUES = ("dynamics.plots", "dynamics.regularizers")
+CATALOGUES = ("dynamics.plots", "dynamics.plots.families", "dynamics.regularizers")
 
 #: Rooms that are being rebuilt, whose own imports, circles and sizes are not looked at. Empty when they are done.
 UNFINISHED: tuple[str, ...] = ()

@@ -19,18 +19,18 @@ for name in ("torch", "transformers", "datasets", "accelerate"):
 import dynamics
 from pathlib import Path
 from matplotlib.figure import Figure
-from dynamics.plots.curriculum import plot_curriculum, plot_outcomes
-from dynamics.plots.degradation import plot_degradation
-from dynamics.plots.figures import save_figures
-from dynamics.plots.token_dynamics import plot_token_dynamics
+from dynamics.plots.families.curriculum import curriculum, outcomes
+from dynamics.plots.families.degradation import degradation
+from dynamics.plots.saving import save_figures
+from dynamics.plots.families.token_dynamics import token_dynamics
 study = dynamics.open_study(sys.argv[1])
 run = study.run("baseline", 0)
 records = dynamics.open_run(run.path).records("validation")
 assert records.loss(1).size
 assert records.to_xarray().loss.sel(epoch=1).equals(records.to_xarray().loss.isel(epoch=1))
-for plot in (plot_degradation, plot_curriculum, plot_outcomes):
+for plot in (degradation, curriculum, outcomes):
     plot(study, ax=Figure().add_subplot())
-plot_token_dynamics(study)
+token_dynamics(study)
 assert len(save_figures([study], output=Path(sys.argv[2]))) == 51
 assert "srcdoc" in run.explore()._repr_html_()
 assert dynamics.load_example().run("entrodrop", 0).records("train").dropped(1).any()

@@ -24,7 +24,7 @@ def opened_from(paths: Sequence[Path]) -> list[Study | Run]:
 
 def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any) -> list[Path]:
     """Save the figures of what is open, and return their files."""
-    from dynamics.plots.figures import save_figures
+    from dynamics.plots.saving import save_figures
 
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a folder")
@@ -34,7 +34,7 @@ def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options
 def print_summary(opened: list[Study | Run], reporter: Reporter) -> None:
     """Print the closing table, one row an arm."""
     from dynamics.analysis.estimands.summary import note_on_passes
-    from dynamics.plots.tables import arm_table, closing_table
+    from dynamics.plots.arm_tables.arm_table import arm_table, closing_table
 
     table = arm_table(opened)
     against = f"; * marks ends that differ from {table.baseline}'s" if table.baseline else ""

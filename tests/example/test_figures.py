@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dynamics import load_example
-from dynamics.plots.figures import save_figures
+from dynamics.plots.saving import save_figures
 
 FIGURES = Path(__file__).parents[2] / "figures"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynamics import open_summary
-from dynamics.plots.figures import save_figures
+from dynamics.plots.saving import save_figures
 from dynamics.records.summaries.check import check_summary
 
 ROOT = Path(__file__).parents[2]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from support.synthetic import make_run, make_study
 
 from dynamics.records.reader import Run, Study, open_run, open_study
@@ -78,3 +80,10 @@ def started_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.epochs = [0]
     (Path(path) / "metrics.jsonl").write_text("")
     return run
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures() -> Iterator[None]:
+    """Figures of the library are known to pyplot, which would warn at the 21st."""
+    yield
+    pyplot.close("all")

@@ -16,9 +16,9 @@ from matplotlib.transforms import Bbox
 from support.synthetic import make_study
 
 from dynamics.analysis.sums.arms import Arm, collect_arms
-from dynamics.plots import figures
-from dynamics.plots.figures import FIGURES
-from dynamics.plots.style import load_style
+from dynamics.plots import saving as figures
+from dynamics.plots.drawing.style import load_style
+from dynamics.plots.saving import FIGURES
 from dynamics.records.reader import open_study
 
 #: One of each width and size of text; None is the library's own style.

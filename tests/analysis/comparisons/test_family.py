@@ -12,7 +12,7 @@ from dynamics.analysis.comparisons.arm_comparisons import compare_arms
 from dynamics.analysis.comparisons.family import study_comparisons
 from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.errors import InputError
-from dynamics.plots.tables import arm_table
+from dynamics.plots.arm_tables.arm_table import arm_table
 from dynamics.records.reader import Study, open_study
 
 Array = np.ndarray[Any, Any]

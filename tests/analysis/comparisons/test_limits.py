@@ -11,7 +11,7 @@ from dynamics.analysis.comparisons.bucket_contrasts import bucket_contrasts
 from dynamics.analysis.comparisons.limits import about_best_of_one_model, about_fixed
 from dynamics.analysis.sums.arms import collect_arms
 from dynamics.analysis.sums.ensembles import ensemble
-from dynamics.plots.tables import arm_table
+from dynamics.plots.arm_tables.arm_table import arm_table
 from dynamics.records.reader import open_study
 
 

@@ -31,7 +31,7 @@ from dynamics.analysis.tokens.buckets import make_buckets, moving_buckets
 from dynamics.analysis.tokens.groups import groups_by_regex
 from dynamics.analysis.tokens.matches import groups_by_match
 from dynamics.errors import InputError
-from dynamics.plots.tables import arm_table
+from dynamics.plots.arm_tables.arm_table import arm_table
 
 
 @pytest.fixture(scope="module")

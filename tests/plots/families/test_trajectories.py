@@ -9,20 +9,21 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dynamics.analysis.estimands.trajectory_shares import CartographyMap, ClassShares, cartography, class_shares
+from dynamics.analysis.estimands.trajectory_shares import CartographyMap, ClassShares, class_shares
+from dynamics.analysis.estimands.trajectory_shares import cartography as cartography_maps
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
-from dynamics.plots.style import load_style
-from dynamics.plots.trajectories import (
+from dynamics.plots.drawing.style import load_style
+from dynamics.plots.families.trajectories import (
     as_class_shares,
+    cartography,
     cartography_rows,
+    class_changes,
     draw_trajectory_classes,
-    plot_cartography,
-    plot_class_changes,
-    plot_trajectory_classes,
     trajectory_class_axes,
     trajectory_class_rows,
+    trajectory_classes,
 )
 from dynamics.records.reader import Run, Study
 
@@ -73,7 +74,7 @@ MAP = CartographyMap(
 
 def test_raw_shares_stand_beside_validated_ones() -> None:
     ax = Figure().add_subplot()
-    assert plot_trajectory_classes(SHARES, ax=ax) == [ax]
+    assert trajectory_classes(SHARES, ax=ax).axes == [ax]
     hollow, filled = ax.lines[:2]
     np.testing.assert_array_equal(hollow.get_xdata(), SHARE[0])
     np.testing.assert_array_equal(filled.get_xdata(), TWO[0])
@@ -92,7 +93,7 @@ def test_raw_shares_stand_beside_validated_ones() -> None:
 
 def test_one_seed_is_drawn_with_its_own_interval_and_named() -> None:
     ax = Figure().add_subplot()
-    plot_trajectory_classes(ALONE, ax=ax)
+    trajectory_classes(ALONE, ax=ax)
     (bars,) = cast(Any, ax.collections)
     assert bars.get_segments()[0][:, 0].tolist() == [0.25, 0.75]
     assert np.isnan(np.asarray(ax.lines[1].get_xdata(), dtype=float)).all()
@@ -102,14 +103,14 @@ def test_one_seed_is_drawn_with_its_own_interval_and_named() -> None:
         and legend.get_title().get_text() == "low: up to 1.50 nats; bar: 95 % over documents; one seed: not validated"
     )
     assert [text.get_text() for text in legend.get_texts()] == ["alone", "as one seed chose"]
-    (both,) = plot_trajectory_classes([SHARES, ALONE])
+    (both,) = trajectory_classes([SHARES, ALONE]).axes
     title = cast(Any, both.get_legend()).get_title().get_text()
     assert title == "low: up to 1.50 nats; bar: 95 % over documents; one seed of alone: not validated"
 
 
 def test_changes_of_the_tokens_that_were_chosen() -> None:
     ax = Figure().add_subplot()
-    assert plot_class_changes(SHARES, ax=ax) == [ax]
+    assert class_changes(SHARES, ax=ax).axes == [ax]
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), CHANGE[0])
     np.testing.assert_array_equal(ax.lines[1].get_xdata(), CHANGE[0] / 2)
     assert ax.get_xlabel() == "Change of validation loss (nats)"
@@ -121,7 +122,7 @@ def test_changes_of_the_tokens_that_were_chosen() -> None:
 
 
 def test_arms_lie_side_by_side() -> None:
-    (ax,) = plot_trajectory_classes([SHARES, replace(SHARES, arm="b")])
+    (ax,) = trajectory_classes([SHARES, replace(SHARES, arm="b")]).axes
     first, second = (np.asarray(line.get_ydata(), dtype=float) for line in ax.lines[:4:2])
     assert (first < second).all()
     assert np.round(first).tolist() == np.round(second).tolist() == [0, 1, 2, 3, 4]
@@ -131,7 +132,7 @@ def test_arms_lie_side_by_side() -> None:
 
 def test_classes_of_a_study(study: Study, started_run: Run) -> None:
     before = dict(matplotlib.rcParams)
-    axes = plot_trajectory_classes(study, buckets=2)
+    axes = trajectory_classes(study, buckets=2).axes
     assert [ax.get_title() for ax in axes] == ["low entropy", "high entropy"]
     assert dict(matplotlib.rcParams) == before
     rows = trajectory_class_rows(class_shares(study))
@@ -154,7 +155,7 @@ def test_classes_of_a_study(study: Study, started_run: Run) -> None:
 def test_cells_of_the_map(color: Any) -> None:
     figure = Figure(layout="constrained")
     ax = figure.add_subplot()
-    assert plot_cartography(MAP, ax=ax, color=color) == [ax]
+    assert cartography(MAP, ax=ax, color=color).axes == [ax]
     mesh: Any = ax.collections[0]
     expected = np.where(TOKENS > 0, TOKENS, np.nan) if color == "n_tokens" else MAP.correctness
     np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan).reshape(2, 2), expected.T)
@@ -169,20 +170,20 @@ def test_cells_of_the_map(color: Any) -> None:
     ticks = figure.axes[1].yaxis.get_major_formatter()
     assert [ticks(value) for value in (0.5, 1, 100, 10_000, 2_500_000)] == ["0.5", "1", "100", "10k", "2.5M"]
     with pytest.raises(InputError, match="unknown color 'tokens'; use n_tokens or correctness"):
-        plot_cartography(MAP, color="tokens")  # type: ignore[arg-type]
+        cartography(MAP, color="tokens")  # type: ignore[arg-type]
 
 
 def test_cartography_of_a_study_and_its_rows(study: Study, started_run: Run) -> None:
-    axes = plot_cartography(study)
+    axes = cartography(study).axes
     assert [ax.get_title() for ax in axes] == study.arms
     assert len({ax.collections[0].get_clim() for ax in axes}) == 1
-    maps = cartography(study)
+    maps = cartography_maps(study)
     rows = cartography_rows(maps)
     assert sum(row["tokens"] for row in rows) == sum(each.n_tokens.sum() for each in maps)
     assert len(cartography_rows([MAP])) == 3  # bins without tokens are left out
     agreeing = [replace(MAP, variability_agreement=r, confidence_agreement=r / 2) for r in (0.5, 0.9999)]
     assert {row["variability_agreement"] for row in cartography_rows(agreeing)} == {0.5, 0.9999}
-    ax = plot_cartography(agreeing)[0]
+    ax = cartography(agreeing).axes[0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == (
         "Variability\n(r ≥ 0.50 between seeds)",
         "Confidence\n(r ≥ 0.25 between seeds)",
@@ -190,7 +191,7 @@ def test_cartography_of_a_study_and_its_rows(study: Study, started_run: Run) -> 
     diverged = replace(MAP, n_tokens=np.zeros((2, 2)), correctness=np.full((2, 2), np.nan))
     (row,) = cartography_rows([diverged])
     assert (row["tokens"], row["variability_to"], row["confidence_to"]) == (0, 0.5, 1.0)
-    (ax,) = plot_cartography(diverged)
+    (ax,) = cartography(diverged).axes
     assert "NaN" in [text.get_text() for text in ax.texts]
     with pytest.raises(InputError, match="epoch 0 alone"):
-        plot_cartography(started_run)
+        cartography(started_run)

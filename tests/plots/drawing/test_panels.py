@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dynamics.errors import InputError
-from dynamics.plots.panels import (
+from dynamics.plots.drawing.panels import (
     ArmLine,
     chosen_axes,
     draw_arm_lines,
@@ -21,7 +21,7 @@ from dynamics.plots.panels import (
     legend_over,
     panel_axes,
 )
-from dynamics.plots.style import arm_styles, load_style
+from dynamics.plots.drawing.style import arm_styles, load_style
 from dynamics.records.reader import Run, Study
 
 
@@ -63,10 +63,10 @@ def test_a_new_figure_has_the_style_and_given_axes_the_callers() -> None:
 
     with matplotlib.rc_context({"axes.spines.top": True}):
         mine = Figure().add_subplot()
-        assert in_panels(draw, 1, mine, None, "arms") == [mine]
-        one, two = in_panels(draw, 2, None, None, "arms")
-        ax = in_panel(lambda found: draw([found])[0], None, height=2.0)
-        assert in_panel(lambda found: draw([found])[0], mine, height=2.0) is mine
+        assert in_panels(draw, 1, mine, None, "arms").axes == [mine]
+        one, two = in_panels(draw, 2, None, None, "arms").axes
+        ax = in_panel(lambda found: draw([found])[0], None, height=2.0).ax
+        assert in_panel(lambda found: draw([found])[0], mine, height=2.0).ax is mine
     assert seen == [True, False, False, True]
     assert one.figure is two.figure
     assert ax.figure.get_size_inches().tolist() == pytest.approx([3.35, 2.0])

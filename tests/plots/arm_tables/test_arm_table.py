@@ -15,9 +15,9 @@ from support.synthetic import make_run, make_study
 
 from dynamics.analysis.sums.arms import Arm, collect_arms
 from dynamics.errors import InputError
-from dynamics.plots.figures import save_figures
-from dynamics.plots.table_text import latex_table, markdown_table
-from dynamics.plots.tables import ArmTable, Difference, arm_table, closing_table, table_rows
+from dynamics.plots.arm_tables.arm_table import ArmTable, Difference, arm_table, closing_table, table_rows
+from dynamics.plots.arm_tables.text import latex_table, markdown_table
+from dynamics.plots.saving import save_figures
 from dynamics.records.reader import Run, Study, open_run, open_study
 
 Array = np.ndarray[Any, Any]

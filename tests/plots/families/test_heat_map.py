@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dynamics.analysis.estimands.bucket_maps import BucketMap, bucket_map
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
-from dynamics.plots.heat_map import bucket_map_rows, plot_bucket_map, plot_loss_landscape
+from dynamics.plots.families.heat_map import bucket_map_rows, plot_bucket_map, plot_loss_landscape
 from dynamics.records.reader import Run, Study
 
 VALUES = np.array([[9.0, 8.0, 7.0], [2.0, 3.0, 4.0], [1.0, 3.5, np.nan]])

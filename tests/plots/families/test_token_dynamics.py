@@ -8,8 +8,8 @@ from dynamics.analysis.estimands.bucket_dynamics import BucketDynamics, bucket_d
 from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
-from dynamics.plots.style import HIGH_COLOR, LOW_COLOR, load_style
-from dynamics.plots.token_dynamics import (
+from dynamics.plots.drawing.style import HIGH_COLOR, LOW_COLOR, load_style
+from dynamics.plots.families.token_dynamics import (
     plot_token_dynamics,
     token_dynamics_axes,
     token_dynamics_rows,

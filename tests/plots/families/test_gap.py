@@ -7,15 +7,15 @@ from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.bucket_dynamics import bucket_dynamics
 from dynamics.errors import InputError
-from dynamics.plots.gap import as_gaps, gap_rows, plot_gap
-from dynamics.plots.style import arm_styles
+from dynamics.plots.drawing.style import arm_styles
+from dynamics.plots.families.gap import as_gaps, gap, gap_rows
 from dynamics.records.reader import Run, Study
 
 
 def test_the_planted_gap_is_drawn_into_the_given_axes(study: Study) -> None:
     before = dict(matplotlib.rcParams)
     left, right = Figure().subplots(1, 2)
-    assert plot_gap(study, ax=right) == [right]
+    assert gap(study, ax=right).axes == [right]
     assert not left.lines
     drawn = {str(line.get_label()): line for line in right.lines}
     for arm in study.arms:
@@ -29,21 +29,21 @@ def test_the_planted_gap_is_drawn_into_the_given_axes(study: Study) -> None:
 
 def test_a_panel_for_each_bucket(study: Study) -> None:
     dynamics = bucket_dynamics(study)
-    axes = plot_gap(dynamics)
+    axes = gap(dynamics).axes
     assert [ax.get_title() for ax in axes] == ["low entropy", "high entropy"]
     assert axes[0].get_ylim() == axes[1].get_ylim()
     with pytest.raises(InputError, match="2 buckets need 2 axes, and 1 were given"):
-        plot_gap(dynamics, ax=Figure().add_subplot())
+        gap(dynamics, ax=Figure().add_subplot())
     assert as_gaps(dynamics[0]) == [dynamics[0]]
 
 
 def test_runs_and_one_epoch(study: Study, started_run: Run) -> None:
-    (ax,) = plot_gap([study.run("baseline", 0), study.run("random", 1)])
+    (ax,) = gap([study.run("baseline", 0), study.run("random", 1)]).axes
     legend = ax.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["baseline-0", "random-1"]
     assert legend.get_title().get_text() == "band: 95 % over documents"
-    (ax,) = plot_gap(started_run)
+    (ax,) = gap(started_run).axes
     assert len(ax.containers) == 1
 
 

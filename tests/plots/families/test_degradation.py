@@ -13,8 +13,14 @@ from support.synthetic import make_run
 from dynamics.analysis.estimands.summary import ArmCurve
 from dynamics.analysis.estimands.value_curves import ValueCurve
 from dynamics.analysis.intervals.interval import Interval
-from dynamics.plots.degradation import as_curves, as_task_curves, degradation_rows, plot_degradation, plot_task_curve
-from dynamics.plots.style import arm_styles
+from dynamics.plots.drawing.style import arm_styles
+from dynamics.plots.families.degradation import (
+    as_curves,
+    as_task_curves,
+    degradation_rows,
+    plot_degradation,
+    plot_task_curve,
+)
 from dynamics.records.reader import Run, Study, open_run
 
 

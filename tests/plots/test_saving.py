@@ -15,7 +15,7 @@ from support.synthetic import make_run, make_study
 
 from dynamics.analysis.sums.summarising import summarize_study
 from dynamics.errors import InputError
-from dynamics.plots.figures import FIGURES, TABLES, save_figures
+from dynamics.plots.saving import FIGURES, TABLES, save_figures
 from dynamics.records.reader import Run, Study, open_run, open_study
 from dynamics.records.summaries.reading import open_summary
 
@@ -71,7 +71,7 @@ def test_the_same_bytes_again(saved: Path, study: Study, tmp_path: Path) -> None
         "import sys, matplotlib\n"
         "from pathlib import Path\n"
         "from dynamics import open_study\n"
-        "from dynamics.plots.figures import save_figures\n"
+        "from dynamics.plots.saving import save_figures\n"
         "matplotlib.rcParams.update({'lines.linewidth': 9, 'font.size': 20, 'svg.hashsalt': 'other'})\n"
         "save_figures([open_study(sys.argv[1])], output=Path(sys.argv[2]))\n"
         "print(hash('a'))"

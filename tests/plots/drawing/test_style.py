@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from dynamics.errors import InputError
-from dynamics.plots.style import arm_role, arm_styles, bucket_colors, load_style, venues
+from dynamics.plots.drawing.style import arm_role, arm_styles, bucket_colors, load_style, venues
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_an_unknown_venue_names_the_nearest() -> None:
 def test_importing_the_plots_loads_neither_torch_nor_seaborn_and_changes_no_settings() -> None:
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
-        "import dynamics.plots.figures\n"
+        "import dynamics.plots.saving\n"
         "assert matplotlib.rcParams.copy() == before\n"
         "heavy = {'torch', 'transformers', 'seaborn', 'tueplots', 'matplotlib.pyplot'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.entropy_distributions import EntropyDistribution
 from dynamics.errors import InputError
-from dynamics.plots.distributions import as_distributions, distribution_rows, plot_entropy_distribution
+from dynamics.plots.families.distributions import as_distributions, distribution_rows, entropy_distribution
 from dynamics.records.reader import Run, Study
 
 HAND = EntropyDistribution(
@@ -36,7 +36,7 @@ def heights(ax: Any) -> list[list[float]]:
 
 def test_reference_dropped_part_and_the_epochs_own_entropy() -> None:
     ax = Figure().add_subplot()
-    assert plot_entropy_distribution(HAND, ax=ax) == [ax]
+    assert entropy_distribution(HAND, ax=ax).axes == [ax]
     assert heights(ax) == [[0.4, 0.6], [0.2, 0.0], [0.75, 0.25]]
     (pool,) = ax.lines
     assert np.asarray(pool.get_xdata()).tolist() == [0.1, 1.2]
@@ -48,23 +48,23 @@ def test_reference_dropped_part_and_the_epochs_own_entropy() -> None:
 
 
 def test_another_epoch_and_no_interval() -> None:
-    (ax,) = plot_entropy_distribution(replace(HAND, pool_low=math.nan, pool_high=math.nan), epoch=0)
+    (ax,) = entropy_distribution(replace(HAND, pool_low=math.nan, pool_high=math.nan), epoch=0).axes
     assert heights(ax) == [[0.4, 0.6], [0.5, 0.5]]  # nothing dropped before training
     assert not ax.lines
     assert [text.get_text() for text in ax.texts] == ["pool: 50 %, ranked otherwise"]
     with pytest.raises(InputError, match="'entrodrop' has no epoch 7; it has 0, 1"):
-        plot_entropy_distribution(HAND, epoch=7)
+        entropy_distribution(HAND, epoch=7)
 
 
 def test_a_study_and_a_run(study: Study, started_run: Run) -> None:
     before = dict(matplotlib.rcParams)
-    axes = plot_entropy_distribution(study)
+    axes = entropy_distribution(study).axes
     assert [ax.get_title() for ax in axes] == study.arms
     # A pool for EntroDrop and for its inverse.
     assert [len(ax.lines) for ax in axes] == [0, 1, 0, 1]
     assert len({ax.get_ylim() for ax in axes}) == 1
-    plot_entropy_distribution(started_run)
-    plot_entropy_distribution(study.run("baseline", 0), split="validation")
+    entropy_distribution(started_run)
+    entropy_distribution(study.run("baseline", 0), split="validation")
     assert dict(matplotlib.rcParams) == before
 
 
@@ -80,7 +80,7 @@ def test_rows(study: Study) -> None:
 
 def test_arms_after_different_passes_are_named_with_them() -> None:
     cut = replace(HAND, arm="cut", passes=np.array([0.0, 0.4]))
-    axes = plot_entropy_distribution([HAND, cut])
+    axes = entropy_distribution([HAND, cut]).axes
     assert [ax.get_title().replace("\n", "") for ax in axes] == ["entrodrop (1 epoch)", "cut (0.4 epochs)"]
     assert {row["passes"] for row in distribution_rows([HAND, cut])} == {1.0, 0.4}
     assert "passes" not in distribution_rows([HAND])[0]

@@ -11,17 +11,17 @@ from support.synthetic import make_run
 
 from dynamics.analysis.estimands.summary import ArmSummary
 from dynamics.errors import InputError
-from dynamics.plots.curriculum import (
+from dynamics.plots.drawing.style import arm_styles, load_style
+from dynamics.plots.families.curriculum import (
     as_curricula,
     as_summaries,
+    curriculum,
     curriculum_axes,
     curriculum_rows,
     draw_curriculum,
-    plot_curriculum,
-    plot_outcomes,
+    outcomes,
     schedules,
 )
-from dynamics.plots.style import arm_styles, load_style
 from dynamics.records.reader import Run, Study, open_run
 
 SUMMARY = ArmSummary(
@@ -77,7 +77,7 @@ def test_stairs_and_falling_curricula_are_drawn_as_they_are(tmp_path: Path) -> N
 
 def test_matched_arms_share_one_line(study: Study) -> None:
     ax = Figure().add_subplot()
-    assert plot_curriculum(study, ax=ax) is ax
+    assert curriculum(study, ax=ax).ax is ax
     lines = [line for line in ax.lines if line.get_linestyle() != "None"]
     markers = [line for line in ax.lines if line.get_linestyle() == "None"]
     assert len(lines) == 2  # entrodrop and random together; inverse
@@ -126,14 +126,14 @@ def test_the_whole_figure_tells_schedules_what_was_dropped_and_what_came_of_it(s
 def test_nothing_to_draw_without_token_dropout(plain_run: Run) -> None:
     assert as_curricula(plain_run) == []
     with pytest.raises(InputError, match="no arm drops tokens"):
-        plot_curriculum(plain_run)
+        curriculum(plain_run)
 
 
 def test_defaults_of_a_recipe_that_names_the_method_alone(started_run: Run) -> None:
     (each,) = as_curricula(started_run)
     assert each.schedule == "linear to 0.2"
     assert each.measured.shape == (0,)
-    plot_curriculum(started_run)
+    curriculum(started_run)
 
 
 def test_a_damaged_schedule_is_named(started_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_a_damaged_schedule_is_named(started_run: Run, monkeypatch: pytest.Monke
 
 
 def test_outcomes() -> None:
-    ax = plot_outcomes([SUMMARY, replace(SUMMARY, arm="b", final=3.0)])
+    ax = outcomes([SUMMARY, replace(SUMMARY, arm="b", final=3.0)]).ax
     interval, marker, seeds = ax.lines[:3]
     assert np.asarray(interval.get_xdata()).tolist() == [3.4, 3.7]
     assert np.asarray(marker.get_xdata()).tolist() == [3.5]
@@ -153,16 +153,16 @@ def test_outcomes() -> None:
     # The first arm is on top.
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
     given = Figure().add_subplot()
-    assert plot_outcomes([SUMMARY], quantity="rebound", ax=given) is given
+    assert outcomes([SUMMARY], quantity="rebound", ax=given).ax is given
     # The cross-fitted rebound, and no ticks of seeds, of which the plain one alone is known: zero is the third line.
     assert [np.asarray(line.get_xdata()).tolist() for line in given.lines] == [[0.25, 0.65], [0.45], [0.0, 0.0]]
     assert "nats per token" in given.get_xlabel()
     with pytest.raises(InputError, match="unknown quantity 'best'"):
-        plot_outcomes([SUMMARY], quantity="best")  # type: ignore[arg-type]
+        outcomes([SUMMARY], quantity="best")  # type: ignore[arg-type]
 
 
 def test_an_outcome_that_is_nan_says_so() -> None:
-    ax = plot_outcomes([SUMMARY, replace(SUMMARY, arm="b", final=float("nan"))])
+    ax = outcomes([SUMMARY, replace(SUMMARY, arm="b", final=float("nan"))]).ax
     assert [text.get_text() for text in ax.texts] == ["NaN"]
 
 

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from dynamics.analysis.estimands.calibration import Calibration
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.errors import InputError
-from dynamics.plots.calibration import (
+from dynamics.plots.families.calibration import (
     as_overconfidences,
+    calibration,
     calibration_rows,
+    overconfidence,
     overconfidence_rows,
-    plot_calibration,
-    plot_overconfidence,
 )
 from dynamics.records.reader import Run, Study
 
@@ -45,7 +45,7 @@ HAND = Calibration(
 
 def test_loss_against_entropy_of_the_last_epoch_or_another() -> None:
     ax = Figure().add_subplot()
-    assert plot_calibration(HAND, ax=ax) is ax
+    assert calibration(HAND, ax=ax).ax is ax
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.5, 1.5])
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.0, 2.0])
     bars: Any = ax.collections[0]
@@ -57,10 +57,10 @@ def test_loss_against_entropy_of_the_last_epoch_or_another() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["a: 0.50", "calibrated"]
     assert legend.get_title().get_text().startswith("after epoch 2; ")
-    first = plot_calibration(HAND, epoch=0)
+    first = calibration(HAND, epoch=0).ax
     np.testing.assert_array_equal(first.lines[0].get_xdata(), [1.0, 2.0])
     with pytest.raises(InputError, match="arm 'a' has no epoch 1; it has 0, 2"):
-        plot_calibration(HAND, epoch=1)
+        calibration(HAND, epoch=1)
 
 
 def test_calibration_rows() -> None:
@@ -77,10 +77,10 @@ def test_calibration_rows() -> None:
 
 def test_a_study_and_a_run(study: Study, started_run: Run) -> None:
     before = dict(matplotlib.rcParams)
-    ax = plot_calibration(study, n_bins=4, n_resamples=20)
+    ax = calibration(study, n_bins=4, n_resamples=20).ax
     assert len(ax.lines) == len(study.arms) + 1
-    plot_calibration(started_run, n_bins=4, n_resamples=20)
-    (ax,) = plot_overconfidence(started_run)
+    calibration(started_run, n_bins=4, n_resamples=20)
+    (ax,) = overconfidence(started_run).axes
     legend = ax.get_legend()
     assert legend is not None and legend.get_title().get_text() == "band: 95 % over documents"
     assert dict(matplotlib.rcParams) == before
@@ -88,7 +88,7 @@ def test_a_study_and_a_run(study: Study, started_run: Run) -> None:
 
 def test_overconfidence_is_loss_minus_entropy(study: Study, losses: dict[str, list[float]]) -> None:
     rows = as_overconfidences(study, buckets=2)
-    axes = plot_overconfidence(rows)
+    axes = overconfidence(rows).axes
     assert [ax.get_title() for ax in axes] == ["low entropy", "high entropy"]
     table = overconfidence_rows(rows)
     assert len(table) == 4 * 2 * 4
@@ -105,7 +105,7 @@ def test_overconfidence_is_loss_minus_entropy(study: Study, losses: dict[str, li
 
 def test_arms_after_different_passes_are_named_with_them() -> None:
     cut = replace(HAND, arm="b", passes=np.array([0.0, 1.5]))
-    legend = plot_calibration([HAND, cut]).get_legend()
+    legend = calibration([HAND, cut]).ax.get_legend()
     assert legend is not None
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["a (2 epochs): 0.50", "b (1.5 epochs): 0.50", "calibrated"]

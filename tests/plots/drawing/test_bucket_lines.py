@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.intervals.interval import Interval
-from dynamics.plots.bucket_lines import BucketLines, bucket_title, draw_bucket_lines
+from dynamics.plots.drawing.bucket_lines import BucketLines, bucket_title, draw_bucket_lines
 
 OVERS: tuple[Over, Over] = ("seeds_and_documents", "documents")
 

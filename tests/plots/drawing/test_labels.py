@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dynamics.plots.labels import (
+from dynamics.plots.drawing.labels import (
     EndLabel,
     band_note,
     epoch_axis,

@@ -1,0 +1,1 @@
+"""The table of arms: its numbers, and as LaTeX, Markdown and text."""

@@ -1,9 +1,9 @@
-"""The tables of docs/performance.md, coverage.md and gpu.md, from benchmarks/results: numbers in them are never typed.
+"""The tables of docs/performance.md, coverage.md and gpu.md, from benchmarks/results. No number in them is typed.
 
-    python -m benchmarks.report            # rewrites what stands between the documents' marks
-    python -m benchmarks.report --check    # says whether that would change anything, by its exit status
+    python -m benchmarks.report            # rewrites the text between the marks of each page
+    python -m benchmarks.report --check    # changes nothing; exit status 1 if a page is out of date
 
-Each benchmark's results come in a section a file, with the machine's name above.
+Each file of results has a section, which begins with the name of the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 from benchmarks.coverage import page as coverage
 from benchmarks.gpu import page
+from benchmarks.markdown import table as narrow
+from benchmarks.markdown import wrapped
 
 FOLDER = Path(__file__).parent
 DOCS = FOLDER.parent / "docs"
@@ -24,21 +26,20 @@ ABSENT = "-"
 LIBRARIES = ("transformers", "trl", "liger-kernel")
 
 Result = dict[str, Any]
-# Of one result with a table's row: a heading, and what stands below it.
+# A heading, and a function that makes the cell below it from the result of a row.
 Column = tuple[str, Callable[[Result], str]]
 
 
-def table(columns: list[Column], rows: Iterable[Result]) -> list[str]:
-    """Return a Markdown table without the columns in which nothing is known."""
+def table(columns: list[Column], rows: Iterable[Result], keys: int = 1) -> list[str]:
+    """Return a Markdown table without the columns that hold no value; the first `keys` columns name a row."""
     rows = list(rows)
     cells = {name: [cell(row) for row in rows] for name, cell in columns}
     shown = [name for name, values in cells.items() if set(values) != {ABSENT}]
-    lines = [shown, ["---"] * len(shown), *([cells[name][i] for name in shown] for i in range(len(rows)))]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return narrow(shown, [[cells[name][i] for name in shown] for i in range(len(rows))], keys)
 
 
 def at(result: Result, *path: str) -> Any:
-    """Return what lies at a path into a result, or None."""
+    """Return the value at a path into a result, or None."""
     found: Any = result
     for key in path:
         if not isinstance(found, dict) or key not in found:
@@ -48,7 +49,7 @@ def at(result: Result, *path: str) -> Any:
 
 
 def ratio(*path: str, digits: int = 2, quartiles: bool = False, bold: bool = False) -> Callable[[Result], str]:
-    """Return a cell: a median, on wish with its quartiles."""
+    """Return a cell: a median, optionally with its quartiles."""
 
     def cell(result: Result) -> str:
         found = at(result, *path)
@@ -97,7 +98,7 @@ COST: list[Column] = [
 
 
 def step_columns(cases: list[Result]) -> list[Column]:
-    """Return what was measured by rows, the cases as columns."""
+    """Return the columns: the name of the quantity, then one column for each case."""
     return [
         ("", lambda row: row["what"]),
         *((f"V = {case['vocabulary']:,}", lambda row, case=case: row["cell"](case)) for case in cases),
@@ -106,25 +107,25 @@ def step_columns(cases: list[Result]) -> list[Column]:
 
 STEP_ROWS: list[Result] = [
     {
-        "what": "`DynamicsTrainer`'s step (statistics and metrics of every token included) over transformers.Trainer's",
+        "what": "a step of `DynamicsTrainer` over one of `Trainer`",
         "cell": ratio("ratios", "step", quartiles=True),
     },
     {"what": "the head's route", "cell": lambda case: at(case, "route") or ABSENT},
     {"what": "the step by onednn", "cell": ratio("ratios", "step, onednn")},
     {"what": "the step by mm", "cell": ratio("ratios", "step, mm")},
     {
-        "what": "the clean pass after an epoch (files written and flushed) over a bare forward pass on the same tokens",
+        "what": "recording an epoch over a bare forward pass",
         "cell": ratio("ratios", "recording", quartiles=True),
     },
     {
-        "what": "an epoch with recording (all training sequences, a quarter as many for validation) over one without",
+        "what": "an epoch with recording over one without",
         "cell": ratio("ratios", "epoch", quartiles=True),
     },
 ]
 
 
 def machine(hardware: Result) -> str:
-    """Return the line that says where numbers come from."""
+    """Return the machine and the versions that gave the numbers."""
     threads = hardware["threads"]
     text = f"{hardware['device']}, {threads} thread{'s' if threads > 1 else ''}, torch {hardware['torch']}"
     text += "".join(f", {name} {hardware[name]}" for name in LIBRARIES if hardware.get(name))
@@ -134,16 +135,19 @@ def machine(hardware: Result) -> str:
 
 
 def head_section(name: str, result: Result) -> list[str]:
-    """Return one machine's tables of the head, and what they come to."""
+    """Return one machine's tables of the head, and a sentence that sums them up."""
     rows = result["results"]
     heading = f"**{machine(result['hardware'])}**; N = {rows[0]['rows']:,}, {rows[0]['dtype'].removeprefix('torch.')}"
-    lines = [f"{heading} ([{name}](../benchmarks/results/{name}))", "", *table(HEAD, rows), "", *table(COST, rows), ""]
+    lines = [wrapped(f"{heading} ([{name}](../benchmarks/results/{name}))"), ""]
+    lines += [*table(HEAD, rows, len(SHAPE)), "", *table(COST, rows, len(SHAPE)), ""]
     rates = [row["operations"] / row["seconds"]["fused"]["median"] / 1e9 for row in rows]
     over = [row["over products, fused"]["fused"]["median"] for row in rows]
     fused = [row["over plain"]["fused"]["median"] for row in rows]
     lines.append(
-        f"`fused` takes {spanned(fused)} of `plain`, and {spanned(over)} times its own products alone; it runs at "
-        f"{spanned(rates, 0)} G operations a second (6 N H V: the logits, and one product for each gradient)."
+        wrapped(
+            f"`fused` takes {spanned(fused)} of `plain`, and {spanned(over)} times its own products alone. It runs at "
+            f"{spanned(rates, 0)} G operations a second (6 N H V: the logits, and one product for each gradient)."
+        )
     )
     return lines
 
@@ -156,7 +160,7 @@ def step_section(name: str, result: Result) -> list[str]:
     heading = f"**{machine(result['hardware'])}**; {what}, {first['rounds']} rounds"
     columns = step_columns(cases)
     rows = [row for row in STEP_ROWS if any(cell(row) != ABSENT for _, cell in columns[1:])]
-    return [f"{heading} ([{name}](../benchmarks/results/{name}))", "", *table(columns, rows)]
+    return [wrapped(f"{heading} ([{name}](../benchmarks/results/{name}))"), "", *table(columns, rows)]
 
 
 def spanned(values: list[float], digits: int = 2) -> str:
@@ -165,7 +169,7 @@ def spanned(values: list[float], digits: int = 2) -> str:
 
 
 def sections(kind: str, section: Callable[[str, Result], list[str]]) -> Callable[[dict[str, Result]], str]:
-    """Return what makes a part of a document: a section for each result, KIND-....json, one after the other."""
+    """Return the function that makes a part of a page: one section for each result file KIND-....json."""
 
     def made(results: dict[str, Result]) -> str:
         parts = [section(name, results[name]) for name in sorted(results) if name.startswith(f"{kind}-")]
@@ -178,7 +182,7 @@ def gpu_results(results: dict[str, Result]) -> str:
     return page.results_section({name: result for name, result in results.items() if name.startswith("gpu-")})
 
 
-# Of each document the parts that are made, by the name that stands in their marks.
+# The generated parts of each page, by the name in their marks.
 DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Result]], str]]] = {
     "performance.md": {"head": sections("head", head_section), "step": sections("step", step_section)},
     "coverage.md": {name: coverage.part(name) for name in coverage.PARTS},
@@ -187,12 +191,12 @@ DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Result]], str]]] = {
 
 
 def filled(name: str, text: str, results: dict[str, Result]) -> str:
-    """Return a document with its generated parts made anew.
+    """Return a page with its generated parts made again.
 
     Parameters
     ----------
     name : str
-        Of the document.
+        The page's file name.
     text : str
         With a pair of marks ``<!-- PART: ... -->`` and ``<!-- end of PART -->`` for each part.
     results : dict

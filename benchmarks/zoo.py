@@ -1,7 +1,7 @@
-"""Every causal architecture of transformers, built small, as its values are recorded: `python -m benchmarks.zoo`.
+"""Checks every causal architecture of transformers at a small size and writes docs/zoo.md: `python -m benchmarks.zoo`.
 
-For each: whether its losses come straight from hidden states or from whole logits and why, and how far loss and entropy
-are, at logits of about 20, from a float64 recomputation of the model's own logits. Writes docs/zoo.md.
+The page says for each whether its losses come straight from hidden states, or from whole logits and why. It also says
+how far loss and entropy are, at logits of about 20, from a float64 computation on the model's own logits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import logging
 import signal
 import sys
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks.markdown import table, wrapped
 from benchmarks.zoo_models import architectures, small_model, token_ids
 from dynamics.training.head.fused_head import fused_head, logits_of
 from dynamics.training.loop.clean_pass import TokenValues, evaluate_tokens, forward_values
@@ -31,20 +31,20 @@ FLOAT32_TOLERANCE = 2e-4
 # A bf16 number near 20 is rounded by up to 1/16, a loss is a difference of two logits, and a soft cap rounds anew.
 BF16_TOLERANCE = 0.25
 _SECONDS = 60
-# What stands behind the errors of those that are not built.
+# Why some are not built, before the message of the error.
 _WHY = {
-    "blt": "reads bytes in patches, in four models whose shapes hang together",
-    "gemma4_assistant": "drafts from another model's keys and values",
-    "gemma4_unified_assistant": "drafts from another model's keys and values",
-    "musicgen": "writes audio codes; the configuration is the whole model's, the class its decoder's",
-    "musicgen_melody": "writes audio codes; the configuration is the whole model's, the class its decoder's",
+    "blt": "reads bytes in patches, in four models with shapes that depend on each other",
+    "gemma4_assistant": "predicts from the keys and values of another model",
+    "gemma4_unified_assistant": "predicts from the keys and values of another model",
+    "musicgen": "writes audio codes; the configuration is the whole model's, the class is the decoder's",
+    "musicgen_melody": "writes audio codes; the configuration is the whole model's, the class is the decoder's",
 }
 _PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What came out for one architecture.
+    """The result for one architecture.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether all that was measured is within what is allowed."""
+        """Whether every measured error is within its limit."""
         # Whole logits are the model's own: nothing is rounded in between, in bf16 either.
         exact = {name: FLOAT32_TOLERANCE for name in ("float32", "float32, whole", "bfloat16, whole")}
         limits = {**exact, "bfloat16": BF16_TOLERANCE}
@@ -202,47 +202,54 @@ def _short(error: Exception) -> str:
 
 
 def page(findings: Sequence[Finding]) -> str:
-    """The table."""
+    """Return docs/zoo.md."""
     built = [finding for finding in findings if finding.built]
     fused = [finding for finding in built if finding.fused]
-    lines = [
-        "# Architectures",
-        "",
-        f"Written by `python -m benchmarks.zoo` with transformers {transformers.__version__} and torch "
-        f"{torch.__version__.split('+')[0]} on a CPU. Of the {len(findings)} model types for which transformers has a "
-        f"causal language model, {len(built)} are built small here, {len(fused)} of them fused: their losses come "
-        "straight from hidden states. The others are recorded from whole logits, which takes more memory and is as "
-        "right.",
-        "",
-        "Errors are the largest difference, over 69 tokens, of loss or entropy (nats) as recorded from those computed "
-        "in float64 of the model's own logits, which were grown to about 20 (or as far as a soft cap lets them). "
-        f"Allowed are {FLOAT32_TOLERANCE} in float32 and, under bf16 autocast, {BF16_TOLERANCE}: bf16 numbers near 20 "
-        "are rounded by up to 1/16, which the model's own logits are and those of the fused operator, on a CPU, are "
-        "not. The last two columns are of the other route, whole logits, which every architecture can take: there, "
-        f"{FLOAT32_TOLERANCE} is allowed in both.",
-        "",
-        "| model type | class | losses from | float32 | bf16 | whole, float32 | whole, bf16 |",
-        "|---|---|---|---|---|---|---|",
+    intro = [
+        f"`python -m benchmarks.zoo` wrote this page with transformers {transformers.__version__} and torch "
+        f"{torch.__version__.split('+')[0]} on a CPU. transformers has a causal language model for {len(findings)} "
+        f"model types. {len(built)} of them are built here at a small size. For {len(fused)} of these the losses come "
+        "straight from hidden states. The others are recorded from whole logits. That takes more memory and is as "
+        "exact.",
+        "An error is the largest difference, over 69 tokens, between a recorded loss or entropy and the value computed "
+        "in float64 from the model's own logits. The logits were scaled to about 20, or as far as a soft cap allows. "
+        f"The limit is {FLOAT32_TOLERANCE} nats in float32 and {BF16_TOLERANCE} nats under bf16 autocast. bf16 rounds "
+        "numbers near 20 by up to 1/16. This rounds the model's own logits; on a CPU it does not round those of the "
+        "fused operator. The last two columns are errors of whole logits, the route that every architecture can take. "
+        f"There the limit is {FLOAT32_TOLERANCE} nats in both types.",
+        "The unit is 1e-6 nats. In the column *bf16* it is 1e-2 nats.",
     ]
-    for finding in built:
-        route = "hidden states" if finding.fused else "whole logits"
-        route += f" ({finding.reason})" if finding.reason else ""
-        numbers = " | ".join(_number(finding.errors.get(name)) for name in _COLUMNS)
-        lines.append(f"| {finding.model_type} | {finding.class_name} | {route} | {numbers} |")
-    lines += ["", "Not built here:", "", "| model type | why |", "|---|---|"]
-    for finding in findings:
-        if not finding.built:
-            why = [_WHY[finding.model_type]] if finding.model_type in _WHY else []
-            lines.append(f"| {finding.model_type} | {'; '.join([*why, finding.reason])} |")
-    wrapped = [part for line in lines for part in (textwrap.wrap(line, 99) if line[:1].isalpha() else [line])]
-    return "\n".join(wrapped) + "\n"
+    rows = [
+        [finding.model_type, finding.class_name, *(_number(finding.errors.get(name), name) for name in _COLUMNS)]
+        for finding in built
+    ]
+    header = ["model type", "class", "fp32", "bf16", "whole, fp32", "whole, bf16"]
+    notes = [
+        wrapped(f"- `{finding.model_type}`: {'' if finding.fused else 'whole logits: '}{finding.reason}", "  ")
+        for finding in built
+        if finding.reason or not finding.fused
+    ]
+    absent = [
+        wrapped(f"- `{finding.model_type}`: {'; '.join([*_why(finding), finding.reason])}", "  ")
+        for finding in findings
+        if not finding.built
+    ]
+    parts = ["# Architectures", *map(wrapped, intro), "\n".join(table(header, rows))]
+    parts += ["## Notes", "\n".join(notes)] if notes else []
+    parts += ["## Not built here", "\n".join(absent)] if absent else []
+    return "\n\n".join(parts) + "\n"
 
 
-_COLUMNS = ("float32", "bfloat16", "float32, whole", "bfloat16, whole")
+# Of an error's name, the unit in which the page writes it, in nats.
+_COLUMNS = {"float32": 1e-6, "bfloat16": 1e-2, "float32, whole": 1e-6, "bfloat16, whole": 1e-6}
 
 
-def _number(error: float | None) -> str:
-    return "" if error is None else f"{error:.1e}"
+def _why(finding: Finding) -> list[str]:
+    return [_WHY[finding.model_type]] if finding.model_type in _WHY else []
+
+
+def _number(error: float | None, name: str) -> str:
+    return "" if error is None else f"{error / _COLUMNS[name]:#.2g}".rstrip(".")
 
 
 def main() -> None:

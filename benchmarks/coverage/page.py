@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.coverage.crossed import OURS
 from benchmarks.coverage.designs import SEED_VARIANCES, VALUES
+from benchmarks.markdown import table, wrapped
 
 Result = dict[str, Any]
 
@@ -29,7 +30,7 @@ def crossed_section(result: Result) -> str:
             rows.append(
                 [f"{n}", SEED_NAMES.get(variance, variance), *ours, _covered(unpaired), _width(unpaired), *others]
             )
-    return "\n\n".join([_table(header, rows), _settled(result, "crossed")])
+    return "\n\n".join([_table(header, rows, 2), _settled(result, "crossed")])
 
 
 def documents_section(result: Result) -> str:
@@ -43,7 +44,7 @@ def documents_section(result: Result) -> str:
             by_value = {c["values"]: _percent(_best_known(c)) for c in cells}
             others = [_covered(cells, name) for name in names[1:]]
             rows.append([f"{n}", lengths, *(by_value[v] for v in VALUES), _width(cells), *others])
-    return "\n\n".join([_table(header, rows), _settled(result, "documents")])
+    return "\n\n".join([_table(header, rows, 2), _settled(result, "documents")])
 
 
 def findings_section(result: Result) -> str:
@@ -84,7 +85,7 @@ def findings_section(result: Result) -> str:
         "difference / standard error",
         "found, %",
     ]
-    return "\n\n".join([_table(header, rows), _table(flat_header, flat), _table(power_header, power)])
+    return "\n\n".join([_table(header, rows, 1), _table(flat_header, flat, 2), _table(power_header, power, 3)])
 
 
 #: The parts of docs/coverage.md, by the name in its marks.
@@ -127,12 +128,12 @@ def _settled(result: Result, name: str) -> str:
     for cell in below:
         what = ", ".join(f"{k} {v}" for k, v in cell.items() if k not in ("studies", "methods", "bound", "anew"))
         text += f"; {what}: {_percent(_best_known(cell))} % ± {100 * cell['anew']['standard error 0.95']:.1f}"
-    return text + "."
+    return wrapped(text + ".")
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
+def _table(header: list[str], rows: list[list[str]], keys: int) -> str:
+    return "\n".join(table(header, rows, keys))

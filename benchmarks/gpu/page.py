@@ -7,15 +7,17 @@ from typing import Any
 
 from benchmarks.gpu.plan import STEPS, load
 from benchmarks.gpu.runner import claim
+from benchmarks.markdown import code, wrapped
+from benchmarks.markdown import table as _table
 
 Result = dict[str, Any]
 NOTHING = "**Waits for its first run: no result of a CUDA device is in benchmarks/results yet.**"
 
 
 def steps_section() -> str:
-    """Return the table of the steps, from their own first lines."""
-    rows = [[f"`{step.name}`", load(step.module)[0].rstrip("."), f"{step.limit_s:g} s"] for step in STEPS]
-    return "\n".join(_table(["step", "what it asks", "limit"], rows))
+    """Return the steps, each with its limit and the first line of its docstring."""
+    rows = [[f"`{step.name}` (at most {step.limit_s:g} s)", load(step.module)[0].rstrip(".")] for step in STEPS]
+    return "\n".join(_table(["step", "what it asks"], rows))
 
 
 def results_section(results: Mapping[str, Result]) -> str:
@@ -35,7 +37,8 @@ def _device(name: str, result: Result) -> list[str]:
     versions = ", ".join(
         f"{one} {environment[one]}" for one in ("torch", "triton", "transformers") if environment.get(one)
     )
-    lines = [f"## {environment.get('device', name)}", "", f"{versions} ([{name}](../benchmarks/results/{name}))", ""]
+    source = wrapped(f"{versions} ([{name}](../benchmarks/results/{name}))")
+    lines = [f"## {environment.get('device', name)}", "", source, ""]
     lines += _table(
         ["step", "ended", "seconds", "claims that hold", "of"], [_ended(step, steps[step]) for step in steps]
     )
@@ -43,8 +46,8 @@ def _device(name: str, result: Result) -> list[str]:
     if len(sources) > 1:
         lines += ["", "Not all steps are of the same state of the sources: the JSON says which."]
     for step, entry in steps.items():
-        lines += ["", f"### {step}", "", entry.get("what", ""), *_checks(entry.get("checks", []))]
-        lines += ["", "```", *entry["told"].strip().splitlines()[-8:], "```"] if "told" in entry else []
+        lines += ["", f"### {step}", "", wrapped(entry.get("what", "")), *_checks(entry.get("checks", []))]
+        lines += ["", *code(entry["told"].strip().splitlines()[-8:])] if "told" in entry else []
         lines += tables(entry.get("measured", {})) if step != "environment" else _table_of(environment)
     return lines
 
@@ -59,7 +62,7 @@ def _checks(checks: Iterable[Result]) -> list[str]:
     words = {True: "holds", False: "**does not hold**", None: "not judged"}
     missed = {True: "**target missed**", False: words[False]}
     lines = [
-        f"- {claim(check)}: {missed[check['target']] if check['met'] is False else words[check['met']]}"
+        wrapped(f"- {claim(check)}: {missed[check['target']] if check['met'] is False else words[check['met']]}", "  ")
         for check in checks
     ]
     return ["", *lines] if lines else []
@@ -79,7 +82,7 @@ def tables(measured: Mapping[str, Any]) -> list[str]:
             cells = [[label, *(_cell(flat(row).get(column)) for column in columns)] for label, row in rows.items()]
             lines += ["", *_table(["", *columns], cells)]
         elif isinstance(value, list):
-            lines[-1] += f": {', '.join(_cell(one) for one in value) or 'none'}"
+            lines[-1] = wrapped(f"{lines[-1]}: {', '.join(_cell(one) for one in value) or 'none'}")
         else:
             lines += _table_of(flat(rows))
     return lines
@@ -108,7 +111,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value).replace("|", "\\|")
-
-
-def _table(heading: list[str], rows: Iterable[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *rows)]

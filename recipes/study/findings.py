@@ -1,10 +1,11 @@
-"""docs/findings.md, with every number computed from the studies that are in this repository.
+"""docs/findings.md, with every number computed from the studies in this repository.
 
-    python -m recipes.study.findings            # writes it anew
-    python -m recipes.study.findings --check    # says by its exit status whether that would change anything
+    python -m recipes.study.findings            # writes the page
+    python -m recipes.study.findings --check    # changes nothing; exit status 1 if the page is out of date
 
-The words stand in recipes/study/findings.md, with a field for each number: ``{{STUDY/arm/baseline/rebound|range}}`` is
-a path into what `recipes.study.numbers` computes, and after the bar the way in which it is written (`FORMS`).
+The words are in recipes/study/findings.md, with a field for each number: ``{{STUDY/arm/baseline/rebound|range}}`` is a
+path into the result of `recipes.study.numbers` and, after the bar, the format of the number (`FORMS`). Paragraphs are
+wrapped after the fields are filled in.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 PAGE = ROOT / "docs" / "findings.md"
 # By study, the task whose results its text holds.
 TASKS = {"mathematics": "gsm8k"}
+WIDTH = 100
 FIELD = re.compile(r"\{\{([^{}|]+)(?:\|([^{}|]+))?\}\}")
 
 
@@ -92,7 +95,25 @@ def all_numbers() -> dict[str, Any]:
 
 def page() -> str:
     """Return the whole of docs/findings.md."""
-    return written(TEMPLATE.read_text(), all_numbers())
+    return "\n\n".join(map(_wrapped, written(TEMPLATE.read_text(), all_numbers()).split("\n\n")))
+
+
+def _wrapped(block: str) -> str:
+    """Return a paragraph or a list in lines of at most `WIDTH` characters. Tables, code and headings do not change."""
+    if block.lstrip().startswith(("|", "#", "```", "![", "[reference]")):
+        return block
+    items = re.split(r"\n(?=- )", block.rstrip("\n"))
+    lines = [
+        textwrap.fill(
+            " ".join(item.split()),
+            WIDTH,
+            subsequent_indent="  " if item.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for item in items
+    ]
+    return "\n".join(lines) + block[len(block.rstrip("\n")) :]
 
 
 def main() -> int:

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-from dynamics.cache import PLACED
-from dynamics.errors import InputError, nearest
+from dynamics.errors import InputError
+from dynamics.recipe.model_settings import ModelSettings
 from dynamics.recipe.named_sizes import NAMED_SIZES
-from dynamics.recipe.settings import ModelSettings
-from dynamics.training.head.pretrained import can_be_pretrained, model_hash, pretrained_model
+from dynamics.training.head.pretrained import model_hash, pretrained_model
 
 __all__ = ["build_model", "model_hash"]
 
@@ -37,7 +36,6 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     if settings.name in NAMED_SIZES:
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
-        require_model_name(settings)
         model = pretrained_model(
             settings.name,
             trust_remote_code=settings.trust_remote_code,
@@ -48,16 +46,6 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     require_room(settings, model.config, n_vocab=n_vocab, n_tokens=len(tokenizer), block_size=block_size)
     model.eval()  # type: ignore[no-untyped-call]
     return model
-
-
-def require_model_name(settings: ModelSettings) -> None:
-    """Raise InputError for a name that can be no model's."""
-    name = settings.name
-    if name not in NAMED_SIZES and not can_be_pretrained(name):
-        raise InputError(
-            f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
-            f"name of the form owner/model, nor {PLACED}NAME{nearest(name, NAMED_SIZES)}"
-        )
 
 
 def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens: int, block_size: int) -> None:

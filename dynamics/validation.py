@@ -17,7 +17,7 @@ from pydantic import (
     model_serializer,
 )
 
-from dynamics.errors import InputError, nearest
+from dynamics.errors import InputError, hub_name, nearest
 
 
 class Settings(BaseModel):
@@ -127,6 +127,7 @@ def flow_yaml(value: Any) -> str:
     return shown(value)
 
 
+_LONGEST_REMEDY = 100  # characters
 _PLAIN = re.compile(r"[A-Za-z_./][\w./@+-]*(?: [\w./@+-]+)*")
 
 
@@ -136,7 +137,8 @@ def _sentences(model: type[BaseModel], data: Any, error: ValidationError) -> lis
     found: dict[str, Any] = {}
     remedies: dict[str, str] = {}
     for problem in error.errors():
-        key = ".".join(map(str, _written(data, problem["loc"], problem["type"])))
+        path = _written(data, problem["loc"], problem["type"])
+        key = ".".join(map(str, path))
         pattern = _WANTED.get(problem["type"])
         if pattern is None:
             text = _special(model, key, problem)
@@ -144,7 +146,7 @@ def _sentences(model: type[BaseModel], data: Any, error: ValidationError) -> lis
             limits = {name: _tidy(limit) for name, limit in problem.get("ctx", {}).items()}
             text = pattern.format(**limits)
             found[key] = problem["input"]
-            remedies[key] = remedies.get(key) or _remedy(model, problem)
+            remedies[key] = remedies.get(key) or _remedy(model, problem, path)
         texts = wanted.setdefault(key, [])
         if text not in texts:
             texts.append(text)
@@ -159,38 +161,40 @@ def _sentences(model: type[BaseModel], data: Any, error: ValidationError) -> lis
     return sentences
 
 
-def _remedy(model: type[BaseModel], problem: Any) -> str:
-    """Return what to write instead, such as ``"; write model: {name: nano}"``, where a value shows what is meant."""
-    kind, value, location = problem["type"], problem["input"], problem["loc"]
-    key = next((str(part) for part in reversed(location) if not isinstance(part, int)), "")
-    members = _members_at(model, location)
+def _remedy(model: type[BaseModel], problem: Any, path: list[Any]) -> str:
+    """Return what to write instead, such as ``"; write model: {name: nano}"``, where a value shows what is meant.
+
+    `path` are the keys that stand in the recipe.
+    """
+    kind, value, members = problem["type"], problem["input"], _members_at(model, problem["loc"])
+    prefix = f"{path[-1]}: " if path and isinstance(path[-1], str) else ""
+    meant: Any = None
+    if kind == "string_type" and isinstance(value, list | dict):
+        braces = isinstance(value, dict) and not any(value.values())
+        exact = f": {prefix}{json.dumps(flow_yaml(value), ensure_ascii=False)}" if braces else ""
+        return f"; if it is text, put it in quotes{exact}"
     if kind == "list_type" and isinstance(value, str | int | float | Mapping) and value != {}:
-        tags = _tags(part for one in members if get_origin(one) is list for part in _members(get_args(one)[0]))
-        written = f"{key}: {flow_yaml([{'name': value} if value in tags else value])}"
-    elif kind == "string_type" and isinstance(value, list | dict):
-        return f"; if it is text, quote it: {key}: {json.dumps(flow_yaml(value), ensure_ascii=False)}"
+        elements = (part for one in members if get_origin(one) is list for part in _members(get_args(one)[0]))
+        meant = [{"name": value} if value in _tags(elements) else value]
+    elif kind == "dict_type" and isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        meant = {one: {} for one in value}
     elif kind in ("model_type", "model_attributes_type") and isinstance(value, str | int | float):
         settings = [one for one in members if _is_model(one) and issubclass(one, Settings)]
-        if value in _tags(settings):
-            written = flow_yaml({"name": value})
-        else:
-            meant = [name for one in settings for name in one.alone if _takes(one, name, value)]
-            if not meant:
-                return ""
-            written = f"{'' if isinstance(location[-1], int) else f'{key}: '}{flow_yaml({meant[0]: value})}"
-    else:
-        return ""
-    return f"; write {written}" if len(written) <= 100 else ""
+        tags = _tags(settings)
+        if tags and value not in tags:
+            return f"; write {{name: NAME}} with one of {', '.join(tags)}{nearest(str(value), tags)}"
+        keys = ["name"] if tags else [key for one in settings for key in one.alone if _takes(one, key, value)]
+        owned = hub_name(value) if isinstance(value, str) and not tags and keys[:1] == ["name"] else None
+        meant = {keys[0]: owned or value} if keys else None
+    written = flow_yaml(meant)
+    return f"; write {prefix}{written}" if meant is not None and len(written) <= _LONGEST_REMEDY else ""
 
 
-def _takes(settings: type[Settings], name: str, value: Any) -> bool:
-    """Return whether a key of `settings` takes a value."""
-    field = settings.model_fields[name]
-    if field.annotation is None:
-        return False
-    annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+def _takes(settings: type[Settings], key: str, value: Any) -> bool:
+    """Return whether a key of `settings` takes values of this type."""
+    annotation: Any = settings.model_fields[key].annotation
     if _is_model(annotation):
-        return isinstance(value, str | Mapping)
+        return isinstance(value, str)
     try:
         TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError:

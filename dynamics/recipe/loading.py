@@ -12,7 +12,7 @@ from dynamics.errors import InputError, nearest
 from dynamics.recipe.names import SAFE_NAME
 from dynamics.recipe.settings import Recipe
 from dynamics.recipe.studies import StudyRecipe
-from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
+from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml, quoted_override
 from dynamics.validation import validated
 
 
@@ -42,7 +42,19 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     if "seeds" in data and "arms" not in data:
         raise InputError(f"recipe {where}: seeds: only a study has seeds; add arms, or write seed: N")
     model = StudyRecipe if "arms" in data else Recipe
-    return validated(model, data, where=f"recipe {where}")
+    try:
+        return validated(model, data, where=f"recipe {where}")
+    except InputError as error:
+        raise InputError(f"{error}{_quoting(str(error), overrides)}") from None
+
+
+def _quoting(message: str, overrides: Sequence[str]) -> str:
+    """Return how to write an override that YAML reads as a mapping or a list where text is wanted."""
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if f" {key.strip()}: must be text, not {{" in message or f" {key.strip()}: must be text, not [" in message:
+            return f"; to set text, write {quoted_override(key.strip(), text)}"
+    return ""
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

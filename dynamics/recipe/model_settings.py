@@ -48,13 +48,13 @@ class TrainedVocabulary(Settings):
     alone = ("vocab_size",)
     other_words = dict.fromkeys(("size", "vocabulary", "vocabulary_size", "n_vocab"), "vocab_size")
 
-    vocab_size: int = Field(ge=_SMALLEST_VOCABULARY, le=1_000_000)
+    vocab_size: int = Field(ge=_SMALLEST_VOCABULARY, le=1_000_000, examples=["2048"])
 
 
 class TrainedTokenizer(Settings):
     """A tokenizer trained on base and training text."""
 
-    train: TrainedVocabulary
+    train: TrainedVocabulary = Field(examples=["{vocab_size: 2048}"])
 
 
 def _tokenizer_kind(value: Any) -> str | None:
@@ -71,7 +71,7 @@ def _tokenizer_as_written(value: Any) -> Any:
         if "vocab_size" in value:
             written = flow_yaml({"train": {"vocab_size": value["vocab_size"]}})
         elif len(names) == 1:
-            written = flow_yaml(names[0])
+            written = flow_yaml(hub_name(names[0]) or names[0])
     elif isinstance(value, int) and not isinstance(value, bool) and value >= _SMALLEST_VOCABULARY:
         written = flow_yaml({"train": {"vocab_size": value}})
     if written is not None:

@@ -104,7 +104,7 @@ class BaseSettings(Settings):
     alone = ("corpus",)
     other_words = {"num_train_epochs": "epochs", "source": "corpus", "documents": "corpus.documents"}
 
-    corpus: CorpusSettings
+    corpus: CorpusSettings = Field(examples=["PATH, builtin:NAME or hub:NAME"])
     epochs: Epochs = 1
     exclude_domain: bool = True
     seed: Seed = 0
@@ -222,6 +222,7 @@ class RecordingSettings(Settings):
     """Which sequences are recorded after every epoch, and in which type: of each validation set as many."""
 
     later = frozenset({"tuning_sequences"})
+    other_words = {split: f"{split}_sequences" for split in ("train", "validation", "tuning")}
 
     train_sequences: Sequences = "all"
     validation_sequences: Sequences = "all"

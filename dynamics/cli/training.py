@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dynamics.cli.command import command, fail, same_command
+from dynamics.cli.command import command, fail, same_command, suggest
 from dynamics.cli.results import drawn, opened_from, print_summary
 from dynamics.errors import InputError, require_folder
 
@@ -72,6 +72,7 @@ def train(
     leave_process_group()
     if first:
         print_summary(opened_from([folder]), reporter)
+        suggest(("dynamics", "figures", folder), ("dynamics", "explore", folder))
 
 
 @command(example="dynamics study quickstart --output runs/quickstart", interrupted=_goes_on)
@@ -127,6 +128,7 @@ def study(
     for file in files:
         if file.suffix == ".png":
             reporter.line(f"figure: {file}")
+    suggest(("dynamics", "figures", folder, "--venue", "icml2024"), ("dynamics", "explore", folder))
 
 
 @command(example="dynamics reference recipe.yaml --set model.name=micro")
@@ -136,6 +138,7 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
     Once: the result is cached, by the hashes of model and data.
     """
     from dynamics.recipe.loading import load_recipe
+    from dynamics.recipe.studies import StudyRecipe
     from dynamics.reporting import Reporter
 
     loaded = load_recipe(recipe, set_ or ())
@@ -147,9 +150,11 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
     reporter.line(f"{found.pop('path')}{' (found in the cache)' if found.pop('cached') else ''}")
     for split, values in found.items():
         reporter.line(
-            f"{split}: {values['n_tokens']:,} predicted tokens, mean loss {values['loss']:.4f}, "
-            f"mean entropy {values['entropy']:.4f} nats"
+            f"{split}: {values['n_tokens']:,} predicted tokens, mean loss {values['loss']:.3f} nats, "
+            f"mean entropy {values['entropy']:.3f} nats"
         )
+    options = [part for one in set_ or () for part in ("--set", one)]
+    suggest(("dynamics", "study" if isinstance(loaded, StudyRecipe) else "train", recipe, *options))
 
 
 def _need_training() -> None:

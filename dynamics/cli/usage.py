@@ -20,7 +20,8 @@ _WANTED = (
 def in_plain_words(error: Any) -> str:
     """Return what is wrong with the command that was given, in one line, and where its help is."""
     context, given = error.ctx, sys.argv[1:]
-    command = getattr(context, "command_path", None) or "dynamics"
+    named = given[:1] if given and not given[0].startswith("-") else []
+    command = getattr(context, "command_path", None) or " ".join(["dynamics", *named])
     cut = _cut_by_the_shell(given)
     if cut is not None:
         text = f"{cut} is only a part of a --set value; put the whole value in quotes, such as --set 'seeds=[0, 1]'"
@@ -49,7 +50,9 @@ def _problem(error: Any, context: Any, given: list[str]) -> str:
     if kind == "BadOptionUsage":
         return f"{error.option_name}: {'takes no value' if 'not take' in text else 'needs a value after it'}"
     if "unexpected extra argument" in text:
-        return f"{text[text.rindex('(') + 1 : -1]}: more arguments than this command takes"
+        extra = text[text.rindex("(") + 1 : -1]
+        hint = "; put a --set value that has braces in quotes" if "--set" in given and "=" in extra else ""
+        return f"{extra}: more arguments than this command takes{hint}"
     if text.startswith("No such command"):
         name = next((one for one in given if not one.startswith("-")), "")
         return f"there is no command {name!r}{_near_or_all(name, list(context.command.commands))}"

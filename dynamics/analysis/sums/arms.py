@@ -162,7 +162,11 @@ def default_baseline(arms: Sequence[Arm]) -> str:
     ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name, such as that of its
     ensemble.
     """
-    names = [arm.name for arm in arms]
+    return baseline_among([arm.name for arm in arms])
+
+
+def baseline_among(names: Sequence[str]) -> str:
+    """Return the name of `default_baseline` among the names of arms."""
     called = [name for name in names if re.search(r"(^|[_./+ -])(baseline|none|control)($|[_./+ -])", name.lower())]
     exact = [name for name in called if name.lower() == "baseline"]
     return [*exact, *called, *names][0]

@@ -181,8 +181,10 @@ def _remedy(model: type[BaseModel], problem: Any, path: list[Any]) -> str:
     elif kind in ("model_type", "model_attributes_type") and isinstance(value, str | int | float):
         settings = [one for one in members if _is_model(one) and issubclass(one, Settings)]
         tags = _tags(settings)
+        if tags and not isinstance(value, str):
+            return ""
         if tags and value not in tags:
-            return f"; write {{name: NAME}} with one of {', '.join(tags)}{nearest(str(value), tags)}"
+            return f"; write {{name: NAME}} with one of {', '.join(tags)}{nearest(value, tags)}"
         keys = ["name"] if tags else [key for one in settings for key in one.alone if _takes(one, key, value)]
         owned = hub_name(value) if isinstance(value, str) and not tags and keys[:1] == ["name"] else None
         meant = {keys[0]: owned or value} if keys else None

@@ -102,10 +102,11 @@ def study(
     loaded = as_study(load_recipe(recipe, set_ or ()), recipe)
     if _was_dry(loaded, dry_run, flops, tokens_per_document, processes, model_config):
         return
-    from dynamics.study import StudyFailure, check_arguments, list_runs, n_jobs, run_index, run_study
+    from dynamics.study import StudyFailure, check_arguments, list_runs, n_jobs, require_own_study, run_index, run_study
 
     folder = output or Path("runs") / loaded.name
     require_folder(folder)
+    require_own_study(loaded, folder)
     if list_:
         for command in list_runs(loaded, folder):
             print(command)

@@ -148,6 +148,17 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def n_ids(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the number of ids that a model needs: one more than the largest, which may be more than the entries."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def n_other_meanings(tokenizer: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast) -> int:
+    """Return how many entries of a tokenizer have an id that stands for another text in a model's own tokenizer."""
+    meanings = {index: token for token, index in own.get_vocab().items()}
+    return sum(meanings.get(index) != token for token, index in tokenizer.get_vocab().items())
+
+
 def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the id to pad with: the padding token's or, where there is none, end of text's."""
     padding = tokenizer.pad_token_id
@@ -381,6 +392,11 @@ def _check(tokenizer: Any, name: str) -> None:
         raise InputError(
             f"{named} has no fast backend, which is needed to know the bytes of each token; use "
             "one with a tokenizer.json"
+        )
+    # Where a model's folder holds no tokenizer, transformers makes an empty one of its kind.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):
+        raise InputError(
+            f"{named} has no vocabulary: no tokenizer is there; give the folder or the hub name of one, tokenizer: PATH"
         )
     if tokenizer.eos_token_id is None:
         raise InputError(

@@ -20,7 +20,9 @@ def _model_name(name: str) -> str:
 
 
 def _can_be_model(name: str) -> str:
-    """Refuse a word that names no size, and is neither a path nor a hub name."""
+    """Refuse a word that names no size, and is neither a path nor a hub name; and what is there and is no model."""
+    if name not in NAMED_SIZES and os.path.exists(name) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise ValueError(f"{name!r} holds no model (no config.json); give a folder that save_pretrained wrote")
     if name in NAMED_SIZES or name.startswith(PLACED) or os.sep in name or os.path.exists(name):
         return name
     owned = hub_name(name)

@@ -275,20 +275,21 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _a_model_has_its_tokenizer(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "tokenizer" not in value:
+        if isinstance(value, Mapping) and value.get("tokenizer") is None:
             model = value.get("model")
             name = model.get("name") if isinstance(model, Mapping) else None
             if isinstance(name, str) and name and name not in NAMED_SIZES:
                 return {**value, "tokenizer": name}
+            return {key: one for key, one in value.items() if key != "tokenizer"}
         return value
 
     @model_validator(mode="after")
     def _tokenizer_fits(self) -> Recipe:
         if isinstance(self.tokenizer, TrainedTokenizer) and self.model.name not in NAMED_SIZES:
             raise ValueError(
-                f"tokenizer: train makes a new vocabulary, whose numbers mean nothing to the pretrained model "
-                f"{self.model.name!r}; leave tokenizer out to use the model's own, or start from a named size, such as "
-                "model: {name: nano}"
+                f"tokenizer: train makes a new vocabulary, whose ids mean nothing to the pretrained model "
+                f"{self.model.name!r}; leave tokenizer out (or --set tokenizer=null) to use the model's own, or start "
+                "from a named size, such as model: {name: nano}"
             )
         return self
 

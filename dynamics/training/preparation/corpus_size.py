@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.corpus.sources import Document
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.tokenizer import load_tokenizer, n_ids
 from dynamics.errors import InputError
 from dynamics.recipe.settings import CorpusSettings, Recipe
 from dynamics.records import schema
@@ -102,7 +102,7 @@ def corpus_size(recipe: Recipe, *, tokens_per_document: float | None = None) -> 
     return CorpusSize(
         splits={name: _counted(parts[name], packed[name]) for name in parts},
         base=_counted(base, pack(base, tokenizer, recipe.block_size)) if base else None,
-        vocabulary=len(tokenizer),
+        vocabulary=n_ids(tokenizer),
         missing=[],
         counted=True,
         packed=packed["train"],
@@ -182,7 +182,7 @@ def _assumed(
 ) -> CorpusSize:
     """Return what is known where something is missing: documents, if they are here, else those that are asked for."""
     documents: dict[str, int | None] = {name: len(docs) for name, docs in parts.items()} or _asked_for(recipe)
-    vocabulary = len(tokenizer) if tokenizer is not None else None
+    vocabulary = n_ids(tokenizer) if tokenizer is not None else None
     if not isinstance(recipe.tokenizer, str):
         vocabulary = recipe.tokenizer.train.vocab_size
     of_base = None

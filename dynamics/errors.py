@@ -65,7 +65,7 @@ def _edits(one: str, other: str) -> int:
 # models, which had no owner (moved in 2024), and the owners of some families.
 _HUB_OWNERS = (
     (r"gpt2(-medium|-large|-xl)?|openai-gpt", "openai-community"),
-    (r"distil(gpt2|(ro)?bert-.+)", "distilbert"),
+    (r"distil(gpt2|(bert|roberta)-.+)", "distilbert"),
     (r"bert-(base|large)-.+", "google-bert"),
     (r"t5-(small|base|large|3b|11b)", "google-t5"),
     (r"(xlm-)?roberta-.+|xlm-(mlm|clm)-.+", "FacebookAI"),

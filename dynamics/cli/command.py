@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import shlex
 import sys
 import warnings
@@ -118,7 +119,13 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+# Every figure says how few its documents or seeds are, in words and numbers of its own: the first is enough.
+_COUNTED = re.compile(r"intervals over [\d,]+ documents|[\d,]+ seeds?\b")
+
+
 def _show_warning(said: set[str], message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    if str(message) not in said:  # every figure of a study says how few its seeds are
+    counted = _COUNTED.match(str(message))
+    subject = re.sub(r"[\d,]+", "N", counted[0]) if counted else str(message)
+    if subject not in said:
         print(f"Warning: {message}", file=sys.stderr)
-    said.add(str(message))
+    said.add(subject)

@@ -27,9 +27,11 @@ def check(
 
     damaged = False
     for path in runs:
-        for report in check_any(place_of(path)):
+        place = place_of(path)
+        for report in check_any(place):
             state = "ok" if report.ok else "DAMAGED"
-            print(f"{report.path}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
+            shown = path / report.path.relative_to(place)
+            print(f"{shown}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
             for problem in report.problems:
                 print(f"  {problem}")
             if not report.ok:
@@ -135,7 +137,7 @@ def export(
     file = json.dumps(str(output), ensure_ascii=False)  # double quotes: the shell's are single ones
     read = f"pyarrow.parquet; print(pyarrow.parquet.read_schema({file}))"
     if format_ == "zarr":
-        read = f'xarray; print(xarray.open_datatree({file}, engine="zarr"))'
+        read = f'xarray; print(xarray.open_datatree({file}, engine="zarr", consolidated=False))'
     suggest(("python", "-c", f"import {read}"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -142,14 +143,16 @@ def quoted_override(key: str, text: str) -> str:
 
 def _how_to_quote(key: str, text: str) -> str:
     """Return what to write where the value of an override is no YAML."""
-    ends = {"{": "}", "[": "]"}.get(text.strip()[:1])
-    if ends is None or (ends == "}" and "," not in text and ": " not in text and text.strip()[-1] != ":"):
-        return (
-            f"the value is YAML, and text with braces, a colon or the like needs quotes: {quoted_override(key, text)}"
-        )
-    if not text.rstrip().endswith(ends):
+    value = text.strip()
+    ends = {"{": "}", "[": "]"}.get(value[:1])
+    depths = list(itertools.accumulate((one in "{[") - (one in "}]") for one in value))
+    separated = "," in value or ": " in value or value.endswith((":", "["))
+    if ends is not None and separated and depths[-1] > 0:
         return f"the value must stand in quotes for the shell, up to its closing {ends}: --set '{key}={text}...{ends}'"
-    return 'text with braces, a colon or the like needs quotes of its own, such as {template: "{question}"}'
+    # One mapping or list from end to end, with text in it that YAML reads otherwise.
+    if ends is not None and separated and 0 not in depths[:-1]:
+        return 'text with braces, a colon or the like needs quotes of its own, such as {template: "{question}"}'
+    return f"the value is YAML, and text with braces, a colon or the like needs quotes: {quoted_override(key, text)}"
 
 
 def with_key(here: Any, keys: Sequence[str], value: Any, *, where: str, above: str = "") -> Any:

@@ -148,17 +148,6 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def n_ids(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the number of ids that a model needs: one more than the largest, which may be more than the entries."""
-    return 1 + max(tokenizer.get_vocab().values(), default=-1)
-
-
-def n_other_meanings(tokenizer: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast) -> int:
-    """Return how many entries of a tokenizer have an id that stands for another text in a model's own tokenizer."""
-    meanings = {index: token for token, index in own.get_vocab().items()}
-    return sum(meanings.get(index) != token for token, index in tokenizer.get_vocab().items())
-
-
 def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the id to pad with: the padding token's or, where there is none, end of text's."""
     padding = tokenizer.pad_token_id

@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.corpus.sources import Document
-from dynamics.corpus.tokenizer import load_tokenizer, n_ids
+from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import InputError
 from dynamics.recipe.settings import CorpusSettings, Recipe
 from dynamics.records import schema
-from dynamics.training.preparation.documents import base_documents, domain_documents, pack, recipe_tokenizer
+from dynamics.training.preparation.documents import base_documents, domain_documents, n_ids, pack, recipe_tokenizer
 from dynamics.training.preparation.model_size import offline
 
 #: Bytes of text a token, where the text is not there to be measured.

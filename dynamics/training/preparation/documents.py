@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dynamics.cache import cached_folder
 from dynamics.corpus.packing import PackedSplit, pack_documents, split_documents
 from dynamics.corpus.sources import Document, corpus_hash, load_documents, require_kept
-from dynamics.corpus.tokenizer import encode_documents, load_tokenizer, n_other_meanings, pad_id, train_tokenizer
+from dynamics.corpus.tokenizer import encode_documents, load_tokenizer, pad_id, train_tokenizer
 from dynamics.errors import InputError
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.settings import BaseSettings, CorpusSettings, Recipe
@@ -100,13 +100,20 @@ def recipe_tokenizer(recipe: Recipe, docs: Sequence[Document]) -> PreTrainedToke
     return load_tokenizer(str(folder))
 
 
+def n_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many ids a model must have: one more than the largest, which may be more than the entries."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
 def _say_where_meanings_differ(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
     """Warn where a pretrained model's own tokenizer, if it has one, gives many ids to other texts."""
     try:
         own = load_tokenizer(recipe.model.name)
     except InputError:
         return  # a model without one, or a name that whoever loads the model will refuse
-    n_other, n_entries = n_other_meanings(tokenizer, own), len(tokenizer)
+    meanings = {index: token for token, index in own.get_vocab().items()}
+    n_other = sum(meanings.get(index) != token for token, index in tokenizer.get_vocab().items())
+    n_entries = len(tokenizer)
     if n_other > n_entries / 2:
         warnings.warn(
             f"tokenizer: {n_other:,} of its {n_entries:,} ids stand for other texts in the tokenizer of the pretrained "

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-from dynamics.corpus.tokenizer import n_ids
 from dynamics.errors import InputError
 from dynamics.recipe.model_settings import ModelSettings
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.training.head.pretrained import model_hash, pretrained_model
+from dynamics.training.preparation.documents import n_ids
 
 __all__ = ["build_model", "model_hash"]
 

@@ -1,9 +1,9 @@
-"""The errors that a user can cause or meet, a suggested spelling, and the folder that nothing can be written to."""
+"""The errors that a user can cause or meet, suggested spellings, and outputs that cannot be written to."""
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,9 +31,65 @@ class DamagedRecordError(ValueError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the candidate nearest to `word`, or ``""``."""
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    """Return ``"; did you mean 'x'?"`` for the candidate that `word` most likely misspells, or ``""``.
+
+    Case is ignored. A candidate is near if one edit per four letters of the longer word leads to it (from three letters
+    on, one edit always may), or if `word` is the first five letters or more of this candidate and of no other.
+    """
+    spelled, candidates, edits = word.lower(), list(candidates), {}
+    for one in candidates:
+        longest, difference = max(len(word), len(one)), abs(len(word) - len(one))
+        most = 0 if longest < 3 else max(1, longest // 4)
+        if difference <= most and (distance := _edits(spelled, one.lower())) <= most:
+            edits[one] = distance
+    begin_so = {one for one in candidates if len(word) >= 5 and one.lower().startswith(spelled)}
+    close = sorted(edits, key=edits.__getitem__) or (list(begin_so) if len(begin_so) == 1 else [])
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _edits(one: str, other: str) -> int:
+    """Return the optimal string alignment distance: insertions, deletions, replacements, swaps of neighbours."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, start=1):
+        earlier, before, row = before, row, [i]
+        for j, target in enumerate(other, start=1):
+            edits = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != target))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == target:
+                edits = min(edits, earlier[j - 2] + 1)
+            row.append(edits)
+    return row[-1]
+
+
+# Owners on the Hugging Face hub of models that are often named without one. Sources: the hub's own list of its first
+# models, which had no owner (moved in 2024), and the owners of some families.
+_HUB_OWNERS = (
+    (r"gpt2(-medium|-large|-xl)?|openai-gpt", "openai-community"),
+    (r"distil(gpt2|(bert|roberta)-.+)", "distilbert"),
+    (r"bert-(base|large)-.+", "google-bert"),
+    (r"t5-(small|base|large|3b|11b)", "google-t5"),
+    (r"(xlm-)?roberta-.+|xlm-(mlm|clm)-.+", "FacebookAI"),
+    (r"albert-.+", "albert"),
+    (r"xlnet-.+", "xlnet"),
+    (r"transfo-xl-wt103", "transfo-xl"),
+    (r"ctrl", "Salesforce"),
+    (r"camembert-base", "almanach"),
+    (r"pythia-.+|gpt-(neo|j|neox)-.+", "EleutherAI"),
+    (r"opt-.+", "facebook"),
+    (r"qwen\d.*-.+", "Qwen"),
+    (r"smollm.*-.+", "HuggingFaceTB"),
+    (r"(meta-)?llama-.+", "meta-llama"),
+    (r"gemma-.+", "google"),
+    (r"olmo-.+", "allenai"),
+    (r"phi-.+", "microsoft"),
+)
+
+
+def hub_name(name: str) -> str | None:
+    """Return ``owner/name`` for a well-known model on the hub that is named without its owner; None for others."""
+    owners = (owner for pattern, owner in _HUB_OWNERS if re.fullmatch(pattern, name, re.IGNORECASE))
+    owner = next(owners, None)
+    return None if owner is None else f"{owner}/{name}"
 
 
 def require_folder(output: Path) -> None:

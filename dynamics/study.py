@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from dynamics.errors import InputError, TrainingDiverged
-from dynamics.recipe.loading import config_in, dump_yaml, load_recipe, resolved
+from dynamics.recipe.loading import config_in, dump_yaml, load_recipe, resolved, told_differences
 from dynamics.recipe.settings import Recipe
 from dynamics.recipe.studies import PlannedTrial, StudyRecipe
 from dynamics.recipe.tuning import Budget, TrialResult, Tuned, best_trial
@@ -59,11 +59,11 @@ def write_plan(recipe: StudyRecipe, output: Path) -> list[Path]:
     InputError
         `output` holds another study, or something else.
     """
-    _require_own(recipe, output)
+    require_own_study(recipe, output)
     output.mkdir(parents=True, exist_ok=True)
     # The jobs of an array begin all at once.
     with FileLock(output / _LOCK):
-        _require_own(recipe, output)
+        require_own_study(recipe, output)
         file = output / schema.STUDY_FILE
         if not file.exists():
             schema.atomic_write_bytes(file, dump_yaml(recipe).encode())
@@ -74,18 +74,25 @@ def write_plan(recipe: StudyRecipe, output: Path) -> list[Path]:
     return [*_trials(recipe, output), *_runs(recipe, output)]
 
 
-def _require_own(recipe: StudyRecipe, output: Path) -> None:
-    """Raise InputError unless `output` is new, or holds this study."""
+def require_own_study(recipe: StudyRecipe, output: Path) -> None:
+    """Raise InputError unless `output` is new, or holds this study; of another study, naming what differs."""
     file = output / schema.STUDY_FILE
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a new directory")
     # What another process that begins the same study writes first.
     first = {_LOCK, schema.STUDY_FILE + schema.TEMPORARY_SUFFIX}
     if file.exists():
-        if config_in(file) != resolved(recipe):
-            raise InputError(f"--output: {output} holds another study; name a new directory, or give its recipe")
+        there, here = config_in(file), resolved(recipe)
+        if there != here:
+            go_on = shlex.join(["dynamics", "study", str(file), "--output", str(output)])
+            raise InputError(
+                f"--output: {output} holds another study, which differs from this recipe in "
+                f"{told_differences(there, here)}; name a new directory, or go on with that study: {go_on}"
+            )
     elif output.exists() and not {path.name for path in output.iterdir()} <= first and not file.exists():
-        raise InputError(f"--output: {output} holds something else than this study; name a new directory")
+        a_run = (output / schema.CONFIG_FILE).exists() or (output / schema.MANIFEST_FILE).exists()
+        what = "a run" if a_run else "something else"
+        raise InputError(f"--output: {output} holds {what}, and not this study; name a new directory")
 
 
 def run_command(folder: Path) -> list[str]:
@@ -158,6 +165,7 @@ def run_study(recipe: StudyRecipe, output: Path, *, jobs: int = 1, reporter: Rep
     StudyFailure
         Some runs failed.
     """
+    require_own_study(recipe, output)
     # Everything that a recipe can get wrong shows before the first file is written.
     from dynamics.training.recipe_run import make_ready
 
@@ -219,7 +227,7 @@ def choose(recipe: StudyRecipe, output: Path, reporter: Reporter) -> dict[str, T
     for arm, one in tuned.items():
         best = None if one.chosen is None else one.trials[one.chosen]
         settings = ", ".join(f"{key} {value}" for key, value in one.settings.items()) or "as they are"
-        loss, epoch = ("", "") if best is None else (f"{best.loss:.4f}", str(best.epoch))
+        loss, epoch = ("", "") if best is None else (f"{best.loss:.3f}", str(best.epoch))
         rows.append((arm, str(one.budget.trials), loss, epoch, settings))
     reporter.table(("arm", "trials", "lowest", "epoch", "settings"), rows)
     for arm, one in tuned.items():

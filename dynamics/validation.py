@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
-from dynamics.errors import InputError, nearest
+from dynamics.errors import InputError, hub_name, nearest
 
 
 class Settings(BaseModel):
@@ -19,9 +28,15 @@ class Settings(BaseModel):
     later : frozenset of str
         Keys that came after the others. They are written only where they are not as by default, so that a recipe
         without them resolves to the same bytes, and the same hash, as before there were any.
+    alone : tuple of str
+        Keys that a user may mean who writes a value in place of the mapping, for messages: the first that takes it.
+    other_words : mapping of str to str
+        What users write, and the key that is meant (a dotted one from the top of the recipe, if it is elsewhere).
     """
 
     later: ClassVar[frozenset[str]] = frozenset()
+    alone: ClassVar[tuple[str, ...]] = ()
+    other_words: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -99,12 +114,31 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def flow_yaml(value: Any) -> str:
+    """Return a plain value as YAML on one line, as a person would write it: quotes only where they are needed."""
+    if isinstance(value, Mapping):
+        pairs = (flow_yaml(key) + ("" if one is None else f": {flow_yaml(one)}") for key, one in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(flow_yaml, value))}]"
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null")
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return shown(value)
+
+
+_LONGEST_REMEDY = 100  # characters
+_PLAIN = re.compile(r"[A-Za-z_./][\w./@+-]*(?: [\w./@+-]+)*")
+
+
 def _sentences(model: type[BaseModel], data: Any, error: ValidationError) -> list[str]:
     # The members of a union each complain of the same value; they become one sentence.
     wanted: dict[str, list[str]] = {}
     found: dict[str, Any] = {}
+    remedies: dict[str, str] = {}
     for problem in error.errors():
-        key = ".".join(map(str, _written(data, problem["loc"], problem["type"])))
+        path = _written(data, problem["loc"], problem["type"])
+        key = ".".join(map(str, path))
         pattern = _WANTED.get(problem["type"])
         if pattern is None:
             text = _special(model, key, problem)
@@ -112,6 +146,7 @@ def _sentences(model: type[BaseModel], data: Any, error: ValidationError) -> lis
             limits = {name: _tidy(limit) for name, limit in problem.get("ctx", {}).items()}
             text = pattern.format(**limits)
             found[key] = problem["input"]
+            remedies[key] = remedies.get(key) or _remedy(model, problem, path)
         texts = wanted.setdefault(key, [])
         if text not in texts:
             texts.append(text)
@@ -121,9 +156,52 @@ def _sentences(model: type[BaseModel], data: Any, error: ValidationError) -> lis
             text = f"must be {' or '.join(texts)}, not {shown(found[key])}"
             if texts == ["text"] and not isinstance(found[key], list | dict):
                 text += " (quotes make it text)"
-            texts = [text]
+            texts = [text + remedies[key]]
         sentences += [f"{key}: {text}" if key else text for text in texts]
     return sentences
+
+
+def _remedy(model: type[BaseModel], problem: Any, path: list[Any]) -> str:
+    """Return what to write instead, such as ``"; write model: {name: nano}"``, where a value shows what is meant.
+
+    `path` are the keys that stand in the recipe.
+    """
+    kind, value, members = problem["type"], problem["input"], _members_at(model, problem["loc"])
+    prefix = f"{path[-1]}: " if path and isinstance(path[-1], str) else ""
+    meant: Any = None
+    if kind == "string_type" and isinstance(value, list | dict):
+        braces = isinstance(value, dict) and not any(value.values())
+        exact = f": {prefix}{json.dumps(flow_yaml(value), ensure_ascii=False)}" if braces else ""
+        return f"; if it is text, put it in quotes{exact}"
+    if kind == "list_type" and isinstance(value, str | int | float | Mapping) and value != {}:
+        elements = (part for one in members if get_origin(one) is list for part in _members(get_args(one)[0]))
+        meant = [{"name": value} if value in _tags(elements) else value]
+    elif kind == "dict_type" and isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        meant = {one: {} for one in value}
+    elif kind in ("model_type", "model_attributes_type") and isinstance(value, str | int | float):
+        settings = [one for one in members if _is_model(one) and issubclass(one, Settings)]
+        tags = _tags(settings)
+        if tags and not isinstance(value, str):
+            return ""
+        if tags and value not in tags:
+            return f"; write {{name: NAME}} with one of {', '.join(tags)}{nearest(value, tags)}"
+        keys = ["name"] if tags else [key for one in settings for key in one.alone if _takes(one, key, value)]
+        owned = hub_name(value) if isinstance(value, str) and not tags and keys[:1] == ["name"] else None
+        meant = {keys[0]: owned or value} if keys else None
+    written = flow_yaml(meant)
+    return f"; write {prefix}{written}" if meant is not None and len(written) <= _LONGEST_REMEDY else ""
+
+
+def _takes(settings: type[Settings], key: str, value: Any) -> bool:
+    """Return whether a key of `settings` takes values of this type."""
+    annotation: Any = settings.model_fields[key].annotation
+    if _is_model(annotation):
+        return isinstance(value, str)
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _tidy(limit: Any) -> Any:
@@ -135,10 +213,17 @@ def _special(model: type[BaseModel], key: str, problem: Any) -> str:
     match problem["type"]:
         case "extra_forbidden":
             word, names = str(location[-1]), _fields_at(model, location[:-1])
-            hint = nearest(word, names) or f"; the keys here are {', '.join(names)}"
-            return f"unknown key{hint}"
+            meant = _other_words(model, location[:-1]).get(word.lower())
+            hint = f"; did you mean {meant!r}?" if meant else nearest(word, names)
+            return f"unknown key{hint or '; the keys here are ' + ', '.join(names)}"
         case "missing":
-            return "is missing (add it)"
+            examples = [
+                one.model_fields[location[-1]].examples
+                for one in _members_at(model, location[:-1])
+                if _is_model(one) and location[-1] in one.model_fields
+            ]
+            given = next((each[0] for each in examples if each), None)
+            return "is missing (add it)" if given is None else f"is missing; write {location[-1]}: {given}"
         case "invalid_key":
             return "keys must be text (quotes make it text)"
         case "union_tag_not_found":
@@ -174,6 +259,15 @@ def _fields_at(model: type[BaseModel], location: Iterable[Any]) -> list[str]:
     """Return the keys that the settings at `location` know."""
     members = _members_at(model, location)
     return sorted({field for one in members if _is_model(one) for field in one.model_fields})
+
+
+def _other_words(model: type[BaseModel], location: Iterable[Any]) -> dict[str, str]:
+    """Return what users write in the settings at `location`, and the key that they mean."""
+    found: dict[str, str] = {}
+    for one in _members_at(model, location):
+        if _is_model(one) and issubclass(one, Settings):
+            found |= one.other_words
+    return found
 
 
 def _members_at(model: type[BaseModel], location: Iterable[Any]) -> list[Any]:

@@ -209,9 +209,29 @@ CASES = [
     bad_set(
         "vocabulary above the model's",
         "model.name=small-model",
-        says=("tokenizer", "more than the 64", "small-model", "vocab_size"),
+        "tokenizer=short-model",
+        says=("tokenizer: it needs 265 ids, more than the 64", "small-model", "leave tokenizer out"),
     ),
-    bad_set("block above the positions", "model.name=short-model", "block_size=64", says=("block_size: 64", "32")),
+    bad_set(
+        "block above the positions",
+        "model.name=short-model",
+        "tokenizer=null",
+        "block_size=64",
+        says=("block_size: 64", "32"),
+    ),
+    bad_set(
+        "a new vocabulary for a pretrained model",
+        "model.name=short-model",
+        says=("tokenizer: train makes a new vocabulary", "short-model", "--set tokenizer=null"),
+    ),
+    bad_set(
+        "a model without a tokenizer",
+        "model.name=small-model",
+        "tokenizer=null",
+        says=("tokenizer", "small-model", "no vocabulary", "tokenizer: PATH"),
+    ),
+    bad_set("a hub name without its owner", "model.name=gpt2", says=("model.name: 'gpt2'", "openai-community/gpt2")),
+    bad_set("a study without a tokenizer", "tokenizer=null", says=("tokenizer: is missing",), recipe=STUDY),
     bad_set("no such tokenizer", "tokenizer=./nowhere", says=("tokenizer './nowhere' does not exist",)),
     # What only a later arm would meet.
     bad_set(
@@ -228,8 +248,10 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two saved models: one with 64 tokens, one with 32 positions."""
+    """Two saved models: one with 64 tokens and no tokenizer, one with 32 positions and a tokenizer."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from dynamics.corpus.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models")
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
@@ -237,6 +259,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, vocabulary, positions in (("small-model", 64, 2048), ("short-model", 300, 32)):
         config = Qwen3Config(**shape, **heads, vocab_size=vocabulary, max_position_embeddings=positions)
         Qwen3ForCausalLM(config).save_pretrained(folder / name)
+    train_tokenizer(["some words, some words, some words"] * 3, vocab_size=265).save_pretrained(folder / "short-model")
     return folder
 
 
@@ -345,6 +368,11 @@ def test_an_output_that_may_not_be_used_stays_as_it_is(refused: Command, tmp_pat
     message = refused(["train", "recipe.yaml", *changed, "--output", "other", "--resume"])
     assert "holds a run that differs in" in message and "give the recipe of that run" in message
     assert "block_size" in message and "training.learning_rate" in message
+    message = refused(["train", "recipe.yaml", *changed, "--output", "other"])
+    assert "it holds another run, which differs from this recipe in block_size (16 there, 8 here), " in message
+    assert "training.learning_rate (not set there, 0.001 here)" in message
+    (tmp_path / "study.yaml").write_text(STUDY)
+    assert "holds a run, and not this study" in refused(["study", "study.yaml", "--output", "other"])
     assert "not empty" in refused(["train", "recipe.yaml", "--output", "other"])
     assert files_of(other) == before
 
@@ -358,7 +386,8 @@ def test_an_output_that_holds_another_study(refused: Command, tmp_path: Path) ->
     before = files_of(tmp_path / "out")
     for more in ([], ["--list"], ["--index", "0"]):
         message = refused(["study", "study.yaml", "--set", "seeds=[5]", "--output", "out", *more])
-        assert "holds another study" in message
+        assert "holds another study, which differs from this recipe in seeds.0 (0 there, 5 here)" in message
+        assert "dynamics study out/study.yaml --output out" in message
     assert files_of(tmp_path / "out") == before
 
 

@@ -8,10 +8,11 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
+from support.command import Command, Done
 from support.synthetic import make_run, make_study
 
 from dynamics import cli
@@ -25,31 +26,13 @@ model: {name: nano}
 """
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
 @pytest.fixture
 def dynamics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command, in an empty folder that holds small.yaml; it loads no torch by itself."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli.training, "_need_training", lambda: None)
     Path("small.yaml").write_text(SMALL)
-
-    def run(*arguments: str) -> Done:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["dynamics", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        said = capsys.readouterr()
-        return Done(int(caught.value.code or 0), said.out, said.err)
-
-    return run
+    return Command(monkeypatch, capsys)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None:
@@ -256,12 +239,6 @@ def test_bad_arguments_are_one_message_and_exit_code_2(dynamics: Command, argume
     assert_one_message(dynamics(*arguments), phrase)
 
 
-@pytest.mark.parametrize("arguments", [["bogus"], ["train"], ["study", "quickstart", "--jobs", "0"], ["check", "--x"]])
-def test_wrong_usage_is_exit_code_2(dynamics: Command, arguments: list[str]) -> None:
-    done = dynamics(*arguments)
-    assert done.code == 2 and done.out == "" and "Usage: dynamics" in done.err
-
-
 # ---------------------------------------------------------------------------- exit codes
 
 
@@ -336,6 +313,8 @@ def test_train_passes_everything_on_and_ends_with_a_table(dynamics: Command, mon
     assert epoch == "2" and float(best) < min(float(final), float(start))
     assert float(low.strip("[,")) < float(final) < float(high.strip("]"))
     assert float(rebound) == pytest.approx(float(final) - float(best), abs=1.1e-3)
+    steps = [["dynamics", "figures", "runs/other"], ["dynamics", "explore", "runs/other"]]
+    assert dynamics.next_steps == steps
     dynamics("train", "small.yaml", "--output", "runs/other", "--resume")
     assert calls == [
         ("other", 3, Path("runs/other"), False),
@@ -354,6 +333,7 @@ def test_the_table_of_a_study_says_where_training_was_cut(dynamics: Command, mon
     assert done.out.splitlines()[-1] == "Training was cut within an epoch, after 1.4 passes over the data."
     # Planted: the lowest validation loss is at the last epoch of two.
     assert [line.split()[3] for line in done.out.splitlines()[-3:-1]] == ["1.4", "1.4"]
+    assert dynamics.next_steps[-1] == ["dynamics", "explore", "runs/quickstart"]
 
 
 def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,10 +350,12 @@ def test_study_runs_then_draws_then_sums_up(dynamics: Command, monkeypatch: pyte
     assert calls == [("quickstart", [1, 2], folder, 2)]
     lines = done.out.splitlines()
     start = next(at for at, line in enumerate(lines) if line.startswith("arm "))
+    assert max(map(len, lines[start : start + 3])) <= 80
     assert [line.split()[0] for line in lines[start + 1 : start + 3]] == ["baseline", "entrodrop"]
     # The baseline is compared with none; the other by the difference of the two ends, and its interval.
     header, baseline, entrodrop = (line.split() for line in lines[start : start + 3])
-    assert header[7:] == ["against", "baseline", "95", "%", "interval"] and len(baseline) == 7
+    assert header[7:] == ["baseline", "95", "%", "interval"] and len(baseline) == 7
+    assert lines[start - 1].split() == ["against"]
     difference, low, high = (float(cell.strip("[,]*")) for cell in entrodrop[7:])
     assert difference == pytest.approx(float(entrodrop[4]) - float(baseline[4]), abs=1.1e-3)
     assert low <= difference <= high
@@ -439,8 +421,9 @@ def test_reference_says_where_and_what(dynamics: Command, monkeypatch: pytest.Mo
     for recipe in ("small.yaml", "quickstart"):
         assert dynamics("reference", recipe).out.splitlines() == [
             "/cache/x (found in the cache)",
-            "train: 12,345 predicted tokens, mean loss 3.2500, mean entropy 3.0000 nats",
+            "train: 12,345 predicted tokens, mean loss 3.250 nats, mean entropy 3.000 nats",
         ]
+        assert dynamics.next_steps == [["dynamics", "train" if recipe == "small.yaml" else "study", recipe]]
 
 
 # ---------------------------------------------------------------------- check and figures
@@ -471,6 +454,7 @@ def test_a_study_is_summarised_and_the_summary_drawn_and_checked(dynamics: Comma
         "entrodrop seed 3: left out, has not been run yet",
         "kept/mine: 7 finished runs of the study, 7 of them new",
     ]
+    assert [done.code for done in dynamics.follow()] == [0, 0]
     done = dynamics("summarize", "runs", "--output", "kept/mine")
     assert done.out.splitlines()[-1] == "kept/mine: 7 finished runs of the study, 0 of them new"
     done = dynamics("check", "kept/mine")
@@ -486,9 +470,11 @@ def test_a_study_is_summarised_and_the_summary_drawn_and_checked(dynamics: Comma
     assert_one_message(done, "figure 'cartography' cannot be made: it needs tokens")
     summary = "kept/mine is the summary of a study, which keeps sums and no tokens, and this needs a "
     assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), f"{summary}study or run")
-    assert_one_message(dynamics("explore", "kept/mine", "--output", "x.html"), f"{summary}run")
+    assert_one_message(dynamics("explore", "kept/mine", "--output", "x.html"), f"{summary}study or run")
+    assert_one_message(dynamics("explore", "kept/mine", "kept/mine", "--output", "x.html"), f"{summary}run")
     assert_one_message(dynamics("summarize", "kept/mine", "--output", "x"), f"{summary}study")
-    assert_one_message(dynamics("explore", "runs", "--output", "x.html"), "runs is a study, and this needs a run")
+    two = dynamics("explore", "runs", "runs", "--output", "x.html")
+    assert_one_message(two, "runs is a study, and this needs a run")
     run = "runs/runs/baseline/seed-0"
     assert_one_message(dynamics("summarize", run, "--output", "x"), f"{run} is a run, and this needs a study")
     assert_one_message(dynamics("summarize", "runs", "--output", "x", "--group", "gsm"), "--group: 'gsm' is no task")
@@ -505,6 +491,7 @@ def test_figures_go_where_they_are_wanted(dynamics: Command) -> None:
     names = ["degradation.csv", "degradation.png", "degradation.svg"]
     assert sorted(done.out.split()) == [f"study/figures/{name}" for name in names]
     assert sorted(path.name for path in Path("study/figures").iterdir()) == names
+    assert dynamics.next_steps == [["dynamics", "explore", "study"]]
     drawn = Path("study/figures/degradation.svg").read_bytes()
     done = dynamics("figures", "study", "--only", "degradation", "--format", "svg", "--task", "list|a")
     assert (done.code, done.err) == (0, "") and Path("study/figures/degradation.svg").read_bytes() != drawn
@@ -532,6 +519,9 @@ def test_export_writes_one_run(dynamics: Command, kind: str) -> None:
     done = dynamics("export", "run", "--format", kind, "--output", output)
     assert done == (0, f"exporting 3 epochs of run\n{output}\n", "")
     assert [path.name for path in Path("new/folder").iterdir()] == [f"run.{kind}"]
+    (step,) = dynamics.next_steps
+    read = subprocess.run([sys.executable, *step[1:]], capture_output=True, text=True, check=True)
+    assert "training_loss" not in read.stdout and "reference_loss" in read.stdout and read.stderr == ""
     assert_one_message(dynamics("export", "run", "--format", kind, "--output", output), "is there already")
     next(Path("run/epochs/epoch-0001").glob("train-*")).write_bytes(b"x")
     done = dynamics("export", "run", "--format", kind, "--output", "other")
@@ -553,6 +543,7 @@ def test_warnings_are_one_line_each(dynamics: Command) -> None:
     assert done.code == 0
     # Each once, although every figure has its intervals.
     documents, seeds = done.err.splitlines()
+    assert [done.code for done in dynamics.follow()] == [0]
     assert documents.startswith("Warning: intervals over 14 documents are too narrow")
     assert seeds.startswith("Warning: 2 seeds hardly know the variance between seeds")
 

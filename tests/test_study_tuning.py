@@ -162,8 +162,8 @@ def test_the_choice_is_told(trained: list[str], tmp_path: Path) -> None:
     at = lines.index("tuning loss, nats per token: the best of each trial")
     assert [line.split() for line in lines[at + 1 : at + 4]] == [
         ["arm", "trials", "lowest", "epoch", "settings"],
-        ["plain", "3", "2.5000", "2", "training.weight_decay", "0.1"],
-        ["dropped", "3", "2.0000", "2", "regularizers.0.ratio", "0.1"],
+        ["plain", "3", "2.500", "2", "training.weight_decay", "0.1"],
+        ["dropped", "3", "2.000", "2", "regularizers.0.ratio", "0.1"],
     ]
     assert (
         lines[at + 4] == "plain: training.weight_decay 0.1 is the lowest that was tried; beyond it may be better ones"

@@ -52,7 +52,7 @@ def problems(data: Any, model: type[Settings] = Twig) -> list[str]:
         ({"leaves": [{"size": 1.5}]}, ["leaves.0.size: must be a whole number, not 1.5"]),
         ({"leaves": [{"size": True}]}, ["leaves.0.size: must be a whole number, not true"]),
         ({"leaves": [{"size": None}]}, ["leaves.0.size: must be a whole number, not null"]),
-        ({"leaves": {"size": 1}}, ["leaves: must be a list, not {'size': 1}"]),
+        ({"leaves": {"size": 1}}, ["leaves: must be a list, not {'size': 1}", "write leaves: [{size: 1}]"]),
         ({"leaves": [3]}, ["leaves.0: must be a mapping (key: value), not 3"]),
         ({"maybe": {"share": 0.0}}, ["maybe.share: must be above 0, not 0.0"]),
         ({"maybe": {"share": 2.0}}, ["maybe.share: must be at most 1, not 2.0"]),

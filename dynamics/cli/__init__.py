@@ -11,7 +11,7 @@ import signal
 # Importing them registers their commands, which stand in --help in the order in which they were imported.
 from dynamics.cli import training  # isort: skip
 from dynamics.cli import records  # isort: skip
-from dynamics.cli.command import app
+from dynamics.cli.command import app, run
 
 __all__ = ["app", "main", "records", "training"]
 
@@ -22,4 +22,4 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Workers are forked after the tokenizer has been used; this is what it would warn about.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    app(prog_name="dynamics")
+    run()

@@ -1,18 +1,22 @@
-"""What every command shares: one message and the right exit code for all that users can cause."""
+"""What every command shares: one message and the right exit code for all that users can cause, and the next step."""
 
 from __future__ import annotations
 
 import errno
 import functools
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dynamics.cli.usage import in_plain_words
 from dynamics.errors import DamagedRecordError, DeviceFull, InputError, TrainingDiverged
+from dynamics.version import __version__
 
 app = typer.Typer(
     help="Learning dynamics of language models trained for many epochs on little data.",
@@ -20,13 +24,37 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+# Newer versions of Typer have a copy of click, older ones use click itself: this is the class in either.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dynamics {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def same_command(*options: str) -> str:
-    """Return the command that was given, with these options besides."""
+    """Return the command that was given, with these options added."""
     given = sys.argv[1:]
     return shlex.join(["dynamics", *given, *(option for option in options if option not in given)])
+
+
+def suggest(*commands: tuple[str | Path, ...]) -> None:
+    """Say on standard error what to run next, as commands that a shell takes as they stand."""
+    lines = [f"  {shlex.join(map(str, command))}" for command in commands]
+    print("\n".join(["Next:", *lines]), file=sys.stderr)
 
 
 def command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrupted.") -> Callable[[Any], Any]:
@@ -56,6 +84,23 @@ def command(*, example: str, interrupted: Callable[[], str] = lambda: "Interrupt
     return register
 
 
+def run() -> None:
+    """Run the command that was given, and end the process with its exit code."""
+    code = 0
+    try:
+        code = app(prog_name="dynamics", standalone_mode=False) or 0
+    except typer.Exit as error:
+        code = error.exit_code
+    except UsageError as error:
+        # A command without arguments shows its help, and says so by an error of its own.
+        shows_help = type(error).__name__ == "NoArgsIsHelpError"
+        print(error.format_message() if shows_help else f"Error: {in_plain_words(error)}", file=sys.stderr)
+        code = 2
+    except typer.Abort:
+        code = 130
+    sys.exit(code)
+
+
 def _fail_of_system(error: OSError) -> NoReturn:
     """Say what the system refused; of a full disk, what is left and how to go on. Anything else is a bug."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -74,7 +119,13 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+# Every figure says how few its documents or seeds are, in words and numbers of its own: the first is enough.
+_COUNTED = re.compile(r"intervals over [\d,]+ documents|[\d,]+ seeds?\b")
+
+
 def _show_warning(said: set[str], message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    if str(message) not in said:  # every figure of a study says how few its seeds are
+    counted = _COUNTED.match(str(message))
+    subject = re.sub(r"[\d,]+", "N", counted[0]) if counted else str(message)
+    if subject not in said:
         print(f"Warning: {message}", file=sys.stderr)
-    said.add(str(message))
+    said.add(subject)

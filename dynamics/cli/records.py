@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dynamics.cli.command import command
+from dynamics.cli.command import command, suggest
+from dynamics.cli.places import OR_EXAMPLE, beside, other_runs, place_of, telling_runs
 from dynamics.cli.results import drawn, opened_from
 from dynamics.errors import InputError, require_folder
 
 
 @command(example="dynamics check runs/quickstart")
 def check(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, studies or summaries.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help=f"Runs, studies or summaries. {OR_EXAMPLE}")],
 ) -> None:
     """Verify records against their manifests.
 
@@ -25,9 +27,11 @@ def check(
 
     damaged = False
     for path in runs:
-        for report in check_any(path):
+        place = place_of(path)
+        for report in check_any(place):
             state = "ok" if report.ok else "DAMAGED"
-            print(f"{report.path}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
+            shown = path / report.path.relative_to(place)
+            print(f"{shown}: {state} ({report.n_files} files, {report.n_bytes:,} bytes)")
             for problem in report.problems:
                 print(f"  {problem}")
             if not report.ok:
@@ -41,14 +45,18 @@ def check(
 
 @command(example="dynamics figures runs/quickstart --only degradation --venue icml2024 --format pdf")
 def figures(
-    paths: Annotated[list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help="Studies or runs.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="STUDY_OR_RUN...", help=f"Studies, runs or summaries. {OR_EXAMPLE}")
+    ],
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this figure or table; may be repeated."),
     ] = None,
     venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
     format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
-    output: Annotated[Path | None, typer.Option(help="Folder (default: figures/ in the first).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder (default: figures/ in the first; example-figures/ for the example).")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(metavar="gsm8k|REGEX", help="Accuracy on a task's results, in degradation and table."),
@@ -58,21 +66,25 @@ def figures(
 
     Next to each lie the numbers that it draws, as CSV. A table of arms comes as LaTeX, Markdown and CSV.
     """
+    from dynamics.records.summaries.reading import Summary
     from dynamics.reporting import Reporter
 
     formats = [part.strip() for part in format_.split(",") if part.strip()]
     if not formats:
         raise InputError(f"--format: {format_!r} names no format; give some of pdf, svg and png")
     reporter = Reporter()
-    folder = output or paths[0] / "figures"
+    folder = output or beside(paths[0], "figures")
     options = {"only": only, "venue": venue, "formats": formats, "task": task}
-    for file in drawn(opened_from(paths), folder, reporter, **options):
+    opened = opened_from(paths)
+    for file in drawn(opened, folder, reporter, **options):
         reporter.line(str(file))
+    if not isinstance(opened[0], Summary):
+        suggest(("dynamics", "explore", paths[0]))
 
 
 @command(example="dynamics summarize runs/mathematics --output studies/mathematics --group gsm8k")
 def summarize(
-    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study.")],
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help=f"A study. {OR_EXAMPLE}")],
     output: Annotated[Path, typer.Option(help="Folder of the summary, which is begun or added to.")],
     group: Annotated[
         list[str] | None,
@@ -90,13 +102,16 @@ def summarize(
     from dynamics.reporting import Reporter
 
     groups = [named_group(text) for text in group] if group else None
-    for line in summarize_study(open_study(path), output, groups=groups).lines():
+    summarized = summarize_study(open_study(place_of(path)), output, groups=groups)
+    for line in summarized.lines():
         Reporter().line(line)
+    if summarized.added or summarized.held:
+        suggest(("dynamics", "figures", output), ("dynamics", "check", output))
 
 
 @command(example="dynamics export runs/quickstart/runs/baseline/seed-0 --format parquet --output tokens.parquet")
 def export(
-    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run.")],
+    path: Annotated[Path, typer.Argument(metavar="RUN", help=f"A run. {OR_EXAMPLE}")],
     format_: Annotated[str, typer.Option("--format", metavar="parquet|zarr", help="What to write.")],
     output: Annotated[Path, typer.Option(help="File (parquet) or directory (zarr) that is not there yet.")],
 ) -> None:
@@ -108,9 +123,9 @@ def export(
     from dynamics.records.reader import Run, open_any
     from dynamics.reporting import Reporter
 
-    opened = open_any(path)
+    opened = open_any(place_of(path))
     if not isinstance(opened, Run):
-        begun = next((str(run.path) for run in opened.runs.values()), None)
+        begun = next((str(path / run.path.relative_to(opened.path)) for run in opened.runs.values()), None)
         raise InputError(f"{path} is a study; export one of its runs{f', such as {begun}' if begun else ''}")
     check_export(opened, output, format=format_)
     require_folder(output.absolute().parent)
@@ -119,29 +134,51 @@ def export(
     with reporter.progress(total, f"exporting {len(opened.epochs)} epochs of {path}") as bar:
         export_run(opened, output, format=format_, on_epoch=lambda: bar.update(1))
     reporter.line(str(output))
+    file = json.dumps(str(output), ensure_ascii=False)  # double quotes: the shell's are single ones
+    read = f"pyarrow.parquet; print(pyarrow.parquet.read_schema({file}))"
+    if format_ == "zarr":
+        read = f'xarray; print(xarray.open_datatree({file}, engine="zarr", consolidated=False))'
+    suggest(("python", "-c", f"import {read}"))
 
 
 @command(example="dynamics explore RUNS/baseline/seed-0 RUNS/entrodrop/seed-0 --output page.html")
 def explore(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN [RUN]", help="A run, or two to compare.")],
-    output: Annotated[Path, typer.Option(help="The page, an HTML file.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="STUDY|RUN [RUN]", help=f"A study, a run, or two runs to compare. {OR_EXAMPLE}"),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page, an HTML file (default: explorer.html in the first; example-explorer.html for the example)."
+        ),
+    ] = None,
     budget: Annotated[float, typer.Option(min=0.1, metavar="MB", help="Size that the page may have.")] = 20.0,
     buckets: Annotated[int, typer.Option(min=2, max=100, help="Buckets by reference entropy.")] = 2,
 ) -> None:
     """Make a page of the text, token by token, epoch by epoch.
 
-    One file that needs no network: open it in a browser, or send it.
+    One file that needs no network: open it in a browser, or send it. Of a study it shows two runs with the lowest seed:
+    the baseline, and the arm with EntroDrop (without one, the next arm).
     """
     from dynamics.explorer.build import build_page
-    from dynamics.records.reader import open_run
+    from dynamics.records.reader import Run, open_any, open_run
     from dynamics.reporting import Reporter
 
-    if output.is_dir():
-        raise InputError(f"--output: {output} is a folder; name a file, such as {output / 'page.html'}")
-    require_folder(output.absolute().parent)
-    page = build_page([open_run(path) for path in paths], budget=budget * 1e6, buckets=buckets)
-    page.save(output)
-    reporter = Reporter()
+    reporter, places = Reporter(), [place_of(path) for path in paths]
+    page_file = output or beside(paths[0], "explorer.html")
+    if page_file.is_dir():
+        raise InputError(f"--output: {page_file} is a folder; name a file, such as {page_file / 'page.html'}")
+    first = open_any(places[0]) if len(places) == 1 else open_run(places[0])
+    if isinstance(first, Run):
+        runs = [first, *(open_run(place) for place in places[1:])]
+    else:
+        runs = list(telling_runs(first))
+        reporter.line(other_runs(first, paths[0], runs))
+    require_folder(page_file.absolute().parent)
+    page = build_page(runs, budget=budget * 1e6, buckets=buckets)
+    page.save(page_file)
     for note in page.notes:
         reporter.line(note)
-    reporter.line(f"{output}: {len(page.html) / 1e6:.1f} MB")
+    reporter.line(f"{page_file}: {len(page.html) / 1e6:.1f} MB")
+    suggest(("python", "-m", "webbrowser", page_file.absolute().as_uri()))

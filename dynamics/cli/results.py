@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import InputError
+from dynamics.cli.places import place_of
+from dynamics.errors import InputError, require_folder
 
 if TYPE_CHECKING:
     from dynamics.records.reader import Run, Study
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
 
 def opened_from(paths: Sequence[Path]) -> list[Study | Run]:
-    """Open studies, runs and summaries."""
+    """Open studies, runs and summaries, as commands take them."""
     from dynamics.records.reader import open_any
     from dynamics.records.summaries.files import is_summary
     from dynamics.records.summaries.reading import open_summary
 
-    return [open_summary(path) if is_summary(path) else open_any(path) for path in paths]
+    places = [place_of(path) for path in paths]
+    return [open_summary(place) if is_summary(place) else open_any(place) for place in places]
 
 
 def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options: Any) -> list[Path]:
@@ -28,6 +30,7 @@ def drawn(opened: list[Study | Run], output: Path, reporter: Reporter, **options
 
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a folder")
+    require_folder(output)
     return save_figures(opened, output=output, on_skip=reporter.line, **options)
 
 

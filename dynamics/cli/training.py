@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dynamics.cli.command import command, fail, same_command
+from dynamics.cli.command import command, fail, same_command, suggest
 from dynamics.cli.results import drawn, opened_from, print_summary
 from dynamics.errors import InputError, require_folder
 
@@ -72,6 +72,7 @@ def train(
     leave_process_group()
     if first:
         print_summary(opened_from([folder]), reporter)
+        suggest(("dynamics", "figures", folder), ("dynamics", "explore", folder))
 
 
 @command(example="dynamics study quickstart --output runs/quickstart", interrupted=_goes_on)
@@ -101,10 +102,11 @@ def study(
     loaded = as_study(load_recipe(recipe, set_ or ()), recipe)
     if _was_dry(loaded, dry_run, flops, tokens_per_document, processes, model_config):
         return
-    from dynamics.study import StudyFailure, check_arguments, list_runs, n_jobs, run_index, run_study
+    from dynamics.study import StudyFailure, check_arguments, list_runs, n_jobs, require_own_study, run_index, run_study
 
     folder = output or Path("runs") / loaded.name
     require_folder(folder)
+    require_own_study(loaded, folder)
     if list_:
         for command in list_runs(loaded, folder):
             print(command)
@@ -127,6 +129,7 @@ def study(
     for file in files:
         if file.suffix == ".png":
             reporter.line(f"figure: {file}")
+    suggest(("dynamics", "figures", folder, "--venue", "icml2024"), ("dynamics", "explore", folder))
 
 
 @command(example="dynamics reference recipe.yaml --set model.name=micro")
@@ -136,6 +139,7 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
     Once: the result is cached, by the hashes of model and data.
     """
     from dynamics.recipe.loading import load_recipe
+    from dynamics.recipe.studies import StudyRecipe
     from dynamics.reporting import Reporter
 
     loaded = load_recipe(recipe, set_ or ())
@@ -147,9 +151,11 @@ def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
     reporter.line(f"{found.pop('path')}{' (found in the cache)' if found.pop('cached') else ''}")
     for split, values in found.items():
         reporter.line(
-            f"{split}: {values['n_tokens']:,} predicted tokens, mean loss {values['loss']:.4f}, "
-            f"mean entropy {values['entropy']:.4f} nats"
+            f"{split}: {values['n_tokens']:,} predicted tokens, mean loss {values['loss']:.3f} nats, "
+            f"mean entropy {values['entropy']:.3f} nats"
         )
+    options = [part for one in set_ or () for part in ("--set", one)]
+    suggest(("dynamics", "study" if isinstance(loaded, StudyRecipe) else "train", recipe, *options))
 
 
 def _need_training() -> None:

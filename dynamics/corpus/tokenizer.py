@@ -382,6 +382,11 @@ def _check(tokenizer: Any, name: str) -> None:
             f"{named} has no fast backend, which is needed to know the bytes of each token; use "
             "one with a tokenizer.json"
         )
+    # Where a model's folder holds no tokenizer, transformers makes an empty one of its kind.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):
+        raise InputError(
+            f"{named} has no vocabulary: no tokenizer is there; give the folder or the hub name of one, tokenizer: PATH"
+        )
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"{named} has no end-of-text token, which closes every document; set eos_token in its "

@@ -12,8 +12,8 @@ from dynamics.errors import InputError, nearest
 from dynamics.recipe.names import SAFE_NAME
 from dynamics.recipe.settings import Recipe
 from dynamics.recipe.studies import StudyRecipe
-from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml
-from dynamics.validation import validated
+from dynamics.recipe.yaml_reading import apply_overrides, dump, load_yaml, quoted_override
+from dynamics.validation import flow_yaml, validated
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe | StudyRecipe:
@@ -42,7 +42,19 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     if "seeds" in data and "arms" not in data:
         raise InputError(f"recipe {where}: seeds: only a study has seeds; add arms, or write seed: N")
     model = StudyRecipe if "arms" in data else Recipe
-    return validated(model, data, where=f"recipe {where}")
+    try:
+        return validated(model, data, where=f"recipe {where}")
+    except InputError as error:
+        raise InputError(f"{error}{_quoting(str(error), overrides)}") from None
+
+
+def _quoting(message: str, overrides: Sequence[str]) -> str:
+    """Return how to write an override that YAML reads as a mapping or a list where text is wanted."""
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if f" {key.strip()}: must be text, not {{" in message or f" {key.strip()}: must be text, not [" in message:
+            return f"; to set text, write {quoted_override(key.strip(), text)}"
+    return ""
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -74,6 +86,39 @@ def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
         keys = sorted({*one, *other}, key=str)
         return [found for key in keys for found in differing_keys(one.get(key), other.get(key), f"{prefix}.{key}")]
     return [] if one == other else [prefix.lstrip(".")]
+
+
+def told_differences(there: Any, here: Any) -> str:
+    """Return in words where two resolved recipes differ: each key with both values, the first six of them.
+
+    Lists of one length are compared element by element: ``regularizers.0.ratio (0.1 there, 0.2 here)``.
+    """
+    found = _differences(there, here, "")
+    shown = [f"{key} ({_written(one)} there, {_written(other)} here)" for key, one, other in found[:_MOST_TOLD]]
+    more = len(found) - len(shown)
+    return ", ".join(shown) + (f" and {more} more keys" if more else "")
+
+
+_MOST_TOLD = 6
+_LONGEST_VALUE = 80  # characters
+_NOT_SET: Any = object()
+
+
+def _differences(there: Any, here: Any, key: str) -> list[tuple[str, Any, Any]]:
+    pairs: list[tuple[Any, Any, Any]] = []
+    if isinstance(there, dict) and isinstance(here, dict):
+        names = [*there, *(name for name in here if name not in there)]
+        pairs = [(name, there.get(name, _NOT_SET), here.get(name, _NOT_SET)) for name in names]
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = [(at, *pair) for at, pair in enumerate(zip(there, here, strict=True))]
+    elif there != here:
+        return [(key, there, here)]
+    return [one for name, *both in pairs for one in _differences(*both, f"{key}.{name}" if key else str(name))]
+
+
+def _written(value: Any) -> str:
+    text = "not set" if value is _NOT_SET else flow_yaml(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def packaged_recipes() -> list[str]:

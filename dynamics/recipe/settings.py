@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from dynamics.cache import where_model_lies
+from dynamics.recipe.model_settings import ModelSettings, TokenizerSettings, TrainedTokenizer
 from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.names import Name, Seed, require_apart
 from dynamics.recipe.training_keys import checked_training, conflict
@@ -48,12 +48,7 @@ def _from_hub(source: str | list[str]) -> bool:
     return any(part.startswith("hub:") for part in parts)
 
 
-def _model_name(name: str) -> str:
-    return name if name in NAMED_SIZES else where_model_lies(name)
-
-
 Source = Annotated[str | list[str], BeforeValidator(_source)]
-ModelName = Annotated[str, Field(min_length=1), AfterValidator(_model_name)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 Sequences = Literal["all"] | Annotated[int, Field(ge=1)]
 Training = Annotated[dict[str, Any], AfterValidator(checked_training)]
@@ -66,8 +61,14 @@ class CorpusSettings(Settings):
     """
 
     later = frozenset({"keep"})
+    other_words = dict.fromkeys(("name", "path", "paths", "file", "files", "dataset", "data", "hub"), "source") | {
+        "column": "field",
+        "n_documents": "documents",
+        "max_documents": "documents",
+        "config": "subset",
+    }
 
-    source: Source
+    source: Source = Field(examples=["PATH, builtin:NAME or hub:NAME"])
     documents: int | None = Field(default=None, ge=1)
     field: str = Field(default="text", min_length=1)
     template: str | None = None
@@ -97,54 +98,13 @@ class CorpusSettings(Settings):
         return self
 
 
-class TrainedVocabulary(Settings):
-    """Size of a byte-level BPE vocabulary: 256 bytes, 2 special tokens and the merges."""
-
-    vocab_size: int = Field(ge=258, le=1_000_000)
-
-
-class TrainedTokenizer(Settings):
-    """A tokenizer trained on base and training text."""
-
-    train: TrainedVocabulary
-
-
-def _tokenizer_kind(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "name"
-    return "settings" if isinstance(value, Mapping | TrainedTokenizer) else None
-
-
-TokenizerSettings = Annotated[
-    Annotated[ModelName, Tag("name")] | Annotated[TrainedTokenizer, Tag("settings")],
-    Discriminator(
-        _tokenizer_kind,
-        custom_error_type="tokenizer",
-        custom_error_message="must be a path, hub name or cache:NAME, or {train: {vocab_size: N}}",
-    ),
-]
-
-
-class ModelSettings(Settings):
-    """The model: a named size (`dynamics.recipe.named_sizes`), a folder, a hub name or ``cache:NAME``.
-
-    `hash`, where given, is what its weights must be (`dynamics.training.head.pretrained.model_hash`): the
-    ``model.hash`` of the manifest of a run that starts from it. Where a `base` is trained first, it is that of the
-    weights before.
-    """
-
-    later = frozenset({"hash"})
-
-    name: ModelName
-    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    init_seed: Seed = 0
-    trust_remote_code: bool = False
-
-
 class BaseSettings(Settings):
     """What the starting model is pretrained on first."""
 
-    corpus: CorpusSettings
+    alone = ("corpus",)
+    other_words = {"num_train_epochs": "epochs", "source": "corpus", "documents": "corpus.documents"}
+
+    corpus: CorpusSettings = Field(examples=["PATH, builtin:NAME or hub:NAME"])
     epochs: Epochs = 1
     exclude_domain: bool = True
     seed: Seed = 0
@@ -173,6 +133,8 @@ class ValidationSettings(Settings):
     """
 
     later = frozenset({"documents", "field", "template", "split", "subset"})
+    alone = ("fraction", "source")
+    other_words = {**CorpusSettings.other_words, "share": "fraction", "ratio": "fraction", "corpus": "source"}
 
     fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
     source: Source | None = None
@@ -250,6 +212,9 @@ ValidationSets = Annotated[
 class TuningSettings(Settings):
     """A third part of the corpus, for choosing hyperparameters; never reported."""
 
+    alone = ("fraction",)
+    other_words = {"share": "fraction", "ratio": "fraction"}
+
     fraction: float = Field(gt=0.0, lt=1.0)
 
 
@@ -257,6 +222,7 @@ class RecordingSettings(Settings):
     """Which sequences are recorded after every epoch, and in which type: of each validation set as many."""
 
     later = frozenset({"tuning_sequences"})
+    other_words = {split: f"{split}_sequences" for split in ("train", "validation", "tuning")}
 
     train_sequences: Sequences = "all"
     validation_sequences: Sequences = "all"
@@ -266,14 +232,35 @@ class RecordingSettings(Settings):
 
 
 class Recipe(Settings):
-    """One run."""
+    """One run.
+
+    Without `tokenizer`, a pretrained model has its own; a named size, which has none, needs one.
+    """
 
     later = frozenset({"tuned"})
+    other_words = {
+        "lr": "training.learning_rate",
+        "learning_rate": "training.learning_rate",
+        "epochs": "training.num_train_epochs",
+        "num_train_epochs": "training.num_train_epochs",
+        "batch_size": "training.per_device_train_batch_size",
+        "weight_decay": "training.weight_decay",
+        "data": "corpus",
+        "dataset": "corpus",
+        "documents": "corpus.documents",
+        "vocab_size": "tokenizer.train.vocab_size",
+        "sequence_length": "block_size",
+        "seq_len": "block_size",
+        "max_length": "block_size",
+        "max_seq_length": "block_size",
+        "methods": "regularizers",
+        "method": "regularizers",
+    }
 
     name: Name = "run"
-    corpus: CorpusSettings
-    tokenizer: TokenizerSettings
-    model: ModelSettings
+    corpus: CorpusSettings = Field(examples=["{source: PATH, builtin:NAME or hub:NAME}"])
+    tokenizer: TokenizerSettings = Field(examples=["{train: {vocab_size: 2048}}"])
+    model: ModelSettings = Field(examples=["{name: nano}"])
     base: BaseSettings | None = None
     block_size: int = Field(default=128, ge=2, le=1_000_000)
     validation: ValidationSets = ValidationSettings(fraction=0.2)
@@ -284,6 +271,27 @@ class Recipe(Settings):
     on_divergence: Literal["stop", "continue"] = "stop"
     seed: Seed = 0
     tuned: Tuned | None = None  # how its study chose its settings; the study writes it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_model_has_its_tokenizer(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("tokenizer") is None:
+            model = value.get("model")
+            name = model.get("name") if isinstance(model, Mapping) else None
+            if isinstance(name, str) and name and name not in NAMED_SIZES:
+                return {**value, "tokenizer": name}
+            return {key: one for key, one in value.items() if key != "tokenizer"}
+        return value
+
+    @model_validator(mode="after")
+    def _tokenizer_fits(self) -> Recipe:
+        if isinstance(self.tokenizer, TrainedTokenizer) and self.model.name not in NAMED_SIZES:
+            raise ValueError(
+                f"tokenizer: train makes a new vocabulary, whose ids mean nothing to the pretrained model "
+                f"{self.model.name!r}; leave tokenizer out (or --set tokenizer=null) to use the model's own, or start "
+                "from a named size, such as model: {name: nano}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:

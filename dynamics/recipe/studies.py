@@ -19,6 +19,8 @@ from dynamics.validation import Settings, shown, validated
 class ArmSettings(Settings):
     """What an arm of a study changes: regularisers (replaced), training arguments (merged)."""
 
+    other_words = {"name": "regularizers", "method": "regularizers", "methods": "regularizers"}
+
     regularizers: list[RegularizerSettings] | None = None
     training: Training = {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,8 +126,33 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         keys = key.strip().split(".")
         if not equals or not all(keys):
             raise InputError(f"--set {override}: is not of the form KEY=VALUE, such as seed=1 or model.name=nano")
-        data = with_key(data, keys, _load(text, f"--set {override}"), where=f"--set {override}")
+        try:
+            value = _load(text, f"--set {override}")
+        except InputError as error:
+            raise InputError(f"{error}; {_how_to_quote(key.strip(), text)}") from None
+        data = with_key(data, keys, value, where=f"--set {override}")
     return data
+
+
+def quoted_override(key: str, text: str) -> str:
+    """Return the option that sets a key to text, with the quotes that YAML and a shell need."""
+    escapes = re.sub(r"\\[nt]", "", text)  # a shell's user writes \\n for a line end, as YAML's double quotes read it
+    inner = "'" + text.replace("'", "''") + "'" if "\\" in escapes else '"' + text.replace('"', '\\"') + '"'
+    return f"--set {shlex.quote(f'{key}={inner}')}"
+
+
+def _how_to_quote(key: str, text: str) -> str:
+    """Return what to write where the value of an override is no YAML."""
+    value = text.strip()
+    ends = {"{": "}", "[": "]"}.get(value[:1])
+    depths = list(itertools.accumulate((one in "{[") - (one in "}]") for one in value))
+    separated = "," in value or ": " in value or value.endswith((":", "["))
+    if ends is not None and separated and depths[-1] > 0:
+        return f"the value must stand in quotes for the shell, up to its closing {ends}: --set '{key}={text}...{ends}'"
+    # One mapping or list from end to end, with text in it that YAML reads otherwise.
+    if ends is not None and separated and 0 not in depths[:-1]:
+        return 'text with braces, a colon or the like needs quotes of its own, such as {template: "{question}"}'
+    return f"the value is YAML, and text with braces, a colon or the like needs quotes: {quoted_override(key, text)}"
 
 
 def with_key(here: Any, keys: Sequence[str], value: Any, *, where: str, above: str = "") -> Any:
@@ -181,7 +208,10 @@ def _load(text: str, where: str) -> Any:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         parts = ", ".join(part for part in (error.context, error.problem) if part)
-        raise InputError(f"{where}{place}: {parts}") from None
+        # What text that wants quotes leads to, where a recipe is a file; --set says how to write its own.
+        unquoted = "mapping values are not allowed" in parts or "cannot start any token" in parts
+        hint = "; text with a colon and a space in it, or a mark in front, needs quotes" if unquoted else ""
+        raise InputError(f"{where}{place}: {parts}{hint if where.startswith('recipe') else ''}") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

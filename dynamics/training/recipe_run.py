@@ -289,11 +289,11 @@ def _after_epoch(prepared: Prepared, args: TrainingArguments, plan: RunPlan, rep
         if plan.beside is not None:
             note: str | None = f"{plan.beside} of the weights"
         else:
-            note = None if seen.mean_loss is None else f"training loss {seen.mean_loss:.4f}"
+            note = None if seen.mean_loss is None else f"training loss {seen.mean_loss:.3f}"
         told = [split for split in schema.in_split_order(means) if split != "tuning"]
         reporter.line(
             f"epoch {moment.epoch:>{len(str(epochs))}}/{epochs}  "
-            + "  ".join(f"{split} {means[split]:.4f}" for split in told)
+            + "  ".join(f"{split} {means[split]:.3f}" for split in told)
             + (f"  ({note})" if note else "")
         )
 

@@ -21,6 +21,7 @@ from dynamics.recipe.loading import (
     load_recipe,
     packaged_recipes,
     resolved,
+    told_differences,
 )
 from dynamics.recipe.settings import Recipe
 from dynamics.recipe.studies import StudyRecipe
@@ -252,6 +253,7 @@ def test_paths_are_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for folder in ("texts", "saved", "owner/model", "home/more"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "owner/model/config.json").touch()
     sources = "[texts, ./gone, ~/more, 'hub:owner/data', 'builtin:python-source', /abs/../x]"
     recipe = load_recipe(
         written(tmp_path, RECIPE),
@@ -283,7 +285,114 @@ def test_a_hub_name_stays_and_a_named_size_goes_before_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nano").mkdir()
     assert load_recipe(written(tmp_path, RECIPE)).model.name == "nano"
-    assert load_recipe(written(tmp_path, RECIPE), ["model.name=Qwen/Qwen3-0.6B"]).model.name == "Qwen/Qwen3-0.6B"
+    pretrained = load_recipe(written(tmp_path, RECIPE), ["model.name=Qwen/Qwen3-0.6B", "tokenizer=null"])
+    assert pretrained.model.name == "Qwen/Qwen3-0.6B"
+
+
+PRETRAINED = "corpus: builtin:python-reference\nmodel: {name: owner/model}\n"
+
+
+def test_a_pretrained_model_brings_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Resolved, it is written out: a run means the same whoever reads it.
+    assert resolved(load_recipe(written(tmp_path, PRETRAINED)))["tokenizer"] == "owner/model"
+    assert load_recipe(written(tmp_path, PRETRAINED), ["tokenizer=owner/other"]).tokenizer == "owner/other"
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/config.json").touch()
+    assert load_recipe(written(tmp_path, PRETRAINED), ["model.name=saved"]).tokenizer == str(tmp_path / "saved")
+    arms = {run.recipe.tokenizer for run in study_of(tmp_path, text=PRETRAINED + "arms: {a: {}, b: {}}").plan()}
+    assert arms == {"owner/model"}
+
+
+@pytest.mark.parametrize("name", ["owner/model", "cache:mine", "./saved", "/abs/saved"])
+@pytest.mark.parametrize("more", ["", "base: {corpus: 'builtin:python-source'}\n", "arms: {a: {}}\n"])
+def test_a_pretrained_model_with_a_new_vocabulary_is_refused(tmp_path: Path, name: str, more: str) -> None:
+    text = f"corpus: builtin:python-reference\nmodel: {{name: '{name}'}}\ntokenizer: {{train: {{vocab_size: 300}}}}\n"
+    said = refusal(tmp_path, text=text + more)
+    assert "tokenizer: train makes a new vocabulary" in said and "leave tokenizer out" in said
+    load_recipe(written(tmp_path, text + more), ["tokenizer=null"])
+    load_recipe(written(tmp_path, text + more), ["model.name=nano"])
+
+
+@pytest.mark.parametrize("overrides", [["tokenizer=null"], []])
+def test_a_named_size_has_no_tokenizer(tmp_path: Path, overrides: list[str]) -> None:
+    text = RECIPE if overrides else RECIPE.replace("tokenizer: {train: {vocab_size: 300}}\n", "")
+    assert "tokenizer: is missing; write tokenizer: {train: {vocab_size: 2048}}" in refusal(
+        tmp_path, *overrides, text=text
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gpt2", "write name: openai-community/gpt2"),
+        ("distilgpt2", "write name: distilbert/distilgpt2"),
+        ("bert-base-uncased", "write name: google-bert/bert-base-uncased"),
+        ("nanoo", "did you mean 'nano'?"),
+        ("Mini", "did you mean 'mini'?"),
+        ("giant", "nor cache:NAME"),
+        ("texts", "holds no model (no config.json)"),
+    ],
+)
+def test_what_can_be_no_model_is_refused_when_the_recipe_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    found = refusal(tmp_path, f"model.name={name}", "tokenizer=null")
+    assert found.endswith(said) or f"{said}; give a folder" in found
+    assert f"model.name: '{name}'" in found or "/texts' holds" in found
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tokenizer={name: ./mine}", "write tokenizer: ./mine"),
+        ("tokenizer={path: 'my tokenizer'}", "write tokenizer: my tokenizer"),
+        ("tokenizer={name: gpt2}", "write tokenizer: openai-community/gpt2"),
+        ("tokenizer={vocab_size: 2048}", "write tokenizer: {train: {vocab_size: 2048}}"),
+        ("tokenizer=2048", "write tokenizer: {train: {vocab_size: 2048}}"),
+        ("tokenizer={train: 2048}", "write train: {vocab_size: 2048}"),
+        ("model=nano", "write model: {name: nano}"),
+        ("model=gpt2", "write model: {name: openai-community/gpt2}"),
+        ("model={path: mine}", "model.path: unknown key; did you mean 'name'?"),
+        ("base=texts", "write base: {corpus: texts}"),
+        ("base='builtin:python-source'", 'write base: {corpus: "builtin:python-source"}'),
+        ("validation=0.2", "write validation: {fraction: 0.2}"),
+        ("validation=held-out.txt", "write validation: {source: held-out.txt}"),
+        ("tuning=0.1", "write tuning: {fraction: 0.1}"),
+        ("corpus={path: texts}", "corpus.path: unknown key; did you mean 'source'?"),
+        ("corpus={source: a, template: {question}}", 'template: "{question}"'),
+        ("regularizers=entrodrop", "write regularizers: [{name: entrodrop}]"),
+        ("regularizers=[entrodrop]", "write {name: entrodrop}"),
+        ("regularizers={name: entrodrop}", "write regularizers: [{name: entrodrop}]"),
+        ("epochs=3", "did you mean 'training.num_train_epochs'?"),
+        ("lr=1e-3", "did you mean 'training.learning_rate'?"),
+    ],
+)
+def test_what_is_meant_is_written_out(tmp_path: Path, override: str, said: str) -> None:
+    assert said in refusal(tmp_path, override)
+
+
+def test_what_a_study_means_is_written_out(tmp_path: Path) -> None:
+    assert "write arms: {a: {}, b: {}}" in refusal(tmp_path, "arms=[a, b]", text=STUDY)
+    assert "write seeds: [3]" in refusal(tmp_path, "seeds=3", text=STUDY)
+    assert "arms.plain.name: unknown key; did you mean 'regularizers'?" in refusal(
+        tmp_path, "arms.plain={name: entrodrop}", text=STUDY
+    )
+
+
+def test_differences_are_told_with_both_values() -> None:
+    there = {"a": 1, "b": [{"x": 1}, {"x": 2}], "c": [1, 2], "d": {"e": "q: z"}}
+    here = {"a": 1, "b": [{"x": 1}, {"x": 3}], "c": [1], "d": {}, "f": None}
+    assert told_differences(there, here) == (
+        'b.1.x (2 there, 3 here), c ([1, 2] there, [1] here), d.e ("q: z" there, not set here), '
+        "f (not set there, null here)"
+    )
+    many = {str(at): at for at in range(9)}
+    told = told_differences(many, {})
+    assert told.count(" there, ") == 6 and told.endswith(" and 3 more keys")
+    assert told_differences(many, dict(many)) == ""
 
 
 def test_source_alone_stands_for_the_mapping(tmp_path: Path) -> None:

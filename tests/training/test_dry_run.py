@@ -310,7 +310,8 @@ def test_a_configuration_that_is_given(dynamics: Command, tmp_path: Path) -> Non
     [
         (["--dry-run", "--set", "corpus=gone.jsonl"], "corpus 'gone.jsonl' does not exist"),
         (["--dry-run", "--set", "model.name=nanno"], "model.name: 'nanno' is neither a named size"),
-        (["--dry-run", "--set", "model.name=cache:none"], "there is no folder"),
+        (["--dry-run", "--set", "model.name=cache:none", "--set", "tokenizer=null"], "there is no folder"),
+        (["--dry-run", "--set", "model.name=a/b"], "tokenizer: train makes a new vocabulary"),
         (["--dry-run", "--set", "tokenizer=./gone"], "tokenizer"),
         (["--dry-run", "--set", "training.learning_rat=1"], "training.learning_rat: TrainingArguments has no such"),
         (["--dry-run", "--set", "blok_size=3"], "blok_size: unknown key"),

@@ -162,12 +162,20 @@ def default_baseline(arms: Sequence[Arm]) -> str:
     ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name, such as that of its
     ensemble.
     """
-    return named_baseline(arms) or arms[0].name
+    return baseline_among([arm.name for arm in arms])
+
+
+def baseline_among(names: Sequence[str]) -> str:
+    """Return the name of `default_baseline` among the names of arms."""
+    return _called_baseline(names) or names[0]
 
 
 def named_baseline(arms: Sequence[Arm]) -> str | None:
     """Return the name of the arm that is called a baseline, as `default_baseline`; None if no name says so."""
-    names = [arm.name for arm in arms]
+    return _called_baseline([arm.name for arm in arms])
+
+
+def _called_baseline(names: Sequence[str]) -> str | None:
     called = [name for name in names if re.search(r"(^|[_./+ -])(baseline|none|control)($|[_./+ -])", name.lower())]
     exact = [name for name in called if name.lower() == "baseline"]
     return next(iter([*exact, *called]), None)

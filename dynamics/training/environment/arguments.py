@@ -38,6 +38,25 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
 }
 
 
+# What is often written for a field.
+_OTHER_WORDS = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "wd": "weight_decay",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "warmup": "warmup_steps",
+    "grad_accumulation": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+    "clip_grad_norm": "max_grad_norm",
+}
+
+
 def check_training(training: Mapping[str, Any], *, where: str = "training") -> None:
     """Check names, types and ranges of TrainingArguments fields.
 
@@ -56,7 +75,9 @@ def check_training(training: Mapping[str, Any], *, where: str = "training") -> N
     hints = _hints()
     for key, value in training.items():
         if key not in hints:
-            raise InputError(f"{where}.{key}: TrainingArguments has no such field{nearest(key, hints)}")
+            meant = _OTHER_WORDS.get(key.lower())
+            hint = f"; did you mean {meant!r}?" if meant else nearest(key, hints)
+            raise InputError(f"{where}.{key}: TrainingArguments has no such field{hint}")
         hint = hints[key]
         wrong = isinstance(value, bool) and bool not in _members(hint)
         if not wrong:

@@ -13,7 +13,7 @@ from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import InputError
 from dynamics.recipe.settings import CorpusSettings, Recipe
 from dynamics.records import schema
-from dynamics.training.preparation.documents import base_documents, domain_documents, pack, recipe_tokenizer
+from dynamics.training.preparation.documents import base_documents, domain_documents, n_ids, pack, recipe_tokenizer
 from dynamics.training.preparation.model_size import offline
 
 #: Bytes of text a token, where the text is not there to be measured.
@@ -102,7 +102,7 @@ def corpus_size(recipe: Recipe, *, tokens_per_document: float | None = None) -> 
     return CorpusSize(
         splits={name: _counted(parts[name], packed[name]) for name in parts},
         base=_counted(base, pack(base, tokenizer, recipe.block_size)) if base else None,
-        vocabulary=len(tokenizer),
+        vocabulary=n_ids(tokenizer),
         missing=[],
         counted=True,
         packed=packed["train"],
@@ -182,7 +182,7 @@ def _assumed(
 ) -> CorpusSize:
     """Return what is known where something is missing: documents, if they are here, else those that are asked for."""
     documents: dict[str, int | None] = {name: len(docs) for name, docs in parts.items()} or _asked_for(recipe)
-    vocabulary = len(tokenizer) if tokenizer is not None else None
+    vocabulary = n_ids(tokenizer) if tokenizer is not None else None
     if not isinstance(recipe.tokenizer, str):
         vocabulary = recipe.tokenizer.train.vocab_size
     of_base = None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dynamics.cache import cached_folder
 from dynamics.corpus.packing import PackedSplit, pack_documents, split_documents
 from dynamics.corpus.sources import Document, corpus_hash, load_documents, require_kept
 from dynamics.corpus.tokenizer import encode_documents, load_tokenizer, pad_id, train_tokenizer
 from dynamics.errors import InputError
+from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.recipe.settings import BaseSettings, CorpusSettings, Recipe
 from dynamics.training.environment.hardware import versions
 
@@ -79,7 +81,10 @@ def base_documents(base: BaseSettings, domain: Sequence[Document]) -> list[Docum
 
 def recipe_tokenizer(recipe: Recipe, docs: Sequence[Document]) -> PreTrainedTokenizerFast:
     if isinstance(recipe.tokenizer, str):
-        return load_tokenizer(recipe.tokenizer)
+        tokenizer = load_tokenizer(recipe.tokenizer)
+        if recipe.tokenizer != recipe.model.name and recipe.model.name not in NAMED_SIZES:
+            _say_where_meanings_differ(tokenizer, recipe)
+        return tokenizer
     vocab_size = recipe.tokenizer.train.vocab_size
     texts = [doc.text for doc in docs]
     key = {
@@ -93,6 +98,28 @@ def recipe_tokenizer(recipe: Recipe, docs: Sequence[Document]) -> PreTrainedToke
         lambda path: _save_tokenizer(train_tokenizer(texts, vocab_size=vocab_size), path),
     )
     return load_tokenizer(str(folder))
+
+
+def n_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many ids a model must have: one more than the largest, which may be more than the entries."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def _say_where_meanings_differ(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
+    """Warn where a pretrained model's own tokenizer, if it has one, gives many ids to other texts."""
+    try:
+        own = load_tokenizer(recipe.model.name)
+    except InputError:
+        return  # a model without one, or a name that whoever loads the model will refuse
+    meanings = {index: token for token, index in own.get_vocab().items()}
+    n_other = sum(meanings.get(index) != token for token, index in tokenizer.get_vocab().items())
+    n_entries = len(tokenizer)
+    if n_other > n_entries / 2:
+        warnings.warn(
+            f"tokenizer: {n_other:,} of its {n_entries:,} ids stand for other texts in the tokenizer of the pretrained "
+            f"model {recipe.model.name!r}, which knows nothing of these; leave tokenizer out to use the model's own",
+            stacklevel=2,
+        )
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:

@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dynamics.cache import placed_model
 from dynamics.errors import InputError
+from dynamics.recipe.model_settings import ModelSettings
 from dynamics.recipe.named_sizes import NAMED_SIZES
-from dynamics.recipe.settings import ModelSettings
 from dynamics.training.loop.clean_pass import forward_context
-from dynamics.training.preparation.models import named_config, require_model_name
+from dynamics.training.preparation.models import named_config
 
 #: Published models whose architecture is that of a named size, and the rows of their embedding. Positions as published.
 PUBLISHED = {f"Qwen/Qwen3-{size}-Base": f"qwen3-{size.lower()}" for size in ("0.6B", "1.7B", "4B", "8B")}
@@ -96,7 +96,6 @@ def model_size(
     InputError
         The name can be none of a model, or its configuration cannot be read, or is not of a causal language model.
     """
-    require_model_name(settings)
     config, source, here = _config(settings, vocabulary, block_size, given)
     if config is None:
         return None

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-from dynamics.cache import PLACED
-from dynamics.errors import InputError, nearest
+from dynamics.errors import InputError
+from dynamics.recipe.model_settings import ModelSettings
 from dynamics.recipe.named_sizes import NAMED_SIZES
-from dynamics.recipe.settings import ModelSettings
-from dynamics.training.head.pretrained import can_be_pretrained, model_hash, pretrained_model
+from dynamics.training.head.pretrained import model_hash, pretrained_model
+from dynamics.training.preparation.documents import n_ids
 
 __all__ = ["build_model", "model_hash"]
 
@@ -24,7 +24,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     settings : ModelSettings
         A named size (`dynamics.recipe.named_sizes`), a folder that save_pretrained wrote, a hub name or ``cache:NAME``.
     tokenizer : PreTrainedTokenizerBase
-        Its length is the vocabulary of a named size, and must not exceed that of a loaded model.
+        The ids that it needs are the vocabulary of a named size, and must not exceed that of a loaded model.
     block_size : int
         Positions the model must have.
 
@@ -37,7 +37,6 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     if settings.name in NAMED_SIZES:
         model = _from_named_size(settings, tokenizer=tokenizer, block_size=block_size)
     else:
-        require_model_name(settings)
         model = pretrained_model(
             settings.name,
             trust_remote_code=settings.trust_remote_code,
@@ -45,27 +44,17 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
             trust_key="model.trust_remote_code",
         )
     n_vocab = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    require_room(settings, model.config, n_vocab=n_vocab, n_tokens=len(tokenizer), block_size=block_size)
+    require_room(settings, model.config, n_vocab=n_vocab, n_tokens=n_ids(tokenizer), block_size=block_size)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
-def require_model_name(settings: ModelSettings) -> None:
-    """Raise InputError for a name that can be no model's."""
-    name = settings.name
-    if name not in NAMED_SIZES and not can_be_pretrained(name):
-        raise InputError(
-            f"model.name: {name!r} is neither a named size ({', '.join(NAMED_SIZES)}), nor a folder, nor a hub "
-            f"name of the form owner/model, nor {PLACED}NAME{nearest(name, NAMED_SIZES)}"
-        )
-
-
 def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens: int, block_size: int) -> None:
-    """Raise InputError where a model is too small for the `n_tokens` of a tokenizer, or for the sequences."""
+    """Raise InputError where a model is too small for a tokenizer that needs `n_tokens` ids, or for the sequences."""
     if n_tokens > n_vocab:
         raise InputError(
-            f"tokenizer: its vocabulary has {n_tokens} entries, more than the {n_vocab} of model "
-            f"{settings.name!r}; use the model's own tokenizer, or train one with a smaller vocab_size"
+            f"tokenizer: it needs {n_tokens} ids, more than the {n_vocab} of model {settings.name!r}; leave tokenizer "
+            "out to use the model's own"
         )
     n_positions = getattr(config, "max_position_embeddings", None)
     if n_positions is not None and block_size > n_positions:
@@ -93,7 +82,7 @@ def _from_named_size(
 ) -> PreTrainedModel:
     config = named_config(
         settings.name,
-        vocab_size=len(tokenizer),
+        vocab_size=n_ids(tokenizer),
         block_size=block_size,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

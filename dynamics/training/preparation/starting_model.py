@@ -14,7 +14,8 @@ from dynamics.corpus.packing import PackedSplit
 from dynamics.corpus.sources import Document, corpus_hash
 from dynamics.corpus.tokenizer import tokenizer_hash
 from dynamics.errors import InputError
-from dynamics.recipe.settings import ModelSettings, Recipe
+from dynamics.recipe.model_settings import ModelSettings
+from dynamics.recipe.settings import Recipe
 from dynamics.reporting import Reporter
 from dynamics.training.environment.arguments import forward_dtype, on_cuda, training_arguments
 from dynamics.training.environment.hardware import float32_products, versions

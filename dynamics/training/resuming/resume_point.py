@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dynamics.corpus.packing import PackedSplit
 from dynamics.errors import InputError
-from dynamics.recipe.loading import config_in, resolved
+from dynamics.recipe.loading import config_in, resolved, told_differences
 from dynamics.recipe.settings import Recipe
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs
@@ -21,6 +21,7 @@ from dynamics.training.resuming.checkpoints import Checkpoint, Checkpoints
 from dynamics.training.resuming.same import allowed_changes, require_same_facts, require_same_tokens
 
 _REMEDY = "give the recipe of that run, or name a new directory"
+_REMEDY_RESUMING = "give that run's recipe and --resume to go on with it"
 
 
 class Claim(NamedTuple):
@@ -66,14 +67,20 @@ def _changed(output: Path, config: Mapping[str, Any], *, resume: bool, common_on
     torn = schema.CONFIG_FILE + schema.TEMPORARY_SUFFIX
     if not output.exists() or {path.name for path in output.iterdir()} <= {torn}:
         return {}
+    config_file = output / schema.CONFIG_FILE
+    if not config_file.exists():
+        what = "a study" if (output / schema.STUDY_FILE).exists() else "something else than a run"
+        raise InputError(f"--output: {output} is not empty, and holds {what}; name a new directory")
+    before = config_in(config_file)
+    if not resume and before != config and not common_only:
+        raise InputError(
+            f"--output: {output} is not empty: it holds another run, which differs from this recipe in "
+            f"{told_differences(before, config)}; name a new directory, or {_REMEDY_RESUMING}"
+        )
     if not resume:
         raise InputError(
             f"--output: {output} is not empty; give --resume to go on with the run in it, or name a new directory"
         )
-    config_file = output / schema.CONFIG_FILE
-    if not config_file.exists():
-        raise InputError(f"--output: {output} holds something else than a run; name a new directory")
-    before = config_in(config_file)
     return allowed_changes(before, config, common_only=common_only, what=f"--output: {output}", remedy=_REMEDY)
 
 

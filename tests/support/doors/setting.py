@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from dynamics.corpus.tokenizer import train_tokenizer
 from dynamics.recipe.settings import Recipe
 from dynamics.records.reader import Run
 from dynamics.regularizers.base import Regularizer
@@ -47,7 +48,6 @@ class Setting:
             "name": "doors",
             "corpus": str(self.corpus),
             "validation": {"source": str(self.held_out)},
-            "tokenizer": {"train": {"vocab_size": N_VOCAB}},
             "model": {"name": str(self.model)},
             "block_size": BLOCK,
             "recording": {"dtype": "float32"},
@@ -64,7 +64,7 @@ class Setting:
 
 
 def setting_in(folder: Path) -> Setting:
-    """Write a corpus and a model into `folder`."""
+    """Write a corpus, and a model with its tokenizer, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     words = ["north", "wind", "and", "sun", "argue", "who", "is", "strong", "cloak", "warm", "cold", "road"]
     rng = np.random.default_rng(3)
@@ -74,6 +74,8 @@ def setting_in(folder: Path) -> Setting:
             chosen = rng.choice(words, size=int(rng.integers(3, 9)))
             (folder / name / f"{at}.txt").write_text(f"{at} " + " ".join(chosen))
     build(vocab_size=N_VOCAB, tie_word_embeddings=False).save_pretrained(folder / "model")
+    texts = [file.read_text() for file in sorted((folder / "corpus").iterdir())]
+    train_tokenizer(texts, vocab_size=N_VOCAB).save_pretrained(folder / "model")
     bare = Setting(
         corpus=folder / "corpus", held_out=folder / "held_out", model=folder / "model", train=[], validation=[]
     )

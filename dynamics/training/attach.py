@@ -1,4 +1,4 @@
-"""Regularisers and recording on a Trainer that people already have: two of its methods wrapped, no subclass."""
+"""Regularisers and recording for an existing Trainer: two of its methods are wrapped, no subclass is needed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _ATTACHED = "_dynamics_callback"
 
 
 def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> LoopCallback:
-    """Put recording and regularisers on a Trainer of any class, for all trainings from now on.
+    """Add recording and regularisers to a Trainer of any class, for every training from now on.
 
-    The trainer computes its loss as it always does; what acts on the loss of single tokens takes their labels away
-    before `compute_loss` sees them. A token is known by its place in its sequence, and a sequence by its tokens, so
-    that collators that pad or pack need not keep anything. The model has hooks during `train()` alone.
+    The trainer still computes its own loss. Methods that act on the loss of single tokens set their labels to -100
+    before `compute_loss` sees them. A sequence is identified by its tokens, and a token by its position in its
+    sequence, so collators that pad or pack need not keep any extra column. The model has hooks only during `train()`.
 
     Parameters
     ----------
     trainer : transformers.Trainer
-        Or any subclass, TRL's SFTTrainer among them.
+        Any subclass works too, for example TRL's SFTTrainer.
     *parts : TokenRecorder or Regularizer
         At most one recorder, and any number of regularisers.
 
@@ -44,8 +44,8 @@ def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> LoopCallbac
     Raises
     ------
     InputError
-        A part is neither, there are two recorders, a method needs a loss of its own (use `DynamicsTrainer`), or
-        something is attached already.
+        A part is neither a recorder nor a regulariser, there are two recorders, a method needs a loss of its own (use
+        `DynamicsTrainer`), or the trainer already has parts attached.
     """
     recorders = [part for part in parts if isinstance(part, TokenRecorder)]
     methods = [part for part in parts if isinstance(part, Regularizer)]
@@ -53,22 +53,22 @@ def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> LoopCallbac
         if not isinstance(part, TokenRecorder | Regularizer):
             raise InputError(f"attach: {part!r} is neither a TokenRecorder nor a regulariser; give an instance of one")
     if len(recorders) > 1:
-        raise InputError(f"attach: {len(recorders)} recorders were given; one records everything")
+        raise InputError(f"attach: {len(recorders)} recorders were given; give only one, it records everything")
     for method in methods:
         require_labels_suffice(method, where="attach", instead="DynamicsTrainer")
     if any(recorder.training_pass for recorder in recorders):
         raise InputError(
-            "attach: training_pass=True records what the optimiser saw, which this trainer does not tell; use "
+            "attach: training_pass=True records what the optimiser saw, but this trainer does not provide it; use "
             "DynamicsTrainer"
         )
     if hasattr(trainer, _ATTACHED) or hasattr(trainer, "loop_callback"):
         raise InputError(
-            f"attach: this {type(trainer).__name__} has regularisers or a recorder already; give all parts at once"
+            f"attach: this {type(trainer).__name__} already has regularisers or a recorder; give all parts in one call"
         )
     if trainer.args.n_gpu > 1:
         raise InputError(
-            f"attach: this trainer splits each batch over {trainer.args.n_gpu} GPUs of one process, behind the "
-            "regularisers' back; start a process for each GPU (torchrun), or set CUDA_VISIBLE_DEVICES to one"
+            f"attach: this trainer splits each batch over the {trainer.args.n_gpu} GPUs of one process, after the "
+            "regularisers have read it; start one process per GPU (torchrun), or set CUDA_VISIBLE_DEVICES to one GPU"
         )
     callback = loop_of(methods, recorders[0] if recorders else None, losses=False, fused=False)
     callback.bind(trainer)
@@ -80,12 +80,12 @@ def attach(trainer: Trainer, *parts: TokenRecorder | Regularizer) -> LoopCallbac
 
 
 def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
-    """Arm the methods around the trainer's own computation of a training loss."""
+    """Activate the methods while the trainer computes a training loss."""
     own, loop = trainer.compute_loss, callback.loop
 
     @functools.wraps(own)
     def compute_loss(model: torch.nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # Evaluation, and passes that only measure, are left alone.
+        # Evaluation and passes without gradients are not changed.
         if not (model.training and torch.is_grad_enabled()):
             return own(model, inputs, *args, **kwargs)
         batch = loop.read(inputs)
@@ -96,10 +96,10 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
             weight = loop.methods.token_weight(batch)
             if weight is not None:
                 _require_whole_divisor(trainer, kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None))
-                # The trainer divides by the tokens that it counted beforehand: all predicted ones.
+                # The trainer divides by the number of predicted tokens, which it counted before labels were removed.
                 labels = inputs["labels"].masked_fill(weight == 0, IGNORE_INDEX)
                 inputs = type(inputs)({**inputs, "labels": labels})
-            # A trainer may take labels out of what it is given.
+            # A trainer may remove the labels from the inputs that it is given.
             kept = {**inputs}
             found = own(model, inputs, *args, **kwargs)
             auxiliary = loop.methods.auxiliary_loss(
@@ -114,22 +114,22 @@ def _wrap_compute_loss(trainer: Any, callback: LoopCallback) -> None:
 
 
 def _loss_of(found: Any) -> torch.Tensor:
-    """Return the loss, of what `compute_loss` returns with the outputs or without."""
+    """Return the loss from the result of `compute_loss`, which may be a tuple with the outputs."""
     loss: torch.Tensor = found[0] if isinstance(found, tuple) else found
     return loss
 
 
 def _require_whole_divisor(trainer: Any, n_items: Any) -> None:
-    """Raise InputError where the loss is a mean over the labels that are left, whatever was left out."""
+    """Raise InputError if the loss is a mean over the remaining labels only."""
     if trainer.compute_loss_func is None and (n_items is None or not trainer.model_accepts_loss_kwargs):
         raise InputError(
-            f"attach: {type(trainer.model).__name__} takes the mean of its loss itself, over the tokens that are left, "
-            "so that leaving some out makes the others count for more; use DynamicsTrainer, or target: input"
+            f"attach: {type(trainer.model).__name__} averages its loss over the remaining tokens itself, so dropping "
+            "tokens would give the others more weight; use DynamicsTrainer, or target: input"
         )
 
 
 def _wrap_train(trainer: Any, callback: LoopCallback) -> None:
-    """Take every hook off the model when training is done, whatever happened."""
+    """Remove all hooks from the model when training ends, also after an error."""
     own = trainer.train
 
     @functools.wraps(own)

@@ -1,4 +1,4 @@
-"""What a recipe would do, need and write, without doing it: `dynamics train RECIPE --dry-run`."""
+"""What a recipe would do, need and write, without training: `dynamics train RECIPE --dry-run`."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from dynamics.training.preparation.run_cost import device_bytes, memory_of, run_
 from dynamics.training.recipe_run import merged_training
 from dynamics.training.trainer import DynamicsTrainer
 
-# Steps of more operations than these are not tried: three take minutes by then.
+# Steps with more operations than this are not timed: three of them would take minutes.
 _MOST_OPERATIONS = {"cpu": 1e12, "cuda": 5e15}
-# The first is slower than the others, and the only one where these take longer than so many seconds.
+# Number of timed steps, and a limit in seconds. The first step is the slowest; if it exceeds the limit, it is the last.
 _STEPS, _SECONDS = 3, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What a user says of things that are not here.
+    """What the user assumes about data, models and machines that are not available here.
 
     Attributes
     ----------
     tokens_per_document : float, optional
-        Of documents that are still to be downloaded.
+        Mean length of documents that are not downloaded yet.
     flops : float, optional
-        Operations a second and process that a training reaches; else a step is timed here where that can be.
+        Operations per second that each process reaches in training. By default a step is timed here, if possible.
     processes : int
-        That train together.
+        Number of processes that train together.
     model_config : Path, optional
-        A config.json, or a folder that holds one.
+        A config.json, or a folder that contains one.
     """
 
     tokens_per_document: float | None = None
@@ -63,25 +63,25 @@ class Assumptions:
 
 
 def dry_run(recipe: Recipe, assumed: Assumptions, reporter: Reporter) -> None:
-    """Say what `recipe`, one run or a study, would do: arms, counts, memory, bytes and time.
+    """Report what `recipe` (one run or a study) would do: arms, counts, memory, bytes and time.
 
-    Nothing is trained but, where the time of a step is measured, a few steps of a model that is thrown away; nothing is
-    downloaded, and nothing is written but a tokenizer that a recipe trains, into the cache.
+    Nothing is trained, except a few steps of a temporary model if the time of a step is measured. Nothing is
+    downloaded. Nothing is written, except the tokenizer that a recipe trains, which goes into the cache.
 
     Parameters
     ----------
     recipe : Recipe
-        A `StudyRecipe` too.
+        Or a `StudyRecipe`.
     assumed : Assumptions
     reporter : Reporter
 
     Raises
     ------
     InputError
-        For whatever the recipe gets wrong that can be seen without a download.
+        An error in the recipe that can be found without a download.
     """
     if launched() > 1:
-        raise InputError("--dry-run is for one process; say how many shall train with --processes")
+        raise InputError("--dry-run runs in one process; give the number of training processes with --processes")
     if recipe.base is not None:
         check_training(recipe.base.training, where="base.training")
     jobs = [_job(*one) for one in _recipes(recipe)]
@@ -105,7 +105,7 @@ def dry_run(recipe: Recipe, assumed: Assumptions, reporter: Reporter) -> None:
 
 
 def _recipes(recipe: Recipe) -> list[tuple[str, int, Recipe, str]]:
-    """Return the arms, trials first: name, how many trainings, one of their recipes, and where it stands."""
+    """Return the arms, trials first: name, number of trainings, one of their recipes, and its place in the file."""
     if not isinstance(recipe, StudyRecipe):
         return [(recipe.name, 1, recipe, "training")]
     found = [
@@ -121,7 +121,7 @@ def _job(name: str, runs: int, recipe: Recipe, where: str) -> Job:
     fields = merged_training(recipe, methods)
     check_training(fields, where=where)
     if not torch.cuda.is_available():
-        # What wants another machine is none of this one's: TrainingArguments would refuse half precision and TF32.
+        # Without CUDA, TrainingArguments would refuse half precision and TF32, which another machine may support.
         fields = {**{key: value for key, value in fields.items() if key != "tf32"}, "use_cpu": True}
     args = training_arguments(fields, output_dir=Path("unused"), seed=recipe.seed, where=where)
     return Job(name=name, runs=runs, recipe=recipe, methods=methods, args=args)
@@ -130,7 +130,7 @@ def _job(name: str, runs: int, recipe: Recipe, where: str) -> Job:
 def _saved(recipe: Recipe, size: ModelSize, args: TrainingArguments) -> tuple[int, int] | None:
     try:
         return saved_bytes(size, recipe.model, block_size=recipe.block_size, dtype=forward_dtype(args))
-    except Exception:  # a model's own code may want numbers, and raise what it likes
+    except Exception:  # a model's own code may need real tensors, and raise any error
         return None
 
 
@@ -147,31 +147,31 @@ def _estimate(
 def _rates(
     recipe: Recipe, data: CorpusSize, size: ModelSize | None, estimates: Sequence[Estimate], assumed: Assumptions
 ) -> tuple[tuple[float, float] | None, str]:
-    """Return tokens a second in training and in recording, of all processes, and where they are from."""
+    """Return tokens per second in training and recording, over all processes, and how they were found."""
     if size is None:
-        return None, "unknown until the model is: see --model-config"
+        return None, "unknown, because the model is unknown: see --model-config"
     if assumed.flops is not None:
         rate = assumed.flops * assumed.processes / size.parameters
-        return (rate / 6, rate / 2), f"6 N a token trained, 2 N recorded, {assumed.flops:.3g} FLOP/s a process"
+        return (rate / 6, rate / 2), f"6 N FLOP a token trained, 2 N recorded, {assumed.flops:.3g} FLOP/s per process"
     first = estimates[-1]  # an arm, not a trial
     args, total = first.job.args, None if first.memory is None else first.memory.total
     if not size.weights_here or data.packed is None:
-        return None, "not measured: model or data are not here; give --flops"
+        return None, "not measured: the model or the data is not on this machine; give --flops"
     if assumed.processes > 1:
-        return None, "not measured: one process is here; give --flops"
+        return None, "not measured: only one process runs here; give --flops"
     room = device_bytes(args.device)
     if total is None or room is None or total > room / 2:
-        return None, "not measured: it may not fit here; give --flops"
+        return None, "not measured: it may not fit into memory here; give --flops"
     step = 6 * size.parameters * args.train_batch_size * args.gradient_accumulation_steps * recipe.block_size
     if step > _MOST_OPERATIONS.get(args.device.type, 0.0):
-        return None, f"not measured: a step is {step:.2g} operations; give --flops"
+        return None, f"not measured: a step takes {step:.2g} operations; give --flops"
     with leaving_the_device_free(), offline():
         *rates, n = _measured(recipe, data, args)
         return (rates[0], rates[1]), f"{n} step{'s' * (n > 1)} and a recorded batch timed here, without methods"
 
 
 def _measured(recipe: Recipe, data: CorpusSize, args: TrainingArguments) -> tuple[float, float, int]:
-    """Return tokens a second of a training and of a recording, on the recipe's batches, and by how many steps."""
+    """Return tokens per second of training and of recording on the recipe's batches, and the number of steps timed."""
     packed, tokenizer = data.packed, data.tokenizer
     assert packed is not None and tokenizer is not None
     model = build_model(recipe.model, tokenizer=tokenizer, block_size=recipe.block_size)
@@ -213,7 +213,7 @@ def _seconds(action: Callable[[], None]) -> float:
 
 
 class _Clock(TrainerCallback):
-    """Notes when training begins and when steps end, and ends what takes too long."""
+    """Notes the start of training and the end of each step, and stops training after `_SECONDS`."""
 
     def __init__(self, device: torch.device) -> None:
         self.moments: list[float] = []

@@ -1,4 +1,4 @@
-"""What a dry run says: the arms, and one table of numbers with their units and where each is from."""
+"""The report of a dry run: the arms, and a table of numbers with their units and origin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = tuple[str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """An arm (or a trial, or one run): how many trainings it is, and one of their recipes."""
+    """An arm, a trial or a single run: the number of its trainings, and one of their recipes."""
 
     name: str
     runs: int
@@ -64,9 +64,9 @@ def report(
     size : ModelSize, optional
     estimates : sequence of Estimate
     rates : (float, float), optional
-        Tokens a second in training and in recording, of all processes together.
+        Tokens per second in training and in recording, over all processes.
     rates_from : str
-        Where they are from, or why there are none.
+        How the rates were found, or why there are none.
     processes : int
     reporter : Reporter
     """
@@ -107,7 +107,7 @@ def _described(method: Regularizer) -> str:
 
 
 def _plain(value: object) -> str:
-    """Return a setting as a recipe would say it; of a schedule, its name and what its kind reads or is set."""
+    """Return a setting as a recipe would write it; for a schedule, its name and the values that are set."""
     if not isinstance(value, dict):
         return str(value)
     changed = {key: one for key, one in value.items() if one != ScheduleSettings.model_fields[key].default}
@@ -126,15 +126,15 @@ def _data_rows(data: CorpusSize) -> Iterable[Row]:
 
 
 def _step_rows(estimates: Sequence[Estimate], data: CorpusSize, processes: int) -> Iterable[Row]:
-    how = "exact" if data.counted else "from what is assumed"
+    how = "exact" if data.counted else "from assumptions"
     yield "epochs", _range([one.cost.epochs for one in estimates]), "recipe"
     batches = [
         one.job.args.per_device_train_batch_size * processes * one.job.args.gradient_accumulation_steps
         for one in estimates
     ]
-    yield "sequences a step", _range(batches), f"{processes} process{'es' * (processes > 1)}"
-    yield "steps an epoch", _range([one.cost.steps_per_epoch for one in estimates]), how
-    yield "steps a run", _range([one.cost.steps for one in estimates]), how
+    yield "sequences per step", _range(batches), f"{processes} process{'es' * (processes > 1)}"
+    yield "steps per epoch", _range([one.cost.steps_per_epoch for one in estimates]), how
+    yield "steps per run", _range([one.cost.steps for one in estimates]), how
 
 
 def _model_rows(size: ModelSize | None) -> Iterable[Row]:
@@ -147,7 +147,7 @@ def _model_rows(size: ModelSize | None) -> Iterable[Row]:
 def _memory_rows(estimates: Sequence[Estimate], size: ModelSize | None, processes: int) -> Iterable[Row]:
     known = [one for one in estimates if one.memory is not None]
     if size is None or not known:
-        yield "memory of a process", _UNKNOWN, ""
+        yield "memory per process", _UNKNOWN, ""
         return
     most = max(known, key=lambda one: (one.memory.total or 0) if one.memory is not None else 0)
     memory, args = most.memory, most.job.args
@@ -169,30 +169,30 @@ def _memory_rows(estimates: Sequence[Estimate], size: ModelSize | None, processe
     room = device_bytes(args.device)
     place = "device" if args.device.type == "cuda" else "machine"
     if memory.total is None or room is None:
-        yield "memory of a process", _UNKNOWN, ""
+        yield "memory per process", _UNKNOWN, ""
     else:
-        # Each process has a device to itself; the memory of a machine is one for all.
+        # Each process has its own GPU, but all processes share the memory of the machine.
         needed = memory.total * (1 if args.device.type == "cuda" else processes)
         fits = "fits" if needed <= room else "does NOT fit"
-        yield "memory of a process", _bytes(memory.total), f"{fits}: {_bytes(room)} {place}"
+        yield "memory per process", _bytes(memory.total), f"{fits}: {_bytes(room)} {place}"
 
 
 def _disk_rows(estimates: Sequence[Estimate], size: ModelSize | None, data: CorpusSize) -> Iterable[Row]:
-    how = "shapes and types" if data.counted else "from what is assumed"
-    yield "disk: tokens/ of a run", _range([one.cost.tokens_bytes for one in estimates], _bytes), how
-    yield "disk: epochs/ of a run", _range([one.cost.epochs_bytes for one in estimates], _bytes), how
+    how = "shapes and types" if data.counted else "from assumptions"
+    yield "disk: tokens/ per run", _range([one.cost.tokens_bytes for one in estimates], _bytes), how
+    yield "disk: epochs/ per run", _range([one.cost.epochs_bytes for one in estimates], _bytes), how
     if size is None:
         yield "disk: model, checkpoints", _UNKNOWN, ""
         return
     models = [4 * size.parameters * one.cost.models for one in estimates]
-    yield "disk: model/ of a run", _range(models, _bytes), "4 bytes each"
+    yield "disk: model/ per run", _range(models, _bytes), "4 bytes each"
     states = [
-        # Weights, what AdamW keeps, and the averages of methods.
+        # Weights, the state of AdamW, and averaged weights that methods keep.
         size.parameters
         * ((4 if one.memory is None or one.memory.optimiser is None else 12) + 4 * (one.cost.models - 1))
         for one in estimates
     ]
-    yield "disk: while a run trains", _bytes(CHECKPOINTS * max(states)), f"{CHECKPOINTS} checkpoints"
+    yield "disk: during a run", _bytes(CHECKPOINTS * max(states)), f"{CHECKPOINTS} checkpoints"
     kept = [
         None
         if one.cost.tokens_bytes is None or one.cost.epochs_bytes is None
@@ -200,7 +200,7 @@ def _disk_rows(estimates: Sequence[Estimate], size: ModelSize | None, data: Corp
         for one, model in zip(estimates, models, strict=True)
     ]
     total = None if None in kept else sum(part for part in kept if part is not None)
-    yield "disk: all, when done", _bytes(total), how
+    yield "disk: total at the end", _bytes(total), how
 
 
 def _time_rows(
@@ -217,9 +217,9 @@ def _time_rows(
     yield "training", f"{training:,.0f} tokens/s", "see below"
     yield "recording", f"{recording:,.0f} tokens/s", "see below"
     each = [_seconds_of(one.cost, rates) for one in estimates]
-    yield "time: a run", _range(each, _duration), "see below"
+    yield "time: one run", _range(each, _duration), "see below"
     tokens = [None if one.sequences is None else one.sequences * recipe.block_size for one in data.splits.values()]
-    # What is made once is made by one process.
+    # These steps run once, in one process.
     once = None if None in tokens else sum(one for one in tokens if one is not None) / recording * processes
     yield "time: reference pass", _duration(once), "once, one process"
     base: float | None = 0.0
@@ -229,7 +229,7 @@ def _time_rows(
         yield "time: pretraining", _duration(base), "once, one process"
     parts = [once, base, *(None if s is None else s * one.job.runs for s, one in zip(each, estimates, strict=True))]
     total = None if None in parts else sum(part for part in parts if part is not None)
-    yield "time: all, one after another", _duration(total), "see below"
+    yield "time: all runs in turn", _duration(total), "see below"
 
 
 def _seconds_of(cost: RunCost, rates: tuple[float, float]) -> float | None:
@@ -244,8 +244,8 @@ def _notes(
     missing = list(data.missing)
     if size is None:
         yield (
-            f"model {recipe.model.name}: needs the download of its config.json; --model-config PATH takes one that is "
-            "at hand"
+            f"model {recipe.model.name}: its config.json would have to be downloaded; to use a local one, give "
+            "--model-config PATH"
         )
     if size is None or not size.weights_here:
         missing.append(f"model {recipe.model.name}")
@@ -254,24 +254,24 @@ def _notes(
     if not data.counted:
         train = data.splits["train"]
         if train.documents is None:
-            yield "documents: the recipe sets no corpus.documents, so all are taken; their number is not known here"
+            yield "documents: the recipe does not set corpus.documents, so all are used; their number is unknown here"
         elif train.tokens is None:
-            yield "tokens: not known before the download; --tokens-per-document N says what to assume"
+            yield "tokens: unknown before the download; give an assumption with --tokens-per-document N"
         else:
             yield (
-                f"assumed: {_per_document(train)} tokens a document (--tokens-per-document), {ASSUMED_TOKEN_BYTES} "
-                "bytes of text a token; nothing of this is counted"
+                f"assumed: {_per_document(train)} tokens per document (--tokens-per-document), {ASSUMED_TOKEN_BYTES} "
+                "bytes of text per token; nothing was counted"
             )
     if size is not None and any(one.memory is not None and one.memory.activations is None for one in estimates):
-        yield "activations: unknown, as this model's code cannot be followed without its numbers"
+        yield "activations: unknown, because this model's code cannot be traced without real tensors"
     yield "time: " + rates_from
     if any(method.other_model is not None for one in estimates for method in one.job.methods):
-        yield "time: values of other models, which methods ask for once, are not in it"
+        yield "time: does not include the pass over other models whose values methods need"
     if estimates[0].job.args.device.type == "cpu" and not all(
         one.job.recipe.training.get("use_cpu") for one in estimates
     ):
-        yield "memory: there is no CUDA device here, so what fits is asked of this machine's own memory"
-    yield "memory: the framework's own and what is lost between blocks are not in it"
+        yield "memory: there is no CUDA device here, so the comparison is with the memory of this machine"
+    yield "memory: does not include the framework itself and memory lost to fragmentation"
 
 
 def _per_document(split: SplitSize) -> str:

@@ -1,4 +1,4 @@
-"""Recording and regularisers in a training loop of one's own, with no Trainer: begin, batch, step, epoch, finish."""
+"""Recording and regularisers in your own training loop, without a Trainer: begin, batch, step, epoch, finish."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from dynamics.training.resuming.loop_state import LoopState, write_loop_state
 
 
 class LoopRecorder:
-    """Records a training loop of one's own, and lets regularisers act in it.
+    """Records your own training loop, and applies regularisers in it.
 
-    A batch is a mapping with ``input_ids`` and ``labels`` of shape (B, T), labels unshifted and -100 where nothing is
-    predicted, as transformers' models take them. The calls, in their order::
+    A batch is a mapping with ``input_ids`` and ``labels`` of shape (B, T): B batch rows, T positions. As for models of
+    transformers, labels are not shifted, and are -100 where nothing is predicted. Call the methods in this order::
 
         with LoopRecorder(TokenRecorder("runs/mine"), EntroDrop(ratio=0.15)) as recorder:
             recorder.begin(model, train=loader, validation=held_out, total_steps=epochs * len(loader))
@@ -62,9 +62,9 @@ class LoopRecorder:
     Parameters
     ----------
     recorder : TokenRecorder
-        What is recorded, and where.
+        What to record, and where.
     *regularizers : Regularizer
-        Those that need no loss and no optimiser of their own, as for `attach`, and no second forward pass.
+        Methods that need no loss or optimiser of their own (as for `attach`), and no second forward pass.
 
     Raises
     ------
@@ -74,22 +74,24 @@ class LoopRecorder:
 
     def __init__(self, recorder: TokenRecorder, *regularizers: Regularizer) -> None:
         if not isinstance(recorder, TokenRecorder):
-            raise InputError(f"LoopRecorder: {recorder!r} is no TokenRecorder; give one first, then regularisers")
+            raise InputError(
+                f"LoopRecorder: {recorder!r} is not a TokenRecorder; give the recorder first, then the regularisers"
+            )
         for method in regularizers:
             if not isinstance(method, Regularizer):
                 raise InputError(
-                    f"LoopRecorder: {method!r} is no regulariser; give instances of one, after the recorder"
+                    f"LoopRecorder: {method!r} is not a regulariser; give instances of regularisers after the recorder"
                 )
             require_labels_suffice(method, where="LoopRecorder", instead="DynamicsTrainer")
             if method.auxiliary_weight != 0.0:
                 raise InputError(
-                    f"LoopRecorder: {type(method).__name__} needs a second forward pass in each step, and here the "
-                    "loop makes its passes itself; use attach on a Trainer, or DynamicsTrainer"
+                    f"LoopRecorder: {type(method).__name__} needs a second forward pass in each step, but here the "
+                    "loop runs the forward passes itself; use attach on a Trainer, or DynamicsTrainer"
                 )
         if recorder.training_pass:
             raise InputError(
-                "LoopRecorder: training_pass=True records what the optimiser saw, which this loop does not tell; use "
-                "DynamicsTrainer"
+                "LoopRecorder: training_pass=True records what the optimiser saw, but this loop does not provide it; "
+                "use DynamicsTrainer"
             )
         self._recorder = recorder
         self._loop = TrainingLoop(regularizers)
@@ -120,50 +122,53 @@ class LoopRecorder:
         settings: Mapping[str, Any] | None = None,
         resume_from: str | Path | None = None,
     ) -> int:
-        """Read the data once, record the model as it is, and put the regularisers' hooks on it.
+        """Read the data once, record the model in its initial state, and add the regularisers' hooks to it.
 
         Parameters
         ----------
         model : Module
-            As the loop runs it, prepared by accelerate or wrapped in DDP if it is, on its device.
+            The model as the loop calls it, on its device: prepared by accelerate or wrapped in DDP if you use them.
         train, validation : DataLoader, or iterable of batches
-            Of a DataLoader (accelerate's too) the data set is read, in its own order and whole, whatever its sampler
-            does. Another iterable is gone through once: it must hold everything, in the same order in every process
-            and whenever training is resumed.
+            For a DataLoader (accelerate's too), the whole data set is read in its own order; the sampler is not used.
+            Any other iterable is iterated over once. It must yield all batches, in the same order on every rank and
+            each time that training is resumed.
         total_steps : int
-            Optimiser steps of the whole training: what curricula go by.
+            Optimiser steps of the whole training. Curricula depend on it.
         tokenizer : PreTrainedTokenizerBase, optional
-            For the text of the tokens.
+            Gives the text of the tokens.
         seed : int
-            Of the masks.
+            Seed of the masks.
         dtype : torch.dtype
-            The autocast type of training; clean values are measured in it.
+            The autocast type of training. The recorded values are computed in the same type.
         logits : callable, optional
-            For a model that is not called as transformers' are: ``lambda model, ids: model(ids, ids)[0]``, say.
+            For a model that is not called like a transformers model, for example
+            ``lambda model, ids: model(ids, ids)[0]``.
         embedding : Module, optional
             The input embedding of such a model, for methods that act on it.
         pad_token_id : int, optional
-            What pads rows without an attention mask.
+            The token that pads rows, if batches have no attention mask.
         settings : mapping, optional
-            How the loop trains (rates, batch sizes), for the run's config; a run that is resumed must have the same.
+            How the loop trains (learning rates, batch sizes), for the run's config. A resumed run must have the same.
         resume_from : path, optional
-            A folder in which `save` was called.
+            A folder that `save` has written.
 
         Returns
         -------
         int
-            Optimiser steps that are done already: 0, or where `save` was called.
+            Optimiser steps that are already done: 0, or the step at which `save` was called.
 
         Raises
         ------
         InputError
-            The output is not empty and nothing is resumed, the run in it is another one, the data is not that of a
-            causal language model, or differs between processes; or the model sees what a method drops.
+            The output is not empty and no run is resumed; the output holds a different run; the data is not for a
+            causal language model, or differs between ranks; or the model can see tokens that a method drops.
         """
         self.detach()
         self._model = None
         if total_steps < 1:
-            raise InputError(f"LoopRecorder: total_steps is {total_steps}; give the optimiser steps of the training")
+            raise InputError(
+                f"LoopRecorder: total_steps is {total_steps}; give the number of optimiser steps of the whole training"
+            )
         require_causal(model)
         resumed = None if resume_from is None else state_in(Path(resume_from), self._loop)
         if resumed is None:
@@ -183,21 +188,22 @@ class LoopRecorder:
 
     @contextmanager
     def batch(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Let regularisers act on the forward pass of a micro-batch.
+        """Apply the regularisers to the forward pass of a micro-batch.
 
-        Where what is checkpointed holds the embedding, the backward pass belongs in here too: it embeds again.
+        With activation checkpointing around the embedding, call `backward` inside this block too, because the backward
+        pass computes the embedding again.
 
         Yields
         ------
         dict
-            The batch, as its forward pass takes it: without ``sequence_id``, and with labels of -100 at tokens that
-            are left out of the loss.
+            The batch to pass to the model: without ``sequence_id``, and with labels of -100 at tokens that are excluded
+            from the loss.
 
         Raises
         ------
         InputError
-            Before `begin`, within another one, for a batch without token ids and labels, or for one that is not yet
-            where the model is, which regularisers act in.
+            Called before `begin` or inside another `batch` block; the batch has no token ids or labels; or it is not
+            yet on the model's device, where the regularisers act.
         """
         model = self._begun("batch")
         self._loop.begin_pass()
@@ -205,8 +211,8 @@ class LoopRecorder:
         here, there = known.predicted.device, next(model.parameters()).device
         if self._loop.methods.all and here.type != there.type:
             raise InputError(
-                f"LoopRecorder: the batch is on {here} and the model on {there}; move it there before "
-                "`with recorder.batch(...)`, so that regularisers act where the model is"
+                f"LoopRecorder: the batch is on {here} and the model on {there}; move the batch to the model's device "
+                "before `with recorder.batch(...)`, because the regularisers act there"
             )
         left = {key: value for key, value in batch.items() if key != "sequence_id"}
         if self._loop.methods.needs_current_values:
@@ -223,18 +229,18 @@ class LoopRecorder:
             self._inside = False
 
     def step(self, *, learning_rate: float | None = None) -> None:
-        """Note that an optimiser step is done; the learning rate is for the metrics alone.
+        """Record the end of an optimiser step. The learning rate is only written to the metrics.
 
         Raises
         ------
         InputError
-            Without a batch since the last one; or an earlier batch held a sequence that `train` did not.
+            There was no batch since the last step; or an earlier batch held a sequence that is not in `train`.
         """
         self._begun("step")
         if not self._loop.metrics.has_batch:
             raise InputError(
                 "LoopRecorder: step() without a batch since the last one; put each forward pass in a "
-                "`with recorder.batch(...)`, and call step() once after each step of the optimiser"
+                "`with recorder.batch(...)` block, and call step() once after each optimiser step"
             )
         self._loop.end_step(epoch=self._loop.epoch, learning_rate=learning_rate)
 
@@ -244,7 +250,7 @@ class LoopRecorder:
         Raises
         ------
         InputError
-            Without a batch since the last one.
+            There was no batch since the last epoch.
         """
         model = self._begun("epoch")
         if not self._loop.under_way:
@@ -252,7 +258,7 @@ class LoopRecorder:
         self._loop.end_pass(model, passes=float(self._loop.epoch))
 
     def finish(self) -> None:
-        """Complete the run; a pass under way is recorded as one that was cut."""
+        """Complete the run. If a pass is unfinished, it is recorded as a partial one."""
         model = self._begun("finish")
         if self._loop.under_way:
             share = self._loop.share_visited(self._predicted)
@@ -262,28 +268,28 @@ class LoopRecorder:
         self._model = None
 
     def save(self, folder: str | Path) -> None:
-        """Keep what a later `begin(resume_from=folder)` needs, beside the checkpoint; every process calls it.
+        """Save what a later `begin(resume_from=folder)` needs, next to your checkpoint. Every rank must call it.
 
         Raises
         ------
         InputError
-            Between a batch and its step.
+            Called between a batch and its step.
         """
         self._begun("save")
         if self._loop.metrics.has_batch:
             raise InputError(
-                "LoopRecorder: save() between a batch and its step(), when half of a step is known; call it after that"
+                "LoopRecorder: save() between a batch and its step(), so the step is incomplete; call it after step()"
             )
         write_loop_state(self._loop, Path(folder))
 
     def detach(self) -> None:
-        """Take every hook off the model."""
+        """Remove all hooks from the model."""
         self._loop.methods.detach()
 
     def _open(
         self, training: LoopTraining, plan: RunPlan, *, embedding: nn.Module | None, pad_token_id: int | None
     ) -> None:
-        """Show methods the training set, and put their hooks on; nothing is written yet."""
+        """Give the methods the training set, and add their hooks to the model. Nothing is written yet."""
         loop, found, packed = self._loop, training.data["train"], training.splits["train"]
         loop.metrics = StepMetrics(self._recorder.metrics_path, losses=False)
         reader = BatchReader(found.keys, packed.token_id.shape[1], pad_token_id=pad_token_id)
@@ -299,12 +305,12 @@ class LoopRecorder:
         try:
             require_hidden(training.model, loop.methods, dtype=training.dtype)
         except BaseException:
-            # Without a `with` around it, nothing else would take the hooks off.
+            # The caller may not use `with`; then nothing else would remove the hooks.
             self.detach()
             raise
 
     def _go(self, training: LoopTraining, plan: RunPlan, resumed: LoopState | None) -> None:
-        """Record the model as it is; or go on where a checkpoint was."""
+        """Record the model in its initial state, or continue from a checkpoint."""
         loop, writer = self._loop, RunWriters(plan)
         resumption = None if resumed is None else resumption_of(plan, resumed)
         writer.begin(total_steps=training.total_steps, steps_per_epoch=None, resumption=resumption)
@@ -318,11 +324,11 @@ class LoopRecorder:
             loop.resume_by_visits(training.model, self._predicted)
 
     def _begun(self, call: str) -> nn.Module:
-        """Return the model as it is called for measuring; raise InputError where `call` is out of turn."""
+        """Return the model that is measured. Raise InputError if `call` is not allowed at this point."""
         if self._model is None:
-            raise InputError(f"LoopRecorder: begin() comes before {call}()")
+            raise InputError(f"LoopRecorder: call begin() before {call}()")
         if self._inside:
             raise InputError(
-                f"LoopRecorder: {call}() within `with recorder.batch(...)`, where regularisers act; end the block first"
+                f"LoopRecorder: {call}() inside `with recorder.batch(...)`, where regularisers act; end the block first"
             )
         return self._model

@@ -1,4 +1,4 @@
-"""Pretraining a recipe's starting model: a training like any other, of which nothing is recorded."""
+"""Pretraining of a recipe's starting model: an ordinary training without records."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dynamics.training.trainer import DynamicsTrainer
 
 
 def prepare_recipe(recipe: Recipe, reporter: Reporter, *, precision: str | None = None) -> Prepared:
-    """Return what a run of `recipe` starts from, made or found in the cache; see `prepare`."""
+    """Return the starting point of a run of `recipe`, computed or found in the cache; see `prepare`."""
     return prepare(recipe, reporter, pretrain=pretrain, precision=precision)
 
 
 def reference(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
-    """Do the reference pass alone; return its ``path``, whether it was ``cached``, and its means."""
+    """Run only the reference pass; return its ``path``, whether it was ``cached``, and its means."""
     with leaving_the_device_free():
         prepared = prepare_recipe(recipe, reporter)
     return {
@@ -75,7 +75,7 @@ def _pretrain(
 
 
 class _Losses:
-    """A `Recording` that keeps the training loss of the last pass alone."""
+    """A `Recording` that keeps only the training loss of the last pass."""
 
     last = float("nan")
 

@@ -1,4 +1,4 @@
-"""One run, from a recipe to records: claim the output, prepare, train and record, finish."""
+"""One run, from a recipe to records: check the output folder, prepare, train and record, finish."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from dynamics.training.trainer import DynamicsTrainer
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Reporter) -> None:
-    """Run `recipe` into the directory `output`.
+    """Train `recipe` and write the run into the directory `output`.
 
     Parameters
     ----------
@@ -55,27 +55,27 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, reporter: Repor
     output : Path
         New or empty, unless `resume`.
     resume : bool
-        Start a run that is not there, leave a finished one as it is, and go on with one that was interrupted from
-        its newest whole checkpoint, as long as data, starting model and what changes the training are the same.
+        Start the run if it does not exist, leave a finished one unchanged, and continue an interrupted one from its
+        newest complete checkpoint. Data, starting model and all settings that affect training must be the same.
     reporter : Reporter
 
     Raises
     ------
     InputError
-        For bad input, before anything is written; or if `output` holds another run.
+        Bad input, raised before anything is written; or `output` holds another run.
     TrainingDiverged
-        The training loss is NaN or infinite, unless the recipe says to go on.
+        The training loss is NaN or infinite, unless the recipe says to continue.
     DeviceFull
         The device has no memory left.
     Interrupted
-        A signal asked to stop; what is complete is kept.
+        A signal asked to stop. All finished epochs are kept.
     """
     with leaving_the_device_free():
         _train(recipe, output, resume=resume, reporter=reporter)
 
 
 def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> None:
-    # Before anything else, so that the processes of a launcher have met.
+    # First of all, so that the ranks of a launcher are connected.
     training_arguments(recipe.training, output_dir=output / schema.CHECKPOINTS_FOLDER, seed=recipe.seed)
     finished, changed = on_rank_zero(lambda: claim(recipe, output, resume=resume, reporter=reporter))
     if finished:
@@ -126,8 +126,8 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) ->
 def make_ready(
     recipe: Recipe, output: Path, reporter: Reporter
 ) -> tuple[Prepared, list[Regularizer], TrainingArguments]:
-    """Return all that `recipe` trains with; whatever it gets wrong shows here, and nothing is in `output` yet."""
-    # A run that goes on does so in its own precision, whatever the device at hand would choose.
+    """Return everything that `recipe` trains with. Errors in the recipe show here, before `output` is written."""
+    # A resumed run keeps its own precision, whatever this device would choose.
     precision = open_run(output).manifest.get("precision") if (output / schema.MANIFEST_FILE).exists() else None
     prepared = prepare_recipe(recipe, reporter, precision=precision)
     _say_where_starts_differ(recipe, output, prepared, reporter)
@@ -144,23 +144,23 @@ def make_ready(
 
 
 def _say_where_starts_differ(recipe: Recipe, output: Path, prepared: Prepared, reporter: Reporter) -> None:
-    """Raise InputError, or say, if another run of the same study started from another model."""
+    """Compare with another run of the same study: raise InputError, or report, if its starting model differs."""
     other = on_rank_zero(lambda: another_start(output, prepared.facts))
     if other is None:
         return
     if recipe.base is None:
         raise InputError(
-            f"model.name: {recipe.model.name!r} is another model now than when {other} started, and runs of one study "
-            "are compared; restore it (its hash is in that run's manifest), or name a new directory"
+            f"model.name: {recipe.model.name!r} is not the model that {other} started from, but runs of one study are "
+            "compared; restore the model (its hash is in that run's manifest), or name a new directory"
         )
-    # Pretrained elsewhere, or by other versions, a starting model has other bits.
-    reporter.line(f"{output}: its pretrained starting model is not the same, bit for bit, as that of {other}")
+    # A base that was pretrained on another machine or with other versions can differ in its last bits.
+    reporter.line(f"{output}: its pretrained starting model is not bit-identical to that of {other}")
 
 
 def _show(
     methods: list[Regularizer], prepared: Prepared, reference: TokenValues, args: TrainingArguments, *, seed: int
 ) -> None:
-    """Show methods the training set, and its values under the starting model and those that they name."""
+    """Give methods the training set, and its values under the starting model and any model that they name."""
     packed, tokenizer = prepared.splits["train"], prepared.tokenizer
     others = values_of_others(methods, packed, tokenizer=tokenizer, device=args.device, dtype=forward_dtype(args))
     data = training_data(packed, reference, tokenizer=tokenizer, seed=seed, values_of=others)
@@ -171,9 +171,9 @@ def _show(
 def _rank_as_before(
     methods: list[Regularizer], prepared: Prepared, args: TrainingArguments, output: Path, *, seed: int
 ) -> None:
-    """Show methods the reference values that the run in `output` began with, where those at hand are others.
+    """Give methods the reference values that the run in `output` began with, if the current ones differ.
 
-    A cache that was filled on another device holds others, and masks would change in the middle of the run.
+    A cache that was filled on another device holds different values, and the masks would change during the run.
     """
     here, before = prepared.reference["train"], reference_of_run(output, ["train"])["train"]
     pairs = ((here.loss, before.loss), (here.entropy, before.entropy))
@@ -184,7 +184,7 @@ def _rank_as_before(
 def trainer_of(
     prepared: Prepared, loop: TrainingLoop, args: TrainingArguments, model: Any, checkpoints: Checkpoints | None = None
 ) -> DynamicsTrainer:
-    """Return the trainer of a recipe's run; its sequences are the rows of the training set, and `loop` is opened."""
+    """Return the trainer of a recipe's run, with the rows of the training set as sequences. Opens `loop`."""
     train_split = prepared.splits["train"]
     n_sequences, n_positions = train_split.token_id.shape
     loop.open(BatchReader(torch.arange(n_sequences, device="cpu"), n_positions), total_steps=1)
@@ -195,7 +195,7 @@ def trainer_of(
         callback=LoopCallback(loop, fused=True),
         checkpoints=checkpoints,
     )
-    # Its own lines would stand between ours; trackers get the same values.
+    # Its output would interleave with ours. Trackers get the same values.
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -211,7 +211,7 @@ def _plan(
         splits=splits,
         reference=prepared.reference,
         reference_made=prepared.reference_made,
-        # Of every validation set as many: "validation-general" is one.
+        # All validation sets share one setting: "validation-general" is one of them.
         sequences={split: getattr(recipe.recording, f"{split.partition('-')[0]}_sequences") for split in splits},
         regularizers=methods,
         value_dtype=recipe.recording.dtype,
@@ -224,7 +224,7 @@ def _plan(
 
 
 def _recorded(prepared: Prepared, output: Path) -> dict[str, PackedSplit]:
-    """Return the splits that are recorded: all, but for a run that began when the part for tuning was a mean alone."""
+    """Return the splits to record: all, except that runs begun before tuning records existed leave out "tuning"."""
     if "tuning" not in prepared.splits or not (output / schema.MANIFEST_FILE).exists():
         return prepared.splits
     begun = open_run(output).splits
@@ -232,7 +232,7 @@ def _recorded(prepared: Prepared, output: Path) -> dict[str, PackedSplit]:
 
 
 def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
-    """Save the model, and those beside it, and write the manifests of the complete runs."""
+    """Save the trained model and the averaged ones, and write the manifests of the complete runs."""
     writer = trainer.loop.recording
     assert isinstance(writer, RunWriters)
     _save_model(trainer, prepared, output)
@@ -241,7 +241,7 @@ def _finish(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
             _save_model(trainer, prepared, one.plan.output)
     writer.complete()
     if rank() == 0:
-        # Last, so that whatever is interrupted before can go on from them.
+        # Removed last, so that a run interrupted before this point can still be resumed.
         shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
     wait_for_all()
 
@@ -254,17 +254,18 @@ def _divergence(prepared: Prepared, checkpoints: Checkpoints, writer: RunWriters
         documents = np.unique(packed.document_id[rows])
         shown = ", ".join(map(str, documents[documents >= 0][:8])) + (", ..." if (documents >= 0).sum() > 8 else "")
         last: Checkpoint | None = next(checkpoints.latest(), None)
-        where = "no checkpoint is whole yet" if last is None else f"the last whole checkpoint is {last.path}"
+        where = "no checkpoint is complete yet" if last is None else f"the last complete checkpoint is {last.path}"
         raise TrainingDiverged(
             f"step {step}: the training loss is NaN or infinite; its batch held the training documents {shown}; "
-            f"{where}. Lower training.learning_rate or set training.max_grad_norm; on_divergence: continue trains on"
+            f"{where}. Lower training.learning_rate or set training.max_grad_norm; to train on, set "
+            "on_divergence: continue"
         )
 
     return stop
 
 
 def merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, Any]:
-    """Return the training arguments of a recipe and its methods; InputError where both set one."""
+    """Return the training arguments of a recipe and its methods. Raise InputError if both set the same one."""
     merged = dict(recipe.training)
     for method in methods:
         for key, value in method.training_arguments().items():
@@ -275,13 +276,13 @@ def merged_training(recipe: Recipe, methods: list[Regularizer]) -> dict[str, Any
 
 
 def _after_epoch(prepared: Prepared, args: TrainingArguments, plan: RunPlan, reporter: Reporter) -> OnRecorded:
-    """Return what says how an epoch went, and measures the part that is set aside for tuning."""
+    """Return a callback that reports each epoch, and measures the tuning split."""
     tuning = prepared.splits.get("tuning")
     epochs = round(args.num_train_epochs)
 
     def after(model: torch.nn.Module, moment: Moment, means: dict[str, float], seen: TrainingPass) -> None:
         if tuning is not None:
-            # A run that began without records of it goes on with the mean alone.
+            # A run that began without records of this split continues with its mean loss only.
             mean = means["tuning"] if "tuning" in means else _mean_loss(model, tuning, args)
             row = {"step": moment.step, "epoch": float(moment.epoch), "tuning_loss": mean}
             if rank() == 0:
@@ -301,7 +302,7 @@ def _after_epoch(prepared: Prepared, args: TrainingArguments, plan: RunPlan, rep
 
 
 def _mean_loss(model: torch.nn.Module, packed: PackedSplit, args: TrainingArguments) -> float:
-    # The same in every process: it is small, and a sharded model needs all of them.
+    # Every rank computes this: the split is small, and a sharded model needs all ranks.
     values = evaluate_tokens(
         model,
         packed.token_id,
@@ -313,12 +314,12 @@ def _mean_loss(model: torch.nn.Module, packed: PackedSplit, args: TrainingArgume
 
 
 def _save_model(trainer: DynamicsTrainer, prepared: Prepared, output: Path) -> None:
-    # Gathered in all processes, where the model is sharded.
+    # If the model is sharded, all ranks must take part in gathering the weights.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if world_size() > 1 else None
     if rank() != 0:
         return
     staged, final = output / (schema.MODEL_FOLDER + schema.PARTIAL_SUFFIX), output / schema.MODEL_FOLDER
-    for folder in (staged, final):  # what was interrupted between the model and the last manifest
+    for folder in (staged, final):  # left by an attempt that was interrupted before the last manifest
         shutil.rmtree(folder, ignore_errors=True)
     with telling_full_disk(output):
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged, state_dict=weights)

@@ -1,13 +1,16 @@
-"""transformers' Trainer, with regularisers that act on training alone, and recording after every epoch.
+"""A transformers Trainer with regularisers that act during training only, and recording after every epoch.
 
-Private methods of transformers.Trainer that are overridden here, read in transformers 5.17 and 5.23, and their callers:
+This class overrides these private methods of transformers.Trainer. They were read in transformers 5.17 and 5.23. Each
+is listed with its callers:
 
-- ``_get_train_sampler``: ``get_train_dataloader`` (through ``_get_dataloader``), for training alone.
-- ``_set_signature_columns_if_needed``: before columns are removed, for every data set.
-- ``_save_checkpoint`` and ``_get_output_dir``: when a checkpoint is due; the second also by ``_finalize_training``.
-- ``_save``: by ``save_model``, for checkpoints and by users.
+- ``_get_train_sampler``: called by ``get_train_dataloader`` (through ``_get_dataloader``), for training only.
+- ``_set_signature_columns_if_needed``: called before columns are removed, for every data set.
+- ``_save_checkpoint`` and ``_get_output_dir``: called when a checkpoint is due. ``_finalize_training`` also calls
+  ``_get_output_dir``.
+- ``_save``: called by ``save_model``, for checkpoints and by users.
 
-``_get_num_items_in_batch`` is left alone: evaluation calls it too. ``get_batch_samples`` is training's own.
+``_get_num_items_in_batch`` is not overridden, because evaluation calls it too. ``get_batch_samples`` is called in
+training only.
 """
 
 from __future__ import annotations
@@ -42,41 +45,43 @@ from dynamics.training.resuming.loop_state import write_loop_state
 
 log = logging.getLogger(__name__)
 
-# Under which a batch carries what is known of it from the loader to its loss.
+# Key under which a batch carries what the loader's side found out about it, for `compute_loss`.
 _BATCH = "_dynamics_batch"
 
 
 class DynamicsTrainer(Trainer):
-    """A Trainer with regularisers and per-epoch recording, in place of transformers.Trainer.
+    """A replacement for transformers.Trainer with regularisers and per-epoch recording.
 
-    The Trainer's own features (mixed precision, accumulation, gradient checkpointing, evaluation, trackers) stay its
-    own. This class computes the training loss, as the sum over predicted tokens divided by the predicted tokens of
-    the whole accumulated batch, and keeps masks, order and metrics independent of how the batch is split.
+    The Trainer's other features (mixed precision, gradient accumulation, gradient checkpointing, evaluation, trackers)
+    work as before. This class computes the training loss itself: the sum over predicted tokens, divided by the number
+    of predicted tokens in all micro-batches of the step. Masks, order and metrics do not depend on how a batch is split
+    into micro-batches.
 
-    A sequence is known by its `sequence_id`, where the examples have one and the collator keeps it, else by its tokens.
+    A sequence is identified by its `sequence_id` if the examples have one and the collator keeps it, otherwise by its
+    tokens.
 
     Parameters
     ----------
     model, args, **kwargs
-        As for transformers.Trainer. Labels are -100 where a token has no prediction. A `compute_loss_func` is called
-        in training, with the labels that regularisers leave; losses then come from whole logits.
+        As for transformers.Trainer. Labels are -100 where a token is not predicted. A `compute_loss_func` is called in
+        training, with the labels that the regularisers keep; it needs the logits of the whole batch.
     regularizers : sequence of Regularizer
-        They see the training set, and its values under the model as it is, when training begins.
+        They are given the training set, and the model's loss and entropy on it, when training begins.
     recorder : TokenRecorder, optional
         Records the training set, and `eval_dataset` as validation.
     fused : bool
-        Compute losses straight from hidden states where the model's head allows it (`fused_head`), never holding
-        the logits of a whole batch. Methods that weigh tokens by whole logits need them.
+        Compute losses directly from hidden states if the model's head allows it (`fused_head`), without storing the
+        logits of a whole batch. Methods that compute token weights from logits still need the logits.
     callback : LoopCallback, optional
-        In place of regularizers and recorder: of a loop that is open already.
+        Replaces `regularizers` and `recorder`: the callback of a loop that is already open.
     checkpoints : Checkpoints, optional
-        Where checkpoints go that must be whole; otherwise the Trainer writes them as it does.
+        Writes checkpoints atomically. By default the Trainer writes them in its own way.
 
     Raises
     ------
     InputError
-        A regulariser and `args` set the same field to different values, or a method needs a loss of its own beside
-        `compute_loss_func`; when training begins, if the model's own loss holds more than the loss of tokens.
+        A regulariser and `args` set the same field to different values; a method needs its own loss and
+        `compute_loss_func` is set; or, when training begins, the model's own loss contains more than the token loss.
     """
 
     def __init__(
@@ -98,9 +103,9 @@ class DynamicsTrainer(Trainer):
         if self.compute_loss_func is not None:
             _require_no_own_loss(callback.loop.methods.all)
         if self.args.n_gpu > 1:
-            # DataParallel would split a batch behind the regularisers' back.
+            # DataParallel would split each batch after the regularisers have read it.
             log.warning(
-                "one process uses one device, and %d are visible; to use all, start a process for each (torchrun)",
+                "one process uses one device, but %d are visible; to use all, start one process per device (torchrun)",
                 self.args.n_gpu,
             )
             self.args._n_gpu = 1
@@ -115,7 +120,7 @@ class DynamicsTrainer(Trainer):
         self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as transformers.Trainer does; hooks are off the model afterwards, whatever happened."""
+        """Train as transformers.Trainer does. The hooks are removed from the model afterwards, also after an error."""
         self.loop_callback.resumes_from = checkpoint_folder(self, resume_from_checkpoint)
         self._loss_is_known = False
         try:
@@ -129,14 +134,14 @@ class DynamicsTrainer(Trainer):
         batches = math.ceil(len(cast(Sized, self.train_dataset)) / (self.args.train_batch_size * world_size()))
         return math.ceil(batches / self.args.gradient_accumulation_steps)
 
-    # A batch, from its loader to its loss. -------------------------------------------------------
+    # From the data loader to the loss. -----------------------------------------------------------
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Return the micro-batches of a step, and their predicted tokens or the sum of their weights.
+        """Return the micro-batches of a step, and the number of predicted tokens or the sum of their weights.
 
-        Each is read here, once; what is found goes with it to `compute_loss`.
+        Each micro-batch is read here, once. The result is passed on to `compute_loss` inside the micro-batch.
         """
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not samples:
@@ -149,11 +154,11 @@ class DynamicsTrainer(Trainer):
             sample[_BATCH] = batch
         if self.args.average_tokens_across_devices:
             total = sum_over_ranks(total)
-        # A batch whose every token is dropped has a loss of 0, not 0 / 0.
+        # If every token of the batch is dropped, the loss is 0 instead of 0 / 0.
         return samples, total.clamp_min(1.0)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Take the loss as it is: divided by the tokens of the whole step, whatever the model's forward accepts."""
+        """Use the loss unchanged: it is already divided by the tokens of the whole step, for every model."""
         accepts, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, True
         try:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -167,24 +172,23 @@ class DynamicsTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the regularised loss of one micro-batch: weighted sum over `num_items_in_batch`.
+        """Return the regularised loss of one micro-batch: the weighted sum divided by `num_items_in_batch`.
 
-        That of second forward passes, which methods ask for, is added to it. Of a batch that is evaluated, the
-        Trainer's own.
+        Losses of second forward passes that methods ask for are added. In evaluation, return the Trainer's own loss.
         """
         inputs = dict(inputs)
         batch: Batch | None = inputs.pop(_BATCH, None)
         if not (model.training and torch.is_grad_enabled()):
             inputs.pop("sequence_id", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if batch is None:  # a training step of one's own, without get_batch_samples
+        if batch is None:  # the caller's own training step did not use get_batch_samples
             batch = self.loop.read(inputs)
         inputs.pop("sequence_id", None)
-        # A label at the start of a sequence is no prediction: nothing of its own comes before it.
+        # The first token of a sequence is not predicted: no token of the same sequence precedes it.
         labels = inputs.pop("labels").masked_fill(~batch.predicted, IGNORE_INDEX)
         dtype = forward_dtype(self.args)
         if not self._loss_is_known and self.compute_loss_func is None:
-            # A batch that predicts nothing says nothing of the loss: the next one is asked. Processes ask together.
+            # A batch without predicted tokens cannot be checked, so the next one is. All ranks check the same step.
             silent = int(not bool((labels != IGNORE_INDEX).any()))
             if highest_of_ranks(silent) == 0:
                 require_plain_loss(model, {**inputs, "labels": labels}, dtype=dtype)
@@ -196,10 +200,10 @@ class DynamicsTrainer(Trainer):
         def one_pass() -> tuple[Any, torch.Tensor, Any]:
             return self._one_pass(model, inputs, labels, batch, n_items)
 
-        # Gradients are averaged over processes, and n_items may count the tokens of all of them.
+        # Gradients are averaged over ranks, and n_items may count the tokens of all ranks.
         of_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
         n_processes = self.accelerator.num_processes
-        # The metrics add up what each process notes.
+        # The metrics add up what each rank reports.
         noted = 1 if of_all else n_processes
         with self.loop.armed(batch):
             outputs, loss, values = one_pass()
@@ -215,7 +219,7 @@ class DynamicsTrainer(Trainer):
     def _one_pass(
         self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor, batch: Batch, n_items: Any
     ) -> tuple[Any, torch.Tensor, TokenValues | None]:
-        """Return the output, the regularised loss and what is known of the tokens, of one forward pass."""
+        """Run one forward pass; return the output, the regularised loss and the values of the tokens."""
         if self.compute_loss_func is not None:
             return loss_by_function(
                 model, inputs, labels, batch, loop=self.loop, function=self.compute_loss_func, n_items=n_items
@@ -234,7 +238,7 @@ class DynamicsTrainer(Trainer):
     # Data. ---------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> Any:
-        """Return the loader; with several processes, no sequence counts twice to fill the last batch."""
+        """Return the loader. With several ranks, no sequence counts twice when the last batch is filled up."""
         if world_size() == 1 or self.args.dataloader_drop_last or not hasattr(self.train_dataset, "__len__"):
             return super().get_train_dataloader()
         dataset, collator = self.train_dataset, self.data_collator
@@ -262,7 +266,7 @@ class DynamicsTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        # Otherwise remove_unused_columns, which is true by default, would drop what the model does not read.
+        # Without this, remove_unused_columns (true by default) would drop a column that the model does not take.
         columns = cast(list[str], self._signature_columns)
         if "sequence_id" not in columns:
             columns.append("sequence_id")
@@ -291,7 +295,7 @@ class DynamicsTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        # A pickle of the arguments: nothing reads it here, and loading it would run code.
+        # The arguments are pickled here. Nothing in this library reads the file, and loading it could run code.
         pickled = os.path.join(output_dir or self.args.output_dir or "", TRAINING_ARGS_NAME)
         if os.path.exists(pickled):
             os.remove(pickled)
@@ -301,13 +305,13 @@ def _require_no_own_loss(regularizers: Sequence[Regularizer]) -> None:
     for method in regularizers:
         if method.adapts or method.normalizes_by_kept:
             raise InputError(
-                f"compute_loss_func computes the loss, and {type(method).__name__} weighs or counts tokens in a loss "
-                "of its own; leave one of them out"
+                f"compute_loss_func computes the loss, but {type(method).__name__} needs to weight or count tokens in "
+                "a loss of its own; remove one of them"
             )
 
 
 def _with_fields(args: TrainingArguments | None, regularizers: Sequence[Regularizer]) -> TrainingArguments | None:
-    """Return a copy of `args` with what regularisers set."""
+    """Return a copy of `args` with the fields that the regularisers set."""
     fields: Mapping[str, Any] = {k: v for method in regularizers for k, v in method.training_arguments().items()}
     if not fields:
         return args
@@ -317,6 +321,6 @@ def _with_fields(args: TrainingArguments | None, regularizers: Sequence[Regulari
     changed = copy.copy(args)
     for key, value in fields.items():
         if getattr(args, key) not in (defaults[key].default, value):
-            raise InputError(f"args.{key} is {getattr(args, key)!r}, and a regulariser sets it to {value!r}; keep one")
+            raise InputError(f"args.{key} is {getattr(args, key)!r}, but a regulariser sets it to {value!r}; keep one")
         setattr(changed, key, value)
     return changed

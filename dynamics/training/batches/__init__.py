@@ -1,1 +1,1 @@
-"""Which tokens a batch holds: the data set's order, the layout of rows, sequences and their index."""
+"""The tokens of a batch: the data set's order, the layout of rows, sequences and their index."""

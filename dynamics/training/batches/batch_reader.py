@@ -1,4 +1,4 @@
-"""From a collated batch to what regularisers see of it: which sequence, and where in it, each token is."""
+"""Turns a collated batch into what regularisers use: the sequence and the position of each token."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dynamics.training.batches.sequence_index import SequenceIndex
 
 
 def where_in(inputs: Mapping[str, Any], *, pad_token_id: int | None) -> Layout:
-    """Return where each token of a collated batch stands.
+    """Return the sequence and the position of each token of a collated batch.
 
     Raises
     ------
     InputError
-        The batch has no token ids or no labels, or no label for each token.
+        The batch has no token ids, no labels, or not one label per token.
     """
     for name in ("input_ids", "labels"):
         if inputs.get(name) is None:
             raise InputError(
-                f"the batches of this trainer have no {name} (they have {', '.join(map(str, inputs))}), by which "
-                "tokens are known; use a collator that keeps them"
+                f"the batches of this trainer have no {name} (they have {', '.join(map(str, inputs))}), which is needed "
+                "to identify tokens; use a collator that keeps it"
             )
     ids, labels = inputs["input_ids"], inputs["labels"]
     if ids.ndim != 2 or labels.shape != ids.shape:
@@ -43,16 +43,16 @@ def where_in(inputs: Mapping[str, Any], *, pad_token_id: int | None) -> Layout:
 
 
 class BatchReader:
-    """Knows the training set, and says of each batch which of its tokens are where.
+    """Knows the training set, and finds the sequence and position of each token of a batch.
 
     Parameters
     ----------
-    keys : Tensor of int64, shape (n_sequences,)
-        What the sequences are known by: `sequence_id`, or a hash of their tokens.
+    keys : Tensor of int64, shape (S,)
+        Identify the sequences: `sequence_id`, or a hash of their tokens.
     n_positions : int
-        Of the longest sequence.
+        Length of the longest sequence.
     pad_token_id : int, optional
-        What pads rows that have no attention mask.
+        The token that pads rows without an attention mask.
     """
 
     def __init__(self, keys: torch.Tensor, n_positions: int, *, pad_token_id: int | None = None) -> None:
@@ -61,30 +61,30 @@ class BatchReader:
         self._pad_token_id = pad_token_id
 
     def read(self, inputs: Mapping[str, Any], *, epoch: int, progress: float) -> tuple[Batch, torch.Tensor]:
-        """Return what a collated batch is to regularisers, and how many of its rows hold an unknown sequence.
+        """Return a collated batch as regularisers see it, and the number of its rows with an unknown sequence.
 
-        No device is waited for: whether the second is 0 is for the caller to see when it has arrived.
+        This does not wait for the device. The caller checks the number of unknown rows once it has arrived on the host.
 
         Parameters
         ----------
         inputs : mapping
-            As the collator made it; tensors of shape (B, T).
+            The collator's output; tensors of shape (B, T).
         epoch : int
             The pass over the data, from 1.
         progress : float
-            Optimiser steps done over all optimiser steps, in [0, 1).
+            Optimiser steps done, divided by all optimiser steps, in [0, 1).
 
         Returns
         -------
         Batch
-            Tokens of unknown sequences are not predicted in it.
+            Tokens of unknown sequences are marked as not predicted.
         Tensor of int64, scalar
         """
         where = where_in(inputs, pad_token_id=self._pad_token_id)
         ids, given = inputs["input_ids"], inputs.get("sequence_id")
         if given is None:
             size = ids.numel()
-            # -1, padding, looks up the last sequence; nothing is predicted there.
+            # At padding the segment is -1, which looks up the last sequence. Nothing is predicted there.
             rows = self._index.rows(segment_hashes(ids, where, size=size))[where.segment]
         else:
             rows = self._index.rows(torch.as_tensor(given).to(ids.device))[:, None].expand_as(ids)
@@ -101,9 +101,9 @@ class BatchReader:
 
 
 def unknown_rows_message(n_rows: int) -> str:
-    """Say that `n_rows` rows of training batches hold sequences that the training set did not have."""
+    """Return the message that `n_rows` rows of training batches hold sequences that are not in the training set."""
     return (
-        f"{n_rows} rows of a training batch hold a sequence that the training set did not have when training began; "
-        "the data set or its collator changes tokens from epoch to epoch, and a token that is not the same cannot be "
-        "recorded or dropped by rank"
+        f"{n_rows} rows of a training batch hold a sequence that was not in the training set when training began; "
+        "the data set or its collator changes tokens between epochs, and changed tokens cannot be recorded or "
+        "dropped by rank"
     )

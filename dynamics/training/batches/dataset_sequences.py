@@ -1,4 +1,4 @@
-"""The examples of any trainer as sequences: collated once, cut where the collator packed, known by key."""
+"""Converts any trainer's examples into sequences: collates each once, splits packed rows, and assigns keys."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dynamics.errors import InputError
 from dynamics.training.batches.batch_reader import where_in
 from dynamics.training.batches.layout import Layout, segment_hashes
 
-#: More than this many examples of something without a length are never gathered: it may have no end.
+#: The limit on examples gathered from an iterable without a length, which may be endless.
 MOST_EXAMPLES = 1_000_000
 
 
 def endless_message(what: str, unit: str) -> str:
-    """Say that `what`, which has no length, gave more than `MOST_EXAMPLES` of a unit."""
-    return f"{what} has no length and goes on after {MOST_EXAMPLES:,} {unit}; give it a length, or an end"
+    """Return the message that `what`, which has no length, gave more than `MOST_EXAMPLES` of a unit."""
+    return f"{what} has no length and did not end after {MOST_EXAMPLES:,} {unit}; give it a length, or an end"
 
 
 def has_length(something: Any) -> bool:
-    """Whether something tells its length: a loader has the method, and may raise where its data set has none."""
+    """Whether an object has a length. A data loader has the method, but raises if its data set has none."""
     try:
         len(something)
     except TypeError:
@@ -35,7 +35,7 @@ def has_length(something: Any) -> bool:
 
 
 def ending(batches: Iterable[Mapping[str, Any]], what: str) -> Iterator[Mapping[str, Any]]:
-    """Yield batches; InputError where they have no length, and more than `MOST_EXAMPLES` rows."""
+    """Yield batches. Raise InputError if they have no length and more than `MOST_EXAMPLES` rows."""
     n_rows = 0
     for batch in batches:
         n_rows += len(batch.get("input_ids", ()))
@@ -51,8 +51,8 @@ class DatasetSequences:
     Attributes
     ----------
     packed : PackedSplit
-        One row and one document a sequence; rows are padded on the right to the longest.
-    keys : Tensor of int64, shape (n_sequences,)
+        Each row is one sequence and one document, padded on the right to the longest.
+    keys : Tensor of int64, shape (S,)
     """
 
     packed: PackedSplit
@@ -60,7 +60,7 @@ class DatasetSequences:
 
 
 def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
-    """Return the key of each sequence of a batch: its `sequence_id` where the collator keeps one, else its hash.
+    """Return the key of each sequence of a batch: its `sequence_id` if the collator keeps one, else a hash of its tokens.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
     if n_segments != len(given):
         raise InputError(
             f"a batch of {len(given)} rows holds {n_segments} sequences (position_ids start again at 0), so "
-            "sequence_id does not say which is which; leave that column out, and they are known by their tokens"
+            "sequence_id does not identify each sequence; remove that column, and the tokens identify them"
         )
     return torch.as_tensor(given)
 
@@ -81,21 +81,21 @@ def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
 def gather_sequences(
     batches: Iterable[Mapping[str, Any]], *, tokenizer: Any, pad_token_id: int | None
 ) -> DatasetSequences:
-    """Gather the sequences of collated batches, each once.
+    """Collect the sequences of collated batches, each once.
 
     Parameters
     ----------
     batches : iterable of mappings
-        With input_ids and labels, and attention_mask, position_ids and sequence_id where there are any.
+        With input_ids and labels, and optionally attention_mask, position_ids and sequence_id.
     tokenizer : PreTrainedTokenizerBase, optional
-        For the text of the tokens.
+        Gives the text of the tokens.
     pad_token_id : int, optional
-        What pads rows that have no attention mask.
+        The token that pads rows without an attention mask.
 
     Raises
     ------
     InputError
-        A batch lacks token ids or labels, or nothing is predicted in any.
+        A batch has no token ids or labels, or no batch has a token to predict.
     """
     tokens: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
@@ -108,7 +108,7 @@ def gather_sequences(
         sizes = torch.bincount(where.segment[real], minlength=where.n_segments()).tolist()
         parts: Any = torch.split(inputs["input_ids"][real], sizes), torch.split(where.predicted[real], sizes)
         for key, ids, mask in zip(of, *parts, strict=True):
-            # Lone tokens are what padding-free collators pad with: nothing in them is predicted.
+            # Padding-free collators pad with single tokens, in which nothing is predicted.
             if len(ids) > 1 and key not in seen:
                 seen.add(key)
                 keys.append(key)

@@ -1,7 +1,7 @@
-"""Filling the last batch of several processes with sequences in which nothing is predicted.
+"""Fills the last batch of several ranks with sequences without predicted tokens.
 
-All processes must take the same steps. accelerate fills a short last batch with the first sequences of the epoch,
-which then count twice; here the place of a missing one is taken by `FILLER`, which the collator turns into nothing.
+All ranks must take the same number of steps. accelerate fills a short last batch with the first sequences of the epoch,
+which then count twice. Here `FILLER` takes the place of a missing example, and the collator removes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dynamics.ops.token_statistics import IGNORE_INDEX
 
 
 class _Filler:
-    """Stands in for an example that is not there; one object in every worker process."""
+    """Stands for a missing example. Each worker process has a single instance."""
 
     def __reduce__(self) -> str:
         return "FILLER"
@@ -26,7 +26,7 @@ FILLER = _Filler()
 
 
 class FilledDataset(Dataset[Any]):
-    """A data set whose index one past the last is `FILLER`.
+    """A data set with one more index at the end, which gives `FILLER`.
 
     Parameters
     ----------
@@ -43,18 +43,18 @@ class FilledDataset(Dataset[Any]):
         return FILLER if index == len(self) else self._dataset[index]
 
     def __iter__(self) -> Iterator[Any]:
-        # Without it, iteration would go by index, and past the last.
+        # Without this method, iteration would go by index and include the filler.
         return (self._dataset[index] for index in range(len(self)))
 
 
 class FilledOrder(Sampler[int]):
-    """The indices of a sampler, filled up to a multiple with the index one past the last.
+    """The indices of a sampler, followed by indices of the filler, up to a multiple of `multiple`.
 
     Parameters
     ----------
     order : Sampler
     n : int
-        Of the data set.
+        Length of the data set.
     multiple : int
     """
 
@@ -64,7 +64,7 @@ class FilledOrder(Sampler[int]):
         self._multiple = multiple
 
     def set_epoch(self, epoch: int) -> None:
-        """Hand the pass over the data on."""
+        """Pass the epoch on to the sampler."""
         if hasattr(self._order, "set_epoch"):
             self._order.set_epoch(epoch)
 
@@ -80,13 +80,13 @@ class FilledOrder(Sampler[int]):
 
 
 class FillingCollator:
-    """A collator that leaves `FILLER` out; a batch of nothing else is one example without labels.
+    """A collator that removes `FILLER`. A batch with nothing else becomes one example without labels.
 
     Parameters
     ----------
     collator : callable
     dataset : Dataset
-        For the example.
+        Provides that example.
     """
 
     def __init__(self, collator: Callable[[Sequence[Any]], dict[str, Any]], dataset: Any) -> None:

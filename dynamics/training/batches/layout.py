@@ -1,8 +1,8 @@
-"""Which token of a batch belongs to which sequence, and where in it.
+"""The sequence and the position of each token of a batch.
 
-A trainer's batch may be padded on either side, or packed: several sequences in one row, told apart by
-position_ids that start again at 0. Recording and regularisers know a token by (sequence, position) alone, so that
-they do not depend on how a collator laid it out.
+A trainer's batch may be padded on either side, or packed: several sequences in one row, whose position_ids start again
+at 0. Recording and regularisers identify a token by (sequence, position), so they do not depend on the layout that a
+collator chose. Shapes: B batch rows, T positions of a row.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dynamics.ops.token_statistics import IGNORE_INDEX
 
 
 class Layout(NamedTuple):
-    """Where each token of a batch of shape (B, T) stands.
+    """The sequence and the position of each token of a batch of shape (B, T).
 
     Attributes
     ----------
     segment : Tensor of int64, shape (B, T)
-        Sequences of the batch, numbered from 0 in reading order; -1 at padding.
+        Sequence number within the batch, from 0 in reading order; -1 at padding.
     position : Tensor of int64, shape (B, T)
         Position in its sequence, from 0; 0 at padding.
     predicted : Tensor of bool, shape (B, T)
-        Tokens with a label and a token of the same sequence before them.
+        Tokens that have a label and follow another token of the same sequence.
     """
 
     segment: torch.Tensor
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     predicted: torch.Tensor
 
     def n_segments(self) -> int:
-        """Return how many sequences the batch holds. Waits for the device: not for training's own batches."""
+        """Return the number of sequences in the batch. This waits for the device, so training does not call it."""
         return int(self.segment.max()) + 1
 
 
@@ -46,7 +46,7 @@ def layout(
     position_ids: torch.Tensor | None = None,
     pad_token_id: int | None = None,
 ) -> Layout:
-    """Return where each token of a batch stands.
+    """Return the sequence and the position of each token of a batch.
 
     Parameters
     ----------
@@ -56,19 +56,19 @@ def layout(
         0 at padding. Without it, padding is the run of `pad_token_id` without labels at the end of a row, and in a
         packed row each position 0 that follows a position 0.
     position_ids : Tensor of int64, shape (B, T) or (1, T), optional
-        As the model gets them; a new sequence begins where they are 0.
+        The model's input. A new sequence begins where they are 0.
     pad_token_id : int, optional
 
     Raises
     ------
     InputError
-        The attention mask is not of shape (B, T), so that padding cannot be told.
+        The attention mask is not of shape (B, T), so padding cannot be recognised.
     """
     if attention_mask is not None:
         if attention_mask.shape != input_ids.shape:
             raise InputError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; recording needs the padding mask of shape "
-                f"{tuple(input_ids.shape)}: leave masks of other shapes to the model"
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but recording needs the padding mask of "
+                f"shape {tuple(input_ids.shape)}; let the model build masks of other shapes"
             )
         real = attention_mask != 0
     elif pad_token_id is not None:
@@ -92,24 +92,24 @@ def layout(
 
 
 def segment_hashes(input_ids: torch.Tensor, where: Layout, *, size: int) -> torch.Tensor:
-    """Return a hash of the token ids of each sequence of a batch; no device is waited for.
+    """Return a hash of the token ids of each sequence of a batch. This does not wait for the device.
 
     Parameters
     ----------
     input_ids : Tensor of int64, shape (B, T)
     where : Layout
     size : int
-        At least the number of sequences; B T is never too small.
+        At least the number of sequences. B T is always enough.
 
     Returns
     -------
     Tensor of int64, shape (size,)
-        A sum of SplitMix64 chains over (position, token), so that it does not depend on the place in the batch;
-        0 past the last sequence. Of a million sequences, two share a hash with a probability of 3e-8.
+        A sum of SplitMix64 chains over (position, token), which does not depend on the place in the batch; 0 after the
+        last sequence. Among a million sequences, two have the same hash with a probability of 3e-8.
     """
     real = where.segment >= 0
     keys = torch.where(real, mixed(where.position, input_ids), 0)
-    # Padding adds to one place more than there are.
+    # Values at padding are added to one extra entry, which is removed.
     index = torch.where(real, where.segment, size)
     sums = torch.zeros(size + 1, dtype=torch.int64, device=input_ids.device)
     return sums.index_add_(0, index.flatten(), keys.flatten())[:size]

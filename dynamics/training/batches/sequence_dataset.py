@@ -1,4 +1,4 @@
-"""Packed sequences as the Trainer wants them, in an order that depends on seed and epoch alone."""
+"""Packed sequences as a data set for the Trainer, in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
 
     Parameters
     ----------
-    token_id : ndarray of int, shape (n_sequences, n_positions)
-    labels : ndarray of int64, shape (n_sequences, n_positions)
-        -100 where there is no prediction.
+    token_id : ndarray of int, shape (S, P)
+    labels : ndarray of int64, shape (S, P)
+        -100 where nothing is predicted.
     """
 
     def __init__(self, token_id: np.ndarray, labels: np.ndarray) -> None:
@@ -37,7 +37,7 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 class KeyedOrder(Sampler[int]):
-    """A new permutation of the sequences in each epoch, keyed by (seed, epoch, sequence_id).
+    """A new permutation of the sequences for each epoch, determined by (seed, epoch, sequence_id).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class KeyedOrder(Sampler[int]):
         self._epoch = 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass over the data. The data loader counts from 0, everything else here from 1."""
+        """Set the pass over the data. The data loader counts from 0; this library counts from 1."""
         self._epoch = epoch + 1
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""From what names a sequence in a batch to its row in the training set."""
+"""Maps the key of a sequence in a batch to its row in the training set."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import torch
 
 
 class SequenceIndex:
-    """From the key of a sequence to its row.
+    """Maps the key of a sequence to its row.
 
     Parameters
     ----------
-    keys : Tensor of int64, shape (n_sequences,)
-        A `sequence_id` each, or a hash of its tokens; no two are equal.
+    keys : Tensor of int64, shape (S,)
+        A `sequence_id` or a hash of the tokens for each sequence. All keys are different.
     """
 
     def __init__(self, keys: torch.Tensor) -> None:
         known, row = torch.sort(keys)
-        # A copy on each device that asks, made once: batches must not wait for one.
+        # A copy per device, made once, so that batches do not wait for a transfer.
         self._tables = {keys.device: (known, row)}
 
     def rows(self, keys: torch.Tensor) -> torch.Tensor:
-        """Return the row of each key, -1 where there is none; int64, in the shape and on the device of `keys`."""
+        """Return the row of each key, or -1 if there is none; int64, with the shape and device of `keys`."""
         if keys.device not in self._tables:
             known, row = next(iter(self._tables.values()))
             self._tables[keys.device] = (known.to(keys.device), row.to(keys.device))

@@ -1,1 +1,1 @@
-"""What a process runs in: transformers' arguments, hardware, other processes, generators, signals."""
+"""The environment of a process: TrainingArguments, hardware, other ranks, random generators, signals."""

@@ -1,4 +1,4 @@
-"""transformers' TrainingArguments, checked before anything is built: their annotations check nothing themselves."""
+"""Checks of transformers' TrainingArguments before anything is built. The class itself does not check types."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers.utils.generic import strtobool
 
 from dynamics.errors import InputError, nearest
 
-#: Fields that say where a training computes, and in which arithmetic: what is measured beside it follows them.
+#: Fields that choose the device and the arithmetic of a training. Reference and recording passes use the same.
 ARITHMETIC = ("use_cpu", "bf16", "fp16", "tf32", "full_determinism")
 
-# What transformers leaves unchecked: (lowest, lowest itself allowed, highest).
+# Ranges that transformers does not check: (lowest, whether the lowest is allowed, highest).
 _RANGES: dict[str, tuple[float, bool, float]] = {
     "learning_rate": (0.0, False, 1e3),
     "num_train_epochs": (1, True, 1e6),
@@ -70,7 +70,7 @@ def check_training(training: Mapping[str, Any], *, where: str = "training") -> N
     Raises
     ------
     InputError
-        Naming the first field that TrainingArguments does not have, or whose value has the wrong type or range.
+        The first field that TrainingArguments does not have, or that has the wrong type or range.
     """
     hints = _hints()
     for key, value in training.items():
@@ -84,10 +84,10 @@ def check_training(training: Mapping[str, Any], *, where: str = "training") -> N
             try:
                 TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
             except ValidationError:
-                # Enumerations are given by their value, as text.
+                # Enumerations are given by their value, as a string.
                 wrong = not (isinstance(value, str) and str in _members(hint))
         if wrong:
-            raise InputError(f"{where}.{key}: {value!r} is no {_name(hint)}; TrainingArguments wants {_name(hint)}")
+            raise InputError(f"{where}.{key}: {value!r} is not {_name(hint)}; TrainingArguments wants {_name(hint)}")
         if key in _RANGES and isinstance(value, int | float):
             low, closed, high = _RANGES[key]
             if not (low <= value <= high) or (value == low and not closed):
@@ -104,7 +104,7 @@ def training_arguments(
     save: bool = False,
     precision: str | None = None,
 ) -> TrainingArguments:
-    """Return the TrainingArguments of a run: the recipe's fields over the project's.
+    """Return the TrainingArguments of a run: the project's defaults, overridden by the recipe's fields.
 
     Parameters
     ----------
@@ -115,10 +115,10 @@ def training_arguments(
     where : str
         The recipe's key, for messages.
     save : bool
-        Whether a checkpoint is due after every epoch.
+        Whether to write a checkpoint after every epoch.
     precision : str, optional
-        ``float32``, ``bfloat16`` or ``float16``, where the recipe chooses none: that of the run that goes on. By
-        default bfloat16 on a CUDA device that computes in it, else float32.
+        ``float32``, ``bfloat16`` or ``float16``, used if the recipe sets none: the precision of a resumed run.
+        The default is bfloat16 on a CUDA device that supports it natively, otherwise float32.
 
     Raises
     ------
@@ -128,19 +128,19 @@ def training_arguments(
     check_training(training, where=where)
     cuda = on_cuda(training)
     if precision is None:
-        # Older devices emulate it, at a fraction of their speed.
+        # Older devices only emulate bfloat16, which is slow.
         precision = "bfloat16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     chosen = {"bf16": precision == "bfloat16", "fp16": precision == "float16"}
     fields: dict[str, Any] = {
         "report_to": "none",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
-        # Every parameter is used in every step; looking for others costs a walk over the graph.
+        # Every parameter is used in every step. Searching for unused ones would walk the autograd graph.
         "ddp_find_unused_parameters": False,
         "logging_strategy": "no" if training.get("report_to", "none") == "none" else "steps",
         "per_device_eval_batch_size": training.get("per_device_train_batch_size", 8),
         **({} if chosen.keys() & training.keys() else chosen),
-        # A batch that is copied while the host waits makes the device idle before every step.
+        # With a blocking copy, the device would be idle before every step.
         **({"accelerator_config": {"non_blocking": True}} if cuda else {}),
         **training,
         "output_dir": str(output_dir),
@@ -149,23 +149,23 @@ def training_arguments(
         "save_strategy": "epoch" if save else "no",
         "eval_strategy": "no",
         "remove_unused_columns": False,
-        # What a launcher says, TrainingArguments heeds in part.
+        # TrainingArguments follows only a part of what a launcher sets.
         "use_cpu": _use_cpu(training),
         "dataloader_pin_memory": cuda,
     }
     if cuda and training.get("full_determinism"):
-        # torch looks at it once, at the first product of the process, and refuses every product of a deterministic
-        # training if it was not there. transformers sets the same, but not before its Trainer is made.
+        # torch reads this variable once, at the first matrix product of the process. Without it, deterministic training
+        # refuses matrix products. transformers sets it too, but only when its Trainer is created.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     try:
         return TrainingArguments(**fields)
-    except Exception as error:  # the library raises many kinds: of values, of files that it wants to read, of imports
+    except Exception as error:  # the library raises many kinds of error: values, files, imports
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: TrainingArguments refuses it ({reason})") from error
 
 
 def on_cuda(training: Mapping[str, Any]) -> bool:
-    """Whether a training computes on a CUDA device: there is one, and nothing asks for the CPU."""
+    """Whether a training runs on a CUDA device: one is available, and the CPU is not requested."""
     return torch.cuda.is_available() and not _use_cpu(training)
 
 

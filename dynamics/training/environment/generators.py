@@ -1,4 +1,4 @@
-"""Keeping what is beside training from changing training."""
+"""Keeps recording and evaluation from changing the training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Restore every global generator (Python, numpy, torch, each CUDA device) on leaving.
+    """Restore the state of every global generator (Python, numpy, torch, each CUDA device) on exit.
 
-    Recording must not change the weights. It draws nothing itself, but a model's own code may, and a data
-    loader advances torch's generator when it starts.
+    Recording must not change the weights. Recording itself draws no random numbers, but a model's own code may, and a
+    data loader advances torch's generator when it starts.
     """
     python_state = random.getstate()
     numpy_state = np.random.get_state()
@@ -30,7 +30,7 @@ def isolated_rng() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, to measure it; on leaving its mode and all global generators are as before."""
+    """Put a model in evaluation mode. On exit, its mode and all global generators are restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -39,6 +39,6 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        # Weights that autocast has cast without gradients: before torch 2.11 a training pass within the same autocast
-        # would take them, and its gradients would end there.
+        # Remove weights that autocast has cast without gradients: before torch 2.11, a training pass in the same
+        # autocast context would use them, and no gradient would reach the parameters.
         torch.clear_autocast_cache()

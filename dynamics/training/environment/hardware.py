@@ -1,4 +1,4 @@
-"""What a run ran on: versions and hardware, for its manifest."""
+"""Versions and hardware of a run, for its manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from dynamics.errors import DeviceFull
 from dynamics.version import __version__
 
-# Where Linux tells of NVIDIA's driver.
+# The file in which Linux reports the version of NVIDIA's driver.
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 _PACKAGES = (
@@ -32,7 +32,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this library and of what it computes with."""
+    """Return the versions of Python, of this library and of the libraries that it computes with."""
     found = {"python": platform.python_version(), "dynamics": __version__}
     for package in _PACKAGES:
         try:
@@ -43,13 +43,13 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Return processor, cores and threads, and the device that computes.
+    """Return the processor, its cores and threads, and the device that computes.
 
     Parameters
     ----------
     device : torch.device
-        Where the model is. Of a CUDA device its name, compute capability, bytes of memory, the versions of CUDA and of
-        the driver, and what float32 products are made in (`ieee` or `tf32`).
+        Where the model is. For a CUDA device, the result includes its name, compute capability, memory in bytes, the
+        versions of CUDA and of the driver, and the precision of float32 matrix products (`ieee` or `tf32`).
     """
     found: dict[str, Any] = {
         "machine": platform.machine(),
@@ -69,43 +69,43 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def visible_devices() -> list[str]:
-    """Return the CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the CUDA devices that this process can see, as CUDA_VISIBLE_DEVICES names them."""
     named, n = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
     return named.split(",")[:n] if named else [str(number) for number in range(n)]
 
 
 @contextmanager
 def leaving_the_device_free() -> Iterator[None]:
-    """Give up what was on the device on leaving, and say in one line that there was no room for more.
+    """Free the device's memory on exit, and report an out-of-memory error in one line.
 
     Raises
     ------
     DeviceFull
-        In place of torch's own error.
+        Replaces torch's own out-of-memory error.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         said = " ".join(str(error).split())
         raise DeviceFull(
-            f"the device has no memory left ({said[:200]}); set training.per_device_train_batch_size lower and "
-            "training.gradient_accumulation_steps higher, or checkpoint activations"
+            f"the device has no memory left ({said[:200]}); lower training.per_device_train_batch_size and raise "
+            "training.gradient_accumulation_steps, or checkpoint activations"
         ) from error
     finally:
-        # A trainer is part of a circle: until the next collection its model and its optimiser's state would stay on
-        # the device, beside those of the next run.
+        # A trainer is part of a reference cycle. Until the next collection, its model and optimiser state would stay
+        # on the device, next to those of the next run.
         gc.collect()
 
 
 def weight_dtype(model: torch.nn.Module) -> torch.dtype:
-    """Return the type of a model's weights: that of the first which holds numbers with a point."""
+    """Return the dtype of a model's weights: that of its first floating-point parameter."""
     return next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
 
 
 def float32_products() -> str:
-    """Return in what CUDA multiplies float32 matrices, as torch is set: `ieee` or `tf32`."""
+    """Return the precision of float32 matrix products on CUDA, as torch is set: `ieee` or `tf32`."""
     matmul: Any = torch.backends.cuda.matmul
-    # Since torch 2.9 there is a setting by name. To read the older one where the newer was written is an error.
+    # torch 2.9 has a named setting. Reading the older one after the newer one was written is an error.
     set_to = getattr(matmul, "fp32_precision", None)
     if set_to is None:
         set_to = "tf32" if matmul.allow_tf32 else "ieee"
@@ -113,7 +113,7 @@ def float32_products() -> str:
 
 
 def _driver() -> str | None:
-    """Return the version of NVIDIA's driver, where the system tells it."""
+    """Return the version of NVIDIA's driver, if the system reports it."""
     found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", _DRIVER.read_text()) if _DRIVER.is_file() else None
     return found.group() if found else None
 

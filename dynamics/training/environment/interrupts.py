@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: the step under way is finished, and what is complete stays."""
+"""Ctrl-C and a scheduler's SIGTERM: the current step is finished, and complete epochs are kept."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training ended at a step's end, as a signal asked for."""
+    """Training stopped at the end of a step, because of a signal."""
 
 
 @contextmanager
 def finishing_steps() -> Iterator[Callable[[], bool]]:
-    """Note signals instead of ending at once; a second one ends at once.
+    """Catch the first signal and let the current step finish. A second signal stops at once.
 
     Yields
     ------
     callable
-        Says whether a signal came. Always false outside the main thread, which alone receives signals.
+        Returns whether a signal came. Outside the main thread, which alone receives signals, always False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,4 +1,4 @@
-"""What several processes that train one model must agree on; with one process all of it does nothing."""
+"""Communication between the ranks of a distributed training. With one process these functions do nothing."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from dynamics.errors import InputError
 
 T = TypeVar("T")
 
-# Bytes that one collective carries at a time: an epoch's masks may be larger than a device's free memory.
+# Bytes per collective call: the masks of an epoch may be larger than the free memory of a device.
 _PIECE = 1 << 28
 
 
 def world_size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if _several() else 1
 
 
 def rank() -> int:
-    """Return this process's place among them; 0 writes what is written once."""
+    """Return the rank of this process. Rank 0 writes the shared files."""
     return dist.get_rank() if _several() else 0
 
 
 def launched() -> int:
-    """Return how many processes a launcher started, whether or not they have met yet."""
+    """Return how many processes a launcher started, whether or not they are connected yet."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def wait_for_all() -> None:
-    """Wait until all processes are here."""
+    """Wait until all ranks get here."""
     if _several():
         dist.barrier()
 
 
 def leave_process_group() -> None:
-    """End what the processes were together, once all are here; with one process there is nothing to end.
+    """Destroy the process group once all ranks get here. With one process there is nothing to do.
 
-    Left to the end of the interpreter, a thread of gloo may hold the last tensor that Python knew when there is no
-    Python any more, and abort a process whose work is done.
+    If this is left to the exit of the interpreter, a gloo thread may still hold a Python tensor after Python has shut
+    down, and abort a process that has finished its work.
     """
     if _several():
         gc.collect()
@@ -54,12 +54,12 @@ def leave_process_group() -> None:
 
 
 def on_rank_zero(action: Callable[[], T]) -> T:
-    """Return, in all processes, what `action` returns in process 0; bad input is the same error in all.
+    """Return the result of `action`, run on rank 0, on all ranks. If it raises InputError, all ranks raise it.
 
     Parameters
     ----------
     action : callable
-        Called in process 0 alone. What it returns must be picklable.
+        Called on rank 0 only. Its result must be picklable.
     """
     if not _several():
         return action()
@@ -78,7 +78,7 @@ def on_rank_zero(action: Callable[[], T]) -> T:
 
 
 def highest_of_ranks(number: int) -> int:
-    """Return the highest `number` of all processes. The hosts wait for one another, and for no device."""
+    """Return the highest `number` over all ranks. This waits for the other hosts, but not for a device."""
     if not _several():
         return number
     found = torch.tensor(number, device="cpu")
@@ -87,7 +87,7 @@ def highest_of_ranks(number: int) -> int:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum of `values` over all processes, where they are."""
+    """Return the sum of `values` over all ranks, on the device of `values`."""
     if not _several():
         return values
     total = values.to(_device(), copy=True)
@@ -96,12 +96,12 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def over_ranks(array: np.ndarray, *, blank: float | bool) -> np.ndarray:
-    """Return an array of which each process has filled other entries.
+    """Merge an array in which each rank has filled different entries.
 
     Parameters
     ----------
     array : ndarray of bool or float32
-        `blank` where this process knows nothing.
+        `blank` in the entries that this rank does not know.
     blank : False or NaN
     """
     if not _several():
@@ -115,7 +115,7 @@ def over_ranks(array: np.ndarray, *, blank: float | bool) -> np.ndarray:
             dist.all_reduce(piece, op=dist.ReduceOp.MAX)
             flat[start : start + step] = piece.bool().cpu().numpy()
         else:
-            # Where several know a value (a sequence that a loader repeated), theirs are the same: the largest is it.
+            # Several ranks may know an entry (a loader can repeat a sequence). Their values are equal, so take the max.
             known = (~piece.isnan()).to(torch.uint8)
             dist.all_reduce(known, op=dist.ReduceOp.MAX)
             piece = torch.where(piece.isnan(), -torch.inf, piece)
@@ -128,7 +128,7 @@ def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-# A group of the hosts beside that of the devices; made once, by all processes together.
+# A process group of the hosts (gloo), in addition to that of the devices. Created once, by all ranks together.
 _host_group: dict[str, Any] = {}
 
 
@@ -141,5 +141,5 @@ def _hosts() -> Any:
 
 
 def _device() -> torch.device:
-    # Collectives of nccl take tensors of the device alone.
+    # nccl only accepts tensors on the device.
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

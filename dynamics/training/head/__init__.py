@@ -1,1 +1,1 @@
-"""A model's head: losses straight from hidden states, what comes after it, and whether the model's loss holds more."""
+"""A model's head: losses directly from hidden states, checks of the head, and the model's own loss."""

@@ -1,8 +1,8 @@
-"""A compiled model on the fused route: its decoder is compiled, and what surrounds the operator is not.
+"""Compiled models on the fused route: the decoder is compiled, the code around the head's operator is not.
 
-torch.compile puts an OptimizedModule around the whole model. Tracing through the head's operator would break the graph,
-and running past the OptimizedModule would leave nothing compiled. So a request goes past it, and the decoder is
-compiled alone, as the whole was.
+torch.compile wraps the whole model in an OptimizedModule. Tracing the head's operator would break the graph, and
+bypassing the OptimizedModule would leave nothing compiled. Therefore a request bypasses the OptimizedModule, and the
+decoder alone is compiled with the same settings.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch._dynamo import OptimizedModule
 
 
 def not_compilable(chain: Sequence[nn.Module], inner: Any) -> str | None:
-    """Say why a compiled model cannot take the fused route; None if it can, or is not compiled.
+    """Return why a compiled model cannot take the fused route; None if it can, or is not compiled.
 
     Parameters
     ----------
     chain : sequence of Module
-        What wraps the model, from outside, and the model itself.
+        The model's wrappers, outermost first, and the model itself.
     inner : Module
     """
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in chain):
-        return "it is compiled in place, by compile(); torch.compile(model) or torch_compile=True would do"
+        return "it is compiled in place with compile(); use torch.compile(model) or torch_compile=True"
     if any(isinstance(module, OptimizedModule) for module in chain) and _decoder(inner) is None:
-        return "it is compiled and its decoder is not known"
+        return "it is compiled and its decoder is unknown"
     return None
 
 
 @contextmanager
 def requests_past_compilation(chain: Sequence[nn.Module], inner: Any) -> Iterator[None]:
-    """Lead calls with a `head_request` past each OptimizedModule of `chain`, and compile the decoder as the first."""
+    """Let calls with a `head_request` bypass each OptimizedModule of `chain`; compile the decoder like the first."""
     compiled = [module for module in chain if isinstance(module, OptimizedModule)]
     if not compiled:
         yield

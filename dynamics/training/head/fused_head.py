@@ -1,11 +1,11 @@
-"""Loss and statistics straight from a model's last hidden states, inside its own forward pass.
+"""Loss and statistics directly from a model's last hidden states, inside its own forward pass.
 
-The logits of a whole batch are by far the largest tensor of a training step. Here the model's `forward` is patched on
-the instance, for as long as it is wanted. A call with a `head_request` runs the model's own code as far as its head;
-there the fused operator takes the head's place, and the call ends with its answer. All that comes before the head is
-the model's own, then. What comes after it is measured (`head_check`) whenever the patch is put on, and again when the
-head has changed since. It stays a call of the model: what wraps it (DDP, FSDP2, PEFT) sees an ordinary forward pass,
-whose gradients it synchronises and whose parameters it gathers.
+The logits of a whole batch are by far the largest tensor of a training step. This module avoids them. It temporarily
+patches the model's `forward` on the instance. A call with a `head_request` runs the model's own code up to its head.
+There the fused operator replaces the head, and the call ends with the operator's answer. So everything before the head
+is the model's own code. What comes after the head is measured (`head_check`) each time the patch is applied, and again
+if the head changes. The request is still a call of the model: wrappers (DDP, FSDP2, PEFT) see an ordinary forward pass,
+and synchronise gradients and gather parameters as usual.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["HeadOutput", "HeadRequest", "causal_model", "fused_head"]
 
 log = logging.getLogger(__name__)
 
-# What a request makes no use of: logits and losses of the model's own, and what is beside the last hidden states.
+# Outputs that a request does not need: the model's own logits and loss, and anything but the last hidden states.
 _LEFT_OUT = (
     *("labels", "shift_labels", "num_items_in_batch", "logits_to_keep", "num_logits_to_keep", "return_dict"),
     *("output_hidden_states", "output_attentions", "output_router_logits"),
@@ -50,25 +50,24 @@ _LEFT_OUT = (
 
 @contextmanager
 def fused_head(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Iterator[bool]:
-    """Let a model answer `head_request`; its forward is as before on leaving.
+    """Let a model answer `head_request`. On exit, its forward is restored.
 
-    The head is checked on entering, each time: one small forward pass, and one that answers a request. While the
-    context is open, every request looks whether the head is still the one that was checked. Where it is not, it is
-    checked again, and a head that is no longer plain is answered for from whole logits: a request is never answered
-    wrongly, and never by an error of the fused route's own.
+    The head is checked on each entry, with one small forward pass and one that answers a request. While the context is
+    open, every request first tests whether the head has changed. If it has, it is checked again. A head that can no
+    longer be fused is answered from full logits, so an answer is never wrong, and never an error of the fused route.
 
     Parameters
     ----------
     model : Module
-        A causal language model, or what wraps one (DDP, FSDP2, PEFT, torch.compile).
+        A causal language model, or a wrapper of one (DDP, FSDP2, PEFT, torch.compile).
     dtype : torch.dtype
-        float32, or the autocast type of training: a request enters this autocast itself.
+        float32, or the autocast type of training. A request enters this autocast itself.
 
     Yields
     ------
     bool
-        Whether the model answers without whole logits. Not so for a head that is no plain linear layer, or where
-        something else than a scale and a soft cap comes after it: one line is logged then, once a model and reason,
+        Whether the model answers without full logits. False if the head is not a plain linear layer, or if
+        anything other than a scale and a soft cap follows it. Then one warning is logged per model and reason,
         and the caller must use logits.
     """
     chain, inner = wrapping(model)
@@ -98,12 +97,12 @@ def fused_head(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Itera
 
 
 def causal_model(model: nn.Module) -> Any:
-    """Return the causal language model inside what wraps it (DDP, PEFT, torch.compile)."""
+    """Return the causal language model inside its wrappers (DDP, PEFT, torch.compile)."""
     return wrapping(model)[1]
 
 
 def wrapping(model: Any) -> tuple[list[nn.Module], Any]:
-    """Return all that wraps a causal model, from outside, and the model, which is also the last of the list."""
+    """Return a causal model's wrappers, outermost first and the model itself last, and the model."""
     chain = [model]
     while True:
         inside: Any
@@ -119,7 +118,7 @@ def wrapping(model: Any) -> tuple[list[nn.Module], Any]:
         chain.append(model)
 
 
-# What was said of a model, so that a line is not repeated every epoch.
+# Warnings already logged for a model, so that they are not repeated every epoch.
 _said: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
@@ -127,17 +126,17 @@ def _say(inner: nn.Module, problem: str) -> None:
     said = _said.setdefault(inner, set())
     if problem not in said:
         said.add(problem)
-        log.warning("%s: %s; losses are computed from whole logits", type(inner).__name__, problem)
+        log.warning("%s: %s; losses are computed from full logits", type(inner).__name__, problem)
 
 
 def _told(error: Exception) -> str:
-    """An exception in half a line."""
+    """Describe an exception in half a line."""
     lines = str(error).strip().splitlines()
     return f"its fused head fails ({type(error).__name__}{': ' + lines[0][:200] if lines else ''})"
 
 
 class _Answered(BaseException):
-    """Ends a forward pass at its head. No `except Exception` of a model's code stops it."""
+    """Ends a forward pass at the head. A BaseException, so that `except Exception` in a model does not catch it."""
 
     def __init__(self, output: HeadOutput) -> None:
         super().__init__()
@@ -145,7 +144,7 @@ class _Answered(BaseException):
 
 
 class _Route:
-    """The patched forward of a model, and what is known of its head."""
+    """The patched forward of a model, and what is known about its head."""
 
     def __init__(self, model: nn.Module, inner: Any, dtype: torch.dtype) -> None:
         self._model = model
@@ -158,7 +157,7 @@ class _Route:
         self._growth: float | None = None
         self._form = HeadForm()
         self._state: Any = None
-        #: Whether a request of the caller's own was answered since the last check.
+        #: Whether a request of the caller was answered since the last check.
         self._proven = False
         self.problem: str | None = None
 
@@ -177,20 +176,20 @@ class _Route:
 
         return types.MethodType(forward, self._inner)
 
-    # The check. ---------------------------------------------------------------------------------
+    # Checking the head. -------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Ask anew whether the head is plain, through all that wraps the model."""
+        """Check again whether the head is plain, through all wrappers of the model."""
         self._ask(self._model)
 
     def _ask(self, called: Callable[..., Any]) -> None:
-        """Settle `problem` and the head's form, calling `called` as the model."""
+        """Set `problem` and the head's form, by calling `called` as the model."""
         self._proven = False
         try:
             self._state = state_of(self._inner)
             self.problem = unsuitable(self._inner) or self._examine(called)
         except torch.OutOfMemoryError:
-            raise  # whole logits would want more
+            raise  # full logits would need even more memory
         except Exception as error:
             self.problem = _told(error)
         finally:
@@ -204,7 +203,7 @@ class _Route:
         labels = ids.clone()
         labels[:, 0] = IGNORE_INDEX
         with torch.no_grad(), evaluating(self._model):
-            # Compiling for a few tokens would cost minutes.
+            # Compiling for a few tokens would take minutes.
             with torch.compiler.set_stance("force_eager"):
                 probe = self._probe = Probe(uncompiled(self._inner.get_output_embeddings()))
                 logits = logits_of(called(input_ids=ids))
@@ -222,18 +221,18 @@ class _Route:
             mine = mine[1:, 1:].flatten()
             if not torch.allclose(mine, plain.to(mine), rtol=0.0, atol=probe.tolerance, equal_nan=True):
                 apart = float((mine - plain).abs().max())
-                return f"its losses and those of its logits are {apart:.2g} nats apart"
+                return f"its losses differ by {apart:.2g} nats from those of its logits"
         return None
 
     def _probed(self, *args: Any, **kwargs: Any) -> Any:
-        """A plain forward pass with the probe for a head."""
+        """Run a plain forward pass with the probe as the head."""
         probe, self._probe = self._probe, None
         assert probe is not None
-        # The probe turns gradients on; for what follows the model's forward they are off again.
+        # The probe turns gradients on. After the model's forward, they are off again.
         with torch.no_grad(), self._autocast(), head_as(self._inner.get_output_embeddings(), probe):
             return self._before(*args, **self._without_cache(kwargs))
 
-    # A request. ---------------------------------------------------------------------------------
+    # Answering a request. -----------------------------------------------------------------------
 
     def _answer(self, request: HeadRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HeadOutput:
         kwargs = {key: value for key, value in kwargs.items() if key not in _LEFT_OUT}
@@ -257,7 +256,7 @@ class _Route:
             return answer_from_logits(last_positions(logits, request.labels), request)
 
     def _bare(self, *args: Any, head_request: HeadRequest | None = None, **kwargs: Any) -> Any:
-        """The model within a call of the model: what wraps it is not called a second time."""
+        """Call the model inside a call of the model: the wrappers are not called a second time."""
         if head_request is None:
             return self._probed(*args, **kwargs)
         return self._answer(head_request, args, kwargs)
@@ -293,13 +292,13 @@ class _Route:
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has a parameter of that name, or takes any."""
+    """Whether a function has a parameter of that name, or takes any keyword."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _virtual_tokens(model: Any) -> int:
-    """Positions that PEFT's prompt tuning puts before the tokens, as the adapter that is active has it."""
+    """Return the number of positions that PEFT's active prompt-tuning adapter puts before the tokens."""
     for module in wrapping(model)[0]:
         config: Any = getattr(module, "active_peft_config", None)
         if getattr(config, "is_prompt_learning", False) and "PREFIX" not in str(getattr(config, "peft_type", "")):

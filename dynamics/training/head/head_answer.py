@@ -1,4 +1,4 @@
-"""What a head is asked for, and the answer: from hidden states by the fused operator, or from whole logits."""
+"""A request to a head, and its answer, computed from hidden states by the fused operator or from full logits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TokenWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRequest:
-    """What a forward pass shall return instead of logits.
+    """What a forward pass should return instead of logits.
 
     Attributes
     ----------
     labels : Tensor of int64, shape (B, T)
         -100 where nothing is predicted.
     token_weight : Tensor of shape (B, T), callable or None
-        As for `linear_token_statistics`; None is one for each token: their sum, not their mean.
+        As for `linear_token_statistics`. None gives each token a weight of 1: the sum of losses, not their mean.
     label_smoothing : float
     """
 
@@ -36,7 +36,7 @@ class HeadRequest:
 
 @dataclass
 class HeadOutput(ModelOutput):
-    """The answer to a `HeadRequest`: a scalar, and values of shape (B, T) that carry no gradient."""
+    """The answer to a `HeadRequest`: the loss as a scalar, and values of shape (B, T) without gradients."""
 
     total_loss: torch.Tensor | None = None
     token_loss: torch.Tensor | None = None
@@ -45,13 +45,13 @@ class HeadOutput(ModelOutput):
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """Return the logits of a model's output without labels: a ModelOutput, or a tuple with logits first."""
+    """Return the logits from a model's output without labels: a ModelOutput, or a tuple with the logits first."""
     logits: torch.Tensor = output[0] if isinstance(output, tuple) else output.logits
     return logits
 
 
 def last_positions(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return values of the tokens alone, where a model puts virtual tokens (prompt tuning) before them.
+    """Return the values at the tokens, without those at virtual tokens before them (prompt tuning).
 
     Parameters
     ----------

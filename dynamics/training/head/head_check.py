@@ -1,8 +1,8 @@
-"""What a model makes of its head's output, measured: a scale, a soft cap, or something that we do not know.
+"""Measures what a model does with its head's output: a scale, a soft cap, or something unknown.
 
-The fused operator knows logits of the form c tanh(s z / c), where z = W h + b. Whether a model's are of this form is
-not read from its configuration, whose names differ from model to model and are not always obeyed. The head is made to
-return numbers of our choosing, small and large, and the model's own code turns them into logits.
+The fused operator supports logits of the form c tanh(s z / c), where z = W h + b. The configuration does not tell
+reliably whether a model's logits have this form: key names differ between models and are not always used. Therefore
+the head is made to return chosen numbers, small and large, and the model's own code turns them into logits.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-#: Logits in a check reach about this far: soft caps bite, and losses are of many nats.
+#: Logits in a check reach about this size, so that soft caps have an effect and losses are several nats.
 GROWN = 30.0
 
-# Where a straight line and a cap of any size in use part; float16 still holds it.
+# At this value a linear function and any soft cap in use differ clearly. float16 can still represent it.
 _LARGE = 3e4
 _N_PROBED_ROWS = 1
 _N_ROWS = 3
 _N_POSITIONS = 16
 
-# Numbers of a configuration or a model by whose names one may guess that they act on logits.
+# Parts of names in a configuration or model that may stand for numbers applied to the logits.
 _TELLING = ("logit", "cap", "scal", "multipl", "mup", "vocab", "dim_model_base")
 
 
 @dataclass(frozen=True)
 class HeadForm:
-    """Logits from z, a linear head's output: c tanh(s z / c), or s z without a cap.
+    """The form of the logits, given the output z of a linear head: c tanh(s z / c), or s z without a cap.
 
     Attributes
     ----------
     scale : float or None
-        s; None is 1.
+        The scale s; None means 1.
     softcap : float or None
-        c.
+        The cap c; None means no cap.
     """
 
     scale: float | None = None
@@ -52,23 +52,23 @@ class HeadForm:
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """Return what torch.compile wrapped, or the module itself."""
+    """Return the module that torch.compile wrapped, or the module itself."""
     while isinstance(module, OptimizedModule):
         module = module._orig_mod
     return module
 
 
 def unsuitable(model: Any) -> str | None:
-    """Say why a model's head cannot be fused, as far as one can tell without running it; None if it may be."""
+    """Return why a model's head cannot be fused, as far as is known without running it; None if it may be."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
-        return "it names no head"
+        return "its head is unknown (get_output_embeddings)"
     bare = uncompiled(head)
-    # A subclass or a replacement (an adapter on the head, a parametrisation) may do more than one product.
+    # A subclass or a replacement (an adapter on the head, a parametrisation) may compute more than one product.
     if type(bare) is not nn.Linear:
         kind = type(bare)
         where = kind.__module__.split(".")[0]
-        return f"its head is {where}'s {kind.__name__}, no plain Linear"
+        return f"its head is {where}'s {kind.__name__}, not a plain Linear"
     if "forward" in vars(bare):
         return "its head's forward is replaced"
     if _hooks(head) or _hooks(bare):
@@ -77,7 +77,7 @@ def unsuitable(model: Any) -> str | None:
 
 
 def state_of(model: Any) -> tuple[Any, ...]:
-    """Return what says that a model's head is still the one that was checked. It costs microseconds, and no device."""
+    """Return values that change when the head changes. This takes microseconds and does not use the device."""
     head = model.get_output_embeddings()
     bare = None if head is None else uncompiled(head)
     config: Any = getattr(model, "config", None)
@@ -109,7 +109,7 @@ def _numbers(holder: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def head_as(head: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Put `function` in the place of a head's forward; as before on leaving."""
+    """Temporarily replace a head's forward with `function`."""
     missing = object()
     before = vars(head).get("forward", missing)
     head.forward = function
@@ -123,7 +123,7 @@ def head_as(head: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
-    """Return token ids to check with, of shape (3, 16): different ones, none of them padding."""
+    """Return token ids for a check, shape (3, 16). They differ from one another, and none is padding."""
     head: Any = uncompiled(model.get_output_embeddings())
     vocabulary = head.weight.shape[0]
     embedding = getattr(model.get_input_embeddings(), "num_embeddings", None)
@@ -137,12 +137,12 @@ def sample_ids(model: Any, device: torch.device) -> torch.Tensor:
 
 
 class Probe:
-    """A head that returns, in the first row, numbers of our choosing, and in the others grown logits of its own.
+    """A replacement head. It returns chosen numbers in the first row, and enlarged logits of its own in the others.
 
     Attributes
     ----------
     growth : float
-        By what the hidden states of the other rows were multiplied.
+        The factor by which the hidden states of the other rows were multiplied.
     """
 
     def __init__(self, head: Any) -> None:
@@ -153,37 +153,37 @@ class Probe:
         self.growth = 1.0
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Stand for the head's forward."""
+        """Run in place of the head's forward."""
         self._calls += 1
         weight, bias = self._head.weight, self._head.bias
         with torch.no_grad():
             own = nn.functional.linear(hidden, weight)
             self._rounded_to = own.dtype
-            # One waits for the device here, as in all of the check.
+            # This waits for the device, like the rest of the check.
             largest = float(own.float().abs().max())
             self.growth = GROWN / largest if 0 < largest < math.inf else 1.0
-            # Computed as the operator's own call computes it, from hidden states that are grown.
+            # Computed as in the operator's own call, from the enlarged hidden states.
             own = nn.functional.linear(hidden * self.growth, weight, bias)
             exact = torch.float64 if own.dtype == torch.float64 else torch.float32
             returned = own.to(exact)
             if returned.ndim == 3:
                 returned[:_N_PROBED_ROWS] = _probe(returned[:_N_PROBED_ROWS].shape, returned.device).to(returned)
-            # A second call gets other numbers, and what it returned is not taken for the first one's.
+            # A second call returns different numbers, so it is not mistaken for the first one.
             self._returned = returned * self._calls
-        # What is done to it from here on by something that is trained shows in the logits.
+        # If a trainable module changes these numbers later, the logits will require a gradient.
         torch.set_grad_enabled(True)
         return self._returned
 
     def verdict(self, logits: torch.Tensor, ids: torch.Tensor, n_virtual: int) -> HeadForm | str:
-        """Return the form of the logits that came out, or why they have none.
+        """Return the form of the logits, or why they have no supported form.
 
         Parameters
         ----------
         logits : Tensor, shape (B, n_virtual + T, V)
-            What the model, and all that wraps it, returned.
+            The output of the model and its wrappers.
         ids : Tensor, shape (B, T)
         n_virtual : int
-            Positions that are put before the tokens.
+            Number of positions that are put before the tokens.
         """
         if self._returned is None:
             return "its head is not called"
@@ -191,25 +191,25 @@ class Probe:
             return f"its head is called {self._calls} times"
         expected = (ids.shape[0], ids.shape[1] + n_virtual, self._returned.shape[-1])
         if tuple(self._returned.shape) != expected or tuple(logits.shape) != expected:
-            return f"its head returns {tuple(self._returned.shape)} and its logits are {tuple(logits.shape)}"
+            return f"its head returns {tuple(self._returned.shape)} but its logits are {tuple(logits.shape)}"
         if logits.requires_grad:
             return "something trainable comes after its head"
-        # Where the model is: of a large vocabulary the host would take longer than both forward passes. It stands in
-        # for the one device that has no float64.
+        # Compare on the model's device: for a large vocabulary the host would take longer than both forward passes.
+        # MPS has no float64, so the host is used there.
         z, found = (each.cpu() if each.device.type == "mps" else each for each in (self._returned, logits))
         return _form(z.double(), found.double())
 
     @property
     def tolerance(self) -> float:
-        """How far losses and entropies may be apart, in nats, at logits as large as the check's."""
-        # Half-precision logits are rounded by |z| 2^-9 (bf16), on either route; float32 products by their summation.
+        """The allowed difference in losses and entropies, in nats, for logits as large as those of the check."""
+        # On both routes, half-precision logits are rounded by |z| 2^-9 (bf16). float32 products differ by summation.
         if self._rounded_to in (torch.float32, torch.float64):
             return 5e-6 * (10.0 + GROWN)
         return 4.0 * GROWN * torch.finfo(self._rounded_to).eps / 2
 
 
 def _probe(shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """Numbers of either sign from 0.01 to 1000, but for three; those of a position are the last one's, moved by one."""
+    """Return numbers of both signs from 0.01 to 1000, plus three larger ones. Each position is the last one shifted."""
     n_rows, n_positions, n_vocab = shape
     options: dict[str, Any] = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
     sign = torch.randint(0, 2, (n_vocab,), **options) * 2.0 - 1.0
@@ -221,9 +221,9 @@ def _probe(shape: torch.Size, device: torch.device) -> torch.Tensor:
 
 
 def _form(z: torch.Tensor, logits: torch.Tensor) -> HeadForm | str:
-    """Measure the form on three numbers and hold it against all of them; float64, first row probed."""
+    """Measure the form on three numbers and compare all numbers with it. float64; the first row was probed."""
     at_one, at_large, at_half = (float(logits[0, p, 0]) for p in range(3))
-    unknown = "its logits are not those of its head, a scale and a soft cap"
+    unknown = "its logits are not its head's output with a scale and a soft cap"
     if not all(map(math.isfinite, (at_one, at_large, at_half))) or at_one <= 0 or at_large <= 0:
         return unknown
     if abs(at_large - 2 * at_half) <= 1e-4 * at_large:
@@ -233,7 +233,7 @@ def _form(z: torch.Tensor, logits: torch.Tensor) -> HeadForm | str:
     else:
         return unknown
     predicted = form.logits(z)
-    # A model that has diverged is no other model: NaN is NaN on either route.
+    # A diverged model may return NaN, on either route.
     return form if torch.allclose(logits, predicted, rtol=1e-5, atol=1e-6, equal_nan=True) else unknown
 
 

@@ -1,1 +1,1 @@
-"""What happens beside a step: methods armed and asked, what the pass saw, metrics, the fused head."""
+"""What happens around a training step: active methods, tables of the pass, metrics, the fused head."""

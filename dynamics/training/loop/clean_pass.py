@@ -19,9 +19,9 @@ from dynamics.training.loop.landing import Landing, sent
 
 @dataclass(frozen=True, kw_only=True)
 class TokenValues:
-    """Clean values of every token of some sequences: arrays (or tensors) of shape (n_sequences, n_positions).
+    """Clean values of every token of some sequences: arrays (or tensors) of shape (S, P).
 
-    `loss` and `entropy` are float32, in nats, NaN where there is no prediction; `correct` is bool, false there.
+    `loss` and `entropy` are float32, in nats, and NaN where nothing is predicted. `correct` is bool, and false there.
     """
 
     loss: Any
@@ -35,7 +35,7 @@ class TokenValues:
 
 
 def forward_context(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
-    """Return the autocast context of a forward pass in `dtype`; none for float32."""
+    """Return the autocast context for a forward pass in `dtype`; a null context for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
@@ -55,18 +55,18 @@ def evaluate_tokens(
     Parameters
     ----------
     model : Module
-        A causal language model; its mode and all global generators are as before on return.
-    token_id : ndarray of int, shape (n_sequences, n_positions)
-    labels : ndarray of int64, shape (n_sequences, n_positions)
+        A causal language model. Its mode and all global generators are restored on return.
+    token_id : ndarray of int, shape (S, P)
+    labels : ndarray of int64, shape (S, P)
         `token_id` where the token is predicted, -100 elsewhere.
     batch_size : int
-        Sequences per forward pass. Sequences go in order, without a data loader.
+        Sequences per forward pass. Sequences are processed in order, without a data loader.
     dtype : torch.dtype
-        float32, or the autocast type of training. Statistics are float32 at least.
+        float32, or the autocast type of training. Statistics are at least float32.
     n_batches : int
-        Forward passes to make at least: a sharded model waits for all processes in each.
+        Minimum number of forward passes. With a sharded model, every rank must make the same number.
     on_batch : callable, optional
-        Called with the number of sequences done in each batch.
+        Called with the number of sequences of each finished batch.
     """
     assert (labels[:, 0] == IGNORE_INDEX).all(), "position 0 has no prediction"
     device = next(model.parameters()).device
@@ -104,7 +104,7 @@ def forward_values(
     ----------
     model : Module
     inputs : mapping
-        What its forward takes, without labels.
+        The forward pass's arguments, without labels.
     labels : Tensor of int64, shape (B, T)
     fused : bool
         Whether the model answers a `HeadRequest`.

@@ -1,4 +1,4 @@
-"""Whether what methods drop from a model's input is hidden from it, asked of the model itself before it is trained."""
+"""Checks before training that the model cannot see tokens that methods drop from its input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
     Parameters
     ----------
     model : Module
-        As training runs it, with the methods' hooks on it; in several processes all of them call.
+        The model as training runs it, with the methods' hooks. All ranks must call this.
     methods : Methods
     dtype : torch.dtype
         float32, or the autocast type of training.
@@ -40,7 +40,7 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
         with evaluating(model), forward_context(device, dtype):
             found = dependence_on_dropped(logits, mask.n_vocab, mask.armed_with, device)
             if found == 0.0 and mask.settings.replacement == "unattended":
-                # The stand-in is hidden from the rest too: asked of what stands there with nothing in its place.
+                # The replacement token must be hidden too, so this check also runs on it.
                 found = dependence_on_dropped(
                     lambda ids: logits(ids)[:, list(KEPT)],
                     mask.n_vocab,
@@ -50,6 +50,6 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
         if found > 0.0:
             raise InputError(
                 f"{type(method).__name__}: the logits of {type(causal_model(model)).__name__} still depend on tokens "
-                f"that are dropped from its input (by {found:.2g}), since they enter it elsewhere too; "
-                + ("use target: loss" if mask is method else "leave the method out")
+                f"that are dropped from its input (by {found:.2g}), because the model also reads them elsewhere; "
+                + ("use target: loss" if mask is method else "remove the method")
             )

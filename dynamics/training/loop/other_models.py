@@ -1,4 +1,4 @@
-"""Values of the training set under models that are not trained, which methods go by: measured once, and kept."""
+"""Loss and entropy of the training set under other, fixed models that methods use; computed once and cached."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Values = dict[str, tuple[np.ndarray, np.ndarray]]
 def values_of_others(
     methods: Sequence[Regularizer], packed: PackedSplit, *, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> Values:
-    """Return loss and entropy of every token under each other model that a method goes by.
+    """Return loss and entropy of every token under each other model that a method uses.
 
-    Process 0 measures them, or finds them in the cache, by the hash of the model's weights and of the tokens.
+    Rank 0 computes them, or finds them in the cache by the hashes of the model's weights and of the tokens.
 
     Parameters
     ----------
@@ -42,21 +42,21 @@ def values_of_others(
     packed : PackedSplit
         The training set.
     tokenizer : PreTrainedTokenizerBase, optional
-        Of the training set; without one, ids are taken to mean the same to every model.
+        The training set's tokenizer. Without one, ids are assumed to mean the same for every model.
     device : torch.device
-        Where they are measured.
+        The device that computes them.
     dtype : torch.dtype
         float32, or the autocast type of training.
 
     Returns
     -------
     dict of str to (ndarray, ndarray)
-        By `OtherModel.model`: float32 of shape (n_sequences, n_positions), in nats, NaN where nothing is predicted.
+        By `OtherModel.model`: float32 of shape (S, P), in nats, NaN where nothing is predicted.
 
     Raises
     ------
     InputError
-        A model cannot be loaded, has other tokens or too few positions, or its values are no numbers.
+        A model cannot be loaded, has other tokens or too few positions, or gives NaN.
     """
     wanted = {other.model: other for method in methods if (other := method.other_model) is not None}
     return {
@@ -100,13 +100,13 @@ def _values(
 
 
 def _require_same_tokens(name: str, used: np.ndarray, tokenizer: Any) -> None:
-    """Raise InputError unless the ids of the training set are the same tokens to a model's own tokenizer."""
+    """Raise InputError unless a model's own tokenizer assigns the same tokens to the ids of the training set."""
     try:
         others = load_tokenizer(name)
     except InputError as error:
         raise InputError(
-            f"source.model: {name!r} has no tokenizer beside it that could be compared with the training set's; save "
-            f"it there ({error})"
+            f"source.model: {name!r} has no tokenizer in its folder to compare with the training set's; save it "
+            f"there ({error})"
         ) from error
     ids = used.tolist()
     ours, theirs = (one.convert_ids_to_tokens(ids) for one in (tokenizer, others))
@@ -114,23 +114,23 @@ def _require_same_tokens(name: str, used: np.ndarray, tokenizer: Any) -> None:
     if differing:
         first = differing[0]
         raise InputError(
-            f"source.model: {name!r} has another vocabulary than the training set: id {ids[first]} is "
+            f"source.model: {name!r} has a different vocabulary than the training set: id {ids[first]} is "
             f"{theirs[first]!r} there and {ours[first]!r} here ({len(differing)} of {len(ids)} ids differ); give a "
             "model with the same tokenizer"
         )
 
 
 def _require_room(name: str, model: Any, used: np.ndarray, n_positions: int) -> None:
-    """Raise InputError if a model has fewer tokens or positions than the training set."""
+    """Raise InputError if a model has too few tokens or positions for the training set."""
     n_vocab = int(model.get_input_embeddings().num_embeddings)
     if len(used) and used.max() >= n_vocab:
         raise InputError(
-            f"source.model: {name!r} has {n_vocab} tokens, and the training set has id {used.max()}; give a model with "
+            f"source.model: {name!r} has {n_vocab} tokens, but the training set has id {used.max()}; give a model with "
             "the same tokenizer"
         )
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and n_positions > most:
         raise InputError(
             f"source.model: {name!r} has {most} positions, fewer than the {n_positions} of the training set's "
-            "sequences; give a model with more, or shorten them"
+            "sequences; give a model with more positions, or shorten the sequences"
         )

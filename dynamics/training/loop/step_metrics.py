@@ -1,4 +1,4 @@
-"""The scalars of each optimiser step, without making a GPU wait for them."""
+"""The metrics of each optimiser step, collected without making a GPU wait."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from dynamics.training.loop.landing import Landing
 
 
 class _Bunch(NamedTuple):
-    """Rows whose sums are on their way to the host, and the seconds that their steps took."""
+    """Rows whose sums are being copied to the host, and the seconds that their steps took."""
 
     rows: list[dict[str, Any]]
     seconds: float
 
 
 class StepMetrics:
-    """Collect a row per optimiser step on the device, and write rows to metrics.jsonl in bunches.
+    """Collects a row per optimiser step on the device, and writes rows to metrics.jsonl in groups.
 
     Parameters
     ----------
     path : Path, optional
-        metrics.jsonl; None keeps nothing.
+        metrics.jsonl. None writes nothing.
     every : int
-        Steps between writes. `tokens_per_second` is the mean over each bunch.
+        Steps between writes. `tokens_per_second` is the mean over each group of steps.
     losses : bool
-        Whether the loss of each batch is known; without, rows have no `training_loss`.
+        Whether the loss of each batch is known. Without it, rows have no `training_loss`.
     """
 
     def __init__(self, path: Path | None, *, every: int = 50, losses: bool = True) -> None:
@@ -41,7 +41,7 @@ class StepMetrics:
         self._rows: list[tuple[dict[str, Any], torch.Tensor]] = []
         self._sums: torch.Tensor | None = None
         self._landing: Landing[_Bunch] = Landing()
-        #: The training losses of the pass that is under way, as far as they have arrived.
+        #: The training losses of the current pass that have arrived on the host.
         self.losses: list[float] = []
         self._started = time.perf_counter()
 
@@ -53,9 +53,9 @@ class StepMetrics:
         predicted: torch.Tensor,
         auxiliary: torch.Tensor | None = None,
     ) -> None:
-        """Add one micro-batch: its share of the step's loss, its dropped and its predicted tokens.
+        """Add one micro-batch: its part of the step's loss, and its numbers of dropped and predicted tokens.
 
-        `auxiliary` is what second forward passes add to the loss: given for every micro-batch of a training, or none.
+        `auxiliary` is what second forward passes add to the loss. Give it for every micro-batch of a training, or for none.
         """
         assert (loss_sum is not None) == self._with_losses, "losses are known, or not"
         if loss_sum is None:
@@ -71,7 +71,7 @@ class StepMetrics:
 
     @property
     def has_batch(self) -> bool:
-        """Whether the step under way has a batch."""
+        """Whether the current step has a batch."""
         return self._sums is not None
 
     def loss_of_step(self) -> torch.Tensor:
@@ -88,18 +88,18 @@ class StepMetrics:
             self._send()
 
     def end_epoch(self) -> float | None:
-        """Write what is left; return the mean training loss of the epoch's steps, or None if there were none."""
+        """Write the remaining rows. Return the mean training loss of the epoch's steps, or None if there were none."""
         self.flush()
         losses, self.losses = self.losses, []
         return sum(losses) / len(losses) if losses else None
 
     def flush(self) -> None:
-        """Write what has been collected; waits for it."""
+        """Wait for all collected rows and write them."""
         self._send()
         self._write(self._landing.all())
 
     def restart_clock(self) -> None:
-        """Leave the time since the last bunch (recording, saving) out of the next throughput."""
+        """Exclude the time since the last group (recording, saving) from the next throughput."""
         self._started = time.perf_counter()
 
     def _send(self) -> None:
@@ -107,7 +107,7 @@ class StepMetrics:
             now = time.perf_counter()
             bunch = _Bunch([row for row, _ in self._rows], now - self._started)
             self._started = now
-            # Of all processes: each has a part of every step's batch.
+            # Summed over ranks: each has a part of every step's batch.
             self._landing.send(bunch, sum_over_ranks(torch.stack([sums for _, sums in self._rows])))
             self._rows = []
         self._write(self._landing.arrived())

@@ -1,9 +1,9 @@
-"""What goes on beside the steps of a training, whoever takes them.
+"""The loop's side of a training: everything around the optimiser steps, whoever runs them.
 
-A driver (a Trainer's callback, or a loop of one's own) says when a pass begins, which batch comes, and when a step and
-a pass are done. Here methods are armed and asked, masks and metrics kept, and each pass handed on to what records it.
-The host never waits for the device in between: what must be known of a step (is its loss finite, are its sequences
-known) is looked at when it has arrived.
+A driver (a Trainer's callback, or your own loop) tells this loop when a pass begins, which batch comes, and when a step
+or a pass ends. The loop activates methods, keeps masks and metrics, and passes each finished epoch on to the recording.
+The host does not wait for the device in between: facts about a step (is its loss finite, are its sequences known) are
+checked when they have arrived.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _STOP, _DIVERGED = 1, 2
 
 
 class Recording(Protocol):
-    """What writes down what a training does: `RunWriter`, or a test's own."""
+    """Writes the records of a training: `RunWriter`, or a replacement in tests."""
 
     def epoch(self, model: torch.nn.Module, moment: Moment, seen: TrainingPass) -> TokenValues | None:
-        """Record a moment; return the clean values of the training set as recorded, NaN where they are not."""
+        """Record a moment. Return the recorded clean values of the training set, NaN where there are none."""
 
     def recorded(self, epoch: int) -> TokenValues | None:
-        """Return what `epoch` returned when it recorded that epoch, where training goes on."""
+        """When training resumes, return what `epoch` returned for that epoch."""
 
     def finish(self) -> None:
         """Note that training is done."""
@@ -51,22 +51,22 @@ class TrainingLoop:
     ----------
     regularizers : sequence of Regularizer
     metrics : StepMetrics, optional
-        Receives a row per optimiser step.
+        Gets a row per optimiser step.
     recording : Recording, optional
     training_pass : bool
-        Keep what the optimiser saw of each token.
+        Keep the values that the optimiser saw of each token.
     on_batch : callable, optional
         Called with the number of rows of each micro-batch, for progress bars.
     stops : callable, optional
-        Asked after each step whether to end training; then `Interrupted` is raised, in all processes.
+        Called after each step. If it returns true, training ends with `Interrupted`, on all ranks.
     on_divergence : callable, optional
-        Called with a step and its sequences (rows of the training set) once its loss is known to be NaN or infinite;
-        expected to raise. Without, training goes on.
+        Called with a step and its sequences (rows of the training set) once its loss is known to be NaN or infinite.
+        It should raise an error. Without it, training continues.
 
     Raises
     ------
     InputError
-        Regularisers contradict each other, naming both.
+        Two regularisers contradict each other. The message names both.
     """
 
     def __init__(
@@ -92,17 +92,17 @@ class TrainingLoop:
         self._unknown: torch.Tensor | None = None
         self._rows: list[torch.Tensor] = []
         self._checks: Landing[tuple[int, list[torch.Tensor]]] = Landing()
-        #: The pass over the data that is under way, or was last; whether it is under way; whether it was cut.
+        #: The current or last pass over the data; whether it is in progress; whether it was cut short.
         self.epoch = 0
         self.under_way = False
         self._cut = False
         self.step = 0
-        #: The optimiser steps that were done when the pass under way began.
+        #: Optimiser steps done before the current pass.
         self.began = 0
         self.total_steps = 1
 
     def open(self, reader: BatchReader, *, total_steps: int) -> None:
-        """Say which sequences there are, and how many optimiser steps there will be. Nothing has been trained."""
+        """Set the sequences and the number of optimiser steps. Nothing has been trained yet."""
         self._reader = reader
         self._tables = PassTables(reader.shape, dropped=self.methods.drop, values=self.keeps_training_pass)
         self.total_steps = total_steps
@@ -119,19 +119,19 @@ class TrainingLoop:
         self._hand_on(model, Moment(epoch=0, step=0, passes=0.0), seen)
 
     def begin_pass(self) -> None:
-        """Begin a pass over the data, or go on with one that a checkpoint cut.
+        """Begin a pass over the data, or continue one that a checkpoint interrupted.
 
         Raises
         ------
         InputError
-            The last one was cut, and recorded so: only the last epoch of a run can be.
+            The last pass was cut short and recorded. Only the last epoch of a run may be cut short.
         """
         assert self._tables is not None, "open() comes first"
         if not self.under_way:
             if self._cut and self.recording is not None:
                 raise InputError(
                     f"something ended epoch {self.epoch} early (a callback's should_epoch_stop) and training goes on; "
-                    "epochs that are recorded are whole, but for the last: end the training there, or let epochs end"
+                    "only the last recorded epoch may be partial: end the training there, or let epochs finish"
                 )
             self.epoch += 1
             self.began = self.step
@@ -144,21 +144,21 @@ class TrainingLoop:
         Parameters
         ----------
         epoch : float
-            Passes over the data so far, for the step's row of metrics.
+            Passes over the data so far, for the metrics.
         learning_rate : float, optional
-            That the step used, where it is known.
+            The learning rate of the step, if known.
 
         Raises
         ------
         InputError
-            No batch was read in it, or an earlier one held an unknown sequence.
+            No batch was read in the step, or an earlier batch held an unknown sequence.
         Interrupted
-            It was asked to stop.
+            The loop was asked to stop.
         """
         if not self.metrics.has_batch:
             raise InputError(
-                "a training step went by without compute_loss, where regularisers act and tokens are known; this "
-                "trainer computes its loss elsewhere: use DynamicsTrainer, or a loop with a LoopRecorder"
+                "a training step did not call compute_loss, where regularisers act and tokens are identified; this "
+                "trainer computes its loss elsewhere: use DynamicsTrainer, or your own loop with a LoopRecorder"
             )
         assert self._unknown is not None
         progress = self.step / self.total_steps
@@ -188,12 +188,12 @@ class TrainingLoop:
         self._raise_on(diverged)
 
     def end_pass(self, model: torch.nn.Module, *, passes: float) -> None:
-        """Hand on a pass that came to its end, or was cut.
+        """Record a pass that is finished or was cut short.
 
         Parameters
         ----------
         model : Module
-            As the trainer runs it.
+            The model as the trainer runs it.
         passes : float
             Passes over the data so far.
         """
@@ -204,21 +204,21 @@ class TrainingLoop:
         self._hand_on(model, Moment(epoch=self.epoch, step=self.step, passes=passes), seen)
 
     def forget_pass(self) -> None:
-        """Take back a pass that turned out to hold no batch: a resumed stream may end where the last one did."""
+        """Undo the start of a pass that turned out to have no batch: a resumed stream may already be at its end."""
         assert not self.metrics.has_batch, "a pass with batches is handed on"
         self.epoch -= 1
         self.under_way = False
 
     def resume(self, model: torch.nn.Module, *, done: int, cut: bool) -> None:
-        """Go on where `load_state` brought the loop.
+        """Resume from the point that `load_state` restored.
 
         Parameters
         ----------
         model : Module
         done : int
-            Passes that came to their end.
+            Number of finished passes.
         cut : bool
-            Whether another one is under way; else one that is not recorded yet is recorded now.
+            Whether another pass is in progress. If not, the last pass is recorded now, unless it already is.
         """
         if self.under_way and not cut:
             self.end_pass(model, passes=float(done))
@@ -227,37 +227,37 @@ class TrainingLoop:
         self.methods.end_epoch(done, values)
 
     def resume_by_visits(self, model: torch.nn.Module, predicted: np.ndarray) -> None:
-        """Go on, where nobody knows how long a pass is: one that has seen every sequence has come to its end.
+        """Resume when the length of a pass is unknown: a pass that has visited every sequence counts as finished.
 
         Parameters
         ----------
         model : Module
-        predicted : ndarray of bool, shape (n_sequences, n_positions)
-            Of the training set.
+        predicted : ndarray of bool, shape (S, P)
+            The training set's predicted tokens.
         """
         cut = self.under_way and self.share_visited(predicted) < 1.0
         self.resume(model, done=self.epoch - cut, cut=cut)
 
     def finish(self) -> None:
-        """Say that training is done."""
+        """Note that training is done."""
         self.metrics.flush()
         if self.recording is not None:
             self.recording.finish()
 
     def share_visited(self, predicted: np.ndarray) -> float:
-        """Return the share of the sequences with predicted tokens that the pass under way has seen."""
+        """Return the share of the sequences with predicted tokens that the current pass has visited."""
         assert self._tables is not None, "open() comes first"
         return self._tables.share_visited(predicted)
 
     # Batches. -----------------------------------------------------------------------------------
 
     def read(self, inputs: Mapping[str, Any]) -> Batch:
-        """Return what a collated batch is to regularisers.
+        """Return a collated batch in the form that regularisers get.
 
         Parameters
         ----------
         inputs : mapping
-            As the collator made it; tensors of shape (B, T).
+            The collator's output; tensors of shape (B, T).
         """
         assert self._reader is not None, "open() comes first"
         progress = min(self.step / self.total_steps, 1.0)
@@ -267,7 +267,7 @@ class TrainingLoop:
 
     @contextmanager
     def armed(self, batch: Batch) -> Iterator[None]:
-        """Let regularisers act on a forward pass."""
+        """Activate the regularisers during a forward pass."""
         with self.methods.armed(batch):
             yield
 
@@ -279,22 +279,22 @@ class TrainingLoop:
         *,
         auxiliary: torch.Tensor | None = None,
     ) -> None:
-        """Note a micro-batch: its share of the step's loss (where known), what was dropped, and what was seen.
+        """Note a micro-batch: its part of the step's loss (if known), its dropped tokens, and the values seen.
 
         Parameters
         ----------
         batch : Batch
         loss_sum : Tensor, scalar, optional
-            Of the first forward pass.
+            The loss of the first forward pass.
         values : TokenValues of tensors of shape (B, T), optional
-            Of the first forward pass; where they are kept.
+            The values of the first forward pass, if they are kept.
         auxiliary : Tensor, scalar, optional
-            What second passes add to the loss.
+            What second forward passes add to the loss.
         """
         assert self._tables is not None, "open() comes first"
         dropped = self.methods.dropped(batch)
         if self.keeps_training_pass:
-            assert values is not None, "whoever keeps the training pass gives its values"
+            assert values is not None, "a training pass is kept, so its values must be given"
             self._tables.note(batch, dropped=dropped, loss=values.loss, entropy=values.entropy)
         else:
             self._tables.note(batch, dropped=dropped)
@@ -304,20 +304,20 @@ class TrainingLoop:
         if self._on_batch is not None:
             self._on_batch(len(batch.sequence_id))
 
-    # What a checkpoint keeps. -------------------------------------------------------------------
+    # The state in a checkpoint. -----------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what must be kept to go on from here: JSON values of the training, and arrays of this process."""
+        """Return the state needed to resume from here: JSON values of the training, and arrays of this rank."""
         assert self._tables is not None, "open() comes first"
         self.metrics.flush()
-        # A pass that was cut goes on, if training does.
+        # A pass that was cut short continues if training does.
         under_way = self.under_way or self._cut
         facts = {
             "epoch": self.epoch,
             "under_way": under_way,
             "step": self.step,
             "began": self.began,
-            # As text where one is NaN or infinite, which JSON cannot hold.
+            # NaN and infinity are written as text, because JSON cannot hold them.
             "losses": [loss if math.isfinite(loss) else str(loss) for loss in self.metrics.losses],
             "methods": self.methods.state(),
         }
@@ -329,7 +329,7 @@ class TrainingLoop:
         parts: list[Mapping[str, np.ndarray]],
         tensors: Mapping[str, Mapping[str, torch.Tensor]],
     ) -> None:
-        """Take up what `state` returned, in one or more processes, and the tensors of the methods."""
+        """Restore what `state` returned on one or more ranks, and the tensors of the methods."""
         assert self._tables is not None, "open() comes first"
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.began = facts.get("began", self.step)
@@ -348,7 +348,7 @@ class TrainingLoop:
         self.metrics.restart_clock()
 
     def _check(self, landed: list[tuple[tuple[int, list[torch.Tensor]], np.ndarray]]) -> Any:
-        """Return the first of some steps whose loss is not finite, with its rows, if that matters; else None."""
+        """Return the first of some steps with a non-finite loss, and its rows; None if there is none or it may go on."""
         for (step, rows), (unknown, not_finite) in landed:
             if unknown:
                 raise InputError(unknown_rows_message(int(unknown)))
@@ -367,5 +367,5 @@ class TrainingLoop:
 
 
 def with_values(batch: Batch, values: TokenValues | None) -> Batch:
-    """Return `batch` with clean values of its tokens under the current weights, where there are any."""
+    """Return `batch` with clean values of its tokens under the current weights, if given."""
     return batch if values is None else replace(batch, loss=values.loss, entropy=values.entropy)

@@ -15,16 +15,16 @@ from dynamics.training.environment.processes import over_ranks
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """When something was measured.
+    """The point in training at which something was measured.
 
     Attributes
     ----------
     epoch : int
-        The number under which it is recorded: passes over the data, a pass that was cut counted as one.
+        The number of the record: passes over the data, where a partial pass counts as one.
     step : int
         Optimiser steps done.
     passes : float
-        Passes over the data; less than `epoch` where the last one was cut.
+        Passes over the data; less than `epoch` if the last one was cut short.
     """
 
     epoch: int
@@ -33,7 +33,7 @@ class Moment:
 
     @property
     def whole(self) -> bool:
-        """Whether the pass came to its end."""
+        """Whether the pass was finished."""
         return self.passes == self.epoch
 
 
@@ -43,12 +43,12 @@ class TrainingPass:
 
     Attributes
     ----------
-    dropped : ndarray of bool, shape (n_sequences, n_positions), optional
-        None where no regulariser drops tokens.
+    dropped : ndarray of bool, shape (S, P), optional
+        None if no regulariser drops tokens.
     mean_loss : float, optional
-        Mean of the steps' training losses, in nats; None where it is not known, and before training.
-    loss, entropy : ndarray of float32, shape (n_sequences, n_positions), optional
-        What the optimiser saw of each token, in nats, NaN where it saw nothing; where it is kept.
+        Mean of the steps' training losses, in nats. None if it is unknown, and before training.
+    loss, entropy : ndarray of float32, shape (S, P), optional
+        The values that the optimiser saw, in nats; NaN for tokens that it did not see. None unless they are kept.
     """
 
     dropped: np.ndarray | None = None
@@ -58,23 +58,23 @@ class TrainingPass:
 
 
 class PassTables:
-    """One byte a token of the training set for what was dropped, eight more for what was seen, one a sequence.
+    """Tables of a pass. Per training token: one byte for dropped, and eight for values seen. Per sequence: one byte.
 
     Parameters
     ----------
     shape : (int, int)
-        Sequences and positions.
+        Numbers of sequences S and positions P.
     dropped : bool
         Whether a regulariser drops tokens.
     values : bool
-        Whether what the optimiser saw is kept.
+        Whether to keep the values that the optimiser saw.
     """
 
     def __init__(self, shape: tuple[int, int], *, dropped: bool, values: bool) -> None:
         self._shape = shape
         n_tokens = shape[0] * shape[1]
-        # One place more, for what must not be written anywhere: an index costs the host nothing, a selection would.
-        # On the host, until there is a batch.
+        # One extra entry takes values that must not be stored: indexing does not make the host wait, selecting would.
+        # The tables are on the CPU until there is a batch.
         bits: Any = {"dtype": torch.bool, "device": "cpu"}
         self._tables: dict[str, torch.Tensor] = {"visited": torch.zeros(shape[0] + 1, **bits)}
         if dropped:
@@ -91,7 +91,7 @@ class PassTables:
         loss: torch.Tensor | None = None,
         entropy: torch.Tensor | None = None,
     ) -> None:
-        """Note a micro-batch; all tensors are of shape (B, T), and no device is waited for."""
+        """Note a micro-batch. All tensors have shape (B, T). This does not wait for the device."""
         for name, table in self._tables.items():
             if table.device != batch.predicted.device:
                 self._tables[name] = table.to(batch.predicted.device)
@@ -108,18 +108,18 @@ class PassTables:
                 self._tables[name].index_copy_(0, where, values.detach().float().flatten())
 
     def share_visited(self, predicted: np.ndarray) -> float:
-        """Return the share of the sequences with predicted tokens that this pass has seen, in all processes.
+        """Return the share of the sequences with predicted tokens that this pass has visited, over all ranks.
 
         Parameters
         ----------
-        predicted : ndarray of bool, shape (n_sequences, n_positions)
+        predicted : ndarray of bool, shape (S, P)
         """
         visited = over_ranks(self._tables["visited"][:-1].cpu().numpy(), blank=False)
         wanted = predicted.any(axis=1)
         return float((visited & wanted).sum() / max(1, wanted.sum()))
 
     def whole(self, *, mean_loss: float | None) -> TrainingPass:
-        """Return the tables of all processes together, as arrays."""
+        """Return the tables of all ranks merged, as arrays."""
         found = {}
         for name, blank in (("dropped", False), ("loss", np.nan), ("entropy", np.nan)):
             if name in self._tables:
@@ -133,7 +133,7 @@ class PassTables:
             table.fill_(False if table.dtype == torch.bool else torch.nan)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what this process has noted, in arrays that safetensors can hold: bits and float32."""
+        """Return what this rank has noted, in arrays that safetensors can store: bits and float32."""
         arrays = {name: table.cpu().numpy() for name, table in self._tables.items()}
         return {
             name: np.packbits(array, bitorder="little") if array.dtype == np.bool_ else array
@@ -141,7 +141,7 @@ class PassTables:
         }
 
     def load_state(self, parts: list[Mapping[str, np.ndarray]]) -> None:
-        """Take up what one or more processes had noted when `state` was called."""
+        """Restore what one or more ranks had noted when `state` was called."""
         self.clear()
         for part in parts:
             for name, table in self._tables.items():

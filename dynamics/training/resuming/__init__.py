@@ -1,1 +1,1 @@
-"""Checkpoints, where to go on from, and what must be the same."""
+"""Resuming: checkpoints, the state that they keep, and the checks that a resumed run is the same run."""

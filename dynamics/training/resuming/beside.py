@@ -1,4 +1,4 @@
-"""Models measured beside the trained one: where the runs of theirs lie, and what stands for their recipes."""
+"""Models that are measured next to the trained one, such as weight averages: their run folders and configs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def methods_beside(regularizers: Sequence[Regularizer]) -> list[Regularizer]:
 
 
 def output_beside(output: Path, method: Regularizer) -> Path:
-    """Return where the run of a method's model lies, beside that of the trained model in `output`."""
+    """Return the run folder of a method's model. It is next to the run of the trained model in `output`."""
     assert method.beside is not None, "one of methods_beside"
     return run_beside(output, method.beside)
 
 
 def config_beside(config: Mapping[str, Any], method: Regularizer) -> dict[str, Any]:
-    """Return what stands for the recipe of that run, so that its hash binds no epoch of the trained model's."""
+    """Return the config of that run. Its hash differs from that of the trained model's run, so epochs cannot mix."""
     return {**config, "averaged": method.settings.model_dump(mode="json")}
 
 
 def facts_beside(output: Path, name: str, method: Regularizer) -> dict[str, Any]:
-    """Return what the manifest of that run says of it: from which run it is, and what kind of mean."""
-    # Relative, so that both may be moved together.
+    """Return what the manifest of that run says about its origin: the trained run, and the kind of average."""
+    # A relative path, so that both folders can be moved together.
     path = Path(os.path.relpath(output, output_beside(output, method))).as_posix()
     return {"averaged": {"run": name, "path": path, **method.settings.model_dump(mode="json")}}

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, hashed, renamed; and the newest one that is whole."""
+"""Atomic checkpoints: written to a temporary folder, hashed, then renamed; and the newest one that is complete."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PROBE_BYTES = 1 << 20
 
 @contextmanager
 def telling_full_disk(folder: Path) -> Iterator[None]:
-    """Raise OSError (ENOSPC or EDQUOT) for what libraries raise in its place when there is no room below `folder`.
+    """Raise OSError (ENOSPC or EDQUOT) instead of what libraries raise when the disk below `folder` is full.
 
-    torch and safetensors write in code of their own: one says "unexpected pos", the other has an error of its own.
+    torch and safetensors do their own writing: torch says "unexpected pos", safetensors has its own error class.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def telling_full_disk(folder: Path) -> Iterator[None]:
 
 
 def _refusal(folder: Path) -> OSError | None:
-    """Return why the system takes no more bytes below `folder`; None if it does."""
+    """Return the error that the system gives for writing more bytes below `folder`, or None."""
     probe = folder / f"room{schema.TEMPORARY_SUFFIX}"
     try:
         with open(probe, "wb") as file:
@@ -52,7 +52,7 @@ def _refusal(folder: Path) -> OSError | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, the epoch that it ends, and its optimiser step."""
+    """A complete checkpoint: its folder, its last finished epoch, and its optimiser step."""
 
     path: Path
     epoch: int
@@ -66,9 +66,9 @@ class Checkpoints:
     ----------
     folder : Path
     config_hash : str
-        Of the run's recipe: a checkpoint of another run is none of these.
+        Hash of the run's recipe. Checkpoints of other runs are ignored.
     keep : int
-        How many to keep; older ones are removed once a newer one is whole.
+        How many to keep. Older ones are removed once a newer one is complete.
     """
 
     def __init__(self, folder: Path, *, config_hash: str, keep: int = 2) -> None:
@@ -78,16 +78,16 @@ class Checkpoints:
 
     @contextmanager
     def writing(self, *, epoch: int, step: int, main_process: bool, wait: Callable[[], None]) -> Iterator[Path]:
-        """Yield the folder under which the Trainer writes ``checkpoint-STEP``; on leaving it becomes a checkpoint.
+        """Yield the folder in which the Trainer writes ``checkpoint-STEP``. On exit it becomes a checkpoint.
 
         Parameters
         ----------
         epoch, step : int
-            What has been trained.
+            Epochs and steps that are trained.
         main_process : bool
-            Whether this process makes and seals the folder.
+            Whether this process creates the folder and writes its manifest.
         wait : callable
-            Waits for all processes.
+            Waits for all ranks.
         """
         staging = self.folder / _STAGING
         if main_process:
@@ -102,12 +102,12 @@ class Checkpoints:
         wait()
 
     def latest(self, *, on_skip: Callable[[str], None] = lambda reason: None) -> Iterator[Checkpoint]:
-        """Yield the whole checkpoints, the newest first; every byte of them is hashed.
+        """Yield the complete checkpoints, newest first. Every byte of them is hashed.
 
         Parameters
         ----------
         on_skip : callable
-            Called with why a folder is no whole checkpoint of this run.
+            Called with the reason why a folder is not a complete checkpoint of this run.
         """
         found = [(int(path.name.removeprefix(_PREFIX)), path) for path in self._folders()]
         for step, path in sorted(found, reverse=True):
@@ -127,7 +127,7 @@ class Checkpoints:
         written = staging / f"{_PREFIX}{step}"
         files = sorted(path for path in written.rglob("*") if path.is_file())
         for path in files:
-            # Their bytes must be on the disk before the manifest says so.
+            # The files must be on the disk before the manifest lists them.
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -142,7 +142,7 @@ class Checkpoints:
         }
         schema.write_manifest(written / schema.MANIFEST_FILE, manifest)
         final = self.folder / written.name
-        shutil.rmtree(final, ignore_errors=True)  # one that was not whole, or it would have been resumed from
+        shutil.rmtree(final, ignore_errors=True)  # incomplete, otherwise the run would have resumed from it
         os.rename(written, final)
         schema.fsync_folder(self.folder)
         shutil.rmtree(staging, ignore_errors=True)
@@ -151,7 +151,7 @@ class Checkpoints:
             self._remove(self.folder / f"{_PREFIX}{old}")
 
     def _remove(self, path: Path) -> None:
-        # Renamed first, so that what a killed process leaves does not look like a checkpoint.
+        # Rename first, so that a process killed here leaves no folder that looks like a checkpoint.
         gone = path.with_name(path.name + schema.PARTIAL_SUFFIX)
         shutil.rmtree(gone, ignore_errors=True)
         os.rename(path, gone)

@@ -1,4 +1,4 @@
-"""Where an interrupted run of a recipe goes on: its newest whole checkpoint, if it is the same run."""
+"""Where an interrupted run of a recipe continues: at its newest complete checkpoint, if it is the same run."""
 
 from __future__ import annotations
 
@@ -25,51 +25,51 @@ _REMEDY_RESUMING = "give that run's recipe and --resume to go on with it"
 
 
 class Claim(NamedTuple):
-    """What an output holds: whether the run in it is finished, and what of its recipe differs and may."""
+    """What an output folder holds: whether its run is finished, and which permitted settings of its recipe changed."""
 
     finished: bool
     changed: dict[str, Any]
 
 
 def claim(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> Claim:
-    """Look what is in the output of a run, and in those of the models measured beside it.
+    """Check the output folder of a run, and those of the models measured next to it.
 
     Raises
     ------
     InputError
-        An output holds something that this run may not have.
+        An output folder holds something that does not belong to this run.
     """
     config = resolved(recipe)
     changed = _changed(output, config, resume=resume)
     if not (output / schema.MANIFEST_FILE).exists() or not open_run(output).complete:
         for method in methods_beside(build_regularizers(recipe.regularizers)):
-            # What stands for its recipe is none, and is not read with the defaults of keys that came later.
+            # The config of such a run is not a recipe, so defaults of newer keys are not filled in.
             beside = config_beside(config, method)
             _changed(output_beside(output, method), beside, resume=resume, common_only=True)
         return Claim(False, changed)
     length = changed.get("training.num_train_epochs")
     if length is not None:
         raise InputError(
-            f"--output: {output} holds a finished run of {length[0]} epochs, whose optimiser state is gone, so that it "
-            f"cannot go on to {length[1]}; name a new directory to train {length[1]} epochs from the start"
+            f"--output: {output} holds a finished run of {length[0]} epochs; its optimiser state was deleted, so it "
+            f"cannot continue to {length[1]} epochs; to train {length[1]} from the start, name a new directory"
         )
-    # Removed last, and so what may be left of a run that was killed when all was done.
+    # Checkpoints are removed last, so a run that was killed at the very end may still have them.
     shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
-    reporter.line(f"{output}: the run is finished already; nothing to do")
+    reporter.line(f"{output}: the run is already finished; nothing to do")
     return Claim(True, changed)
 
 
 def _changed(output: Path, config: Mapping[str, Any], *, resume: bool, common_only: bool = False) -> dict[str, Any]:
-    """Return what of a config differs from that of the run in `output`, and may; InputError if it is another run."""
+    """Return the permitted differences of a config from that of the run in `output`. Else raise InputError."""
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: {output} is a file; name a new directory")
-    # A run that was killed while it wrote its very first file has left that one alone.
+    # A run that was killed while it wrote its first file has left only this temporary file.
     torn = schema.CONFIG_FILE + schema.TEMPORARY_SUFFIX
     if not output.exists() or {path.name for path in output.iterdir()} <= {torn}:
         return {}
     config_file = output / schema.CONFIG_FILE
     if not config_file.exists():
-        what = "a study" if (output / schema.STUDY_FILE).exists() else "something else than a run"
+        what = "a study" if (output / schema.STUDY_FILE).exists() else "something other than a run"
         raise InputError(f"--output: {output} is not empty, and holds {what}; name a new directory")
     before = config_in(config_file)
     if not resume and before != config and not common_only:
@@ -79,13 +79,13 @@ def _changed(output: Path, config: Mapping[str, Any], *, resume: bool, common_on
         )
     if not resume:
         raise InputError(
-            f"--output: {output} is not empty; give --resume to go on with the run in it, or name a new directory"
+            f"--output: {output} is not empty; give --resume to continue the run in it, or name a new directory"
         )
     return allowed_changes(before, config, common_only=common_only, what=f"--output: {output}", remedy=_REMEDY)
 
 
 def config_hash_of(recipe: Recipe, output: Path) -> str:
-    """Return the hash that binds epochs and checkpoints to the run in `output`: as it began, not as it goes on."""
+    """Return the hash that ties epochs and checkpoints to the run in `output`: the hash of its original config."""
     if (output / schema.MANIFEST_FILE).exists():
         return str(open_run(output).manifest["config_hash"])
     return schema.config_hash(resolved(recipe))
@@ -100,14 +100,14 @@ def resume_point(
     reporter: Reporter,
     beside: Sequence[Path] = (),
 ) -> Checkpoint | None:
-    """Return where an interrupted run goes on; None to start from its first epoch. Says what is skipped, and why.
+    """Return where an interrupted run continues, or None for its first epoch. Report what is skipped, and why.
 
-    Not only the run in `output` must be good as far, but those `beside` it too.
+    The run in `output` and those in `beside` must all have intact records up to that point.
 
     Raises
     ------
     InputError
-        Data, tokenizer or starting model are not those of the run, or its records cannot be read.
+        Data, tokenizer or starting model differ from those of the run, or its records cannot be read.
     """
     if not (output / schema.MANIFEST_FILE).exists():
         return None
@@ -122,7 +122,7 @@ def resume_point(
         needed = range(point.epoch + 1)
         missing = [(place, epoch) for place, there in good.items() for epoch in needed if epoch not in there]
         if not missing:
-            reporter.line(f"{output}: the run was interrupted; it goes on after epoch {point.epoch}")
+            reporter.line(f"{output}: the run was interrupted; it continues after epoch {point.epoch}")
             later = [epoch for epoch in run.epochs if epoch > point.epoch]
             if later:
                 shown = ", ".join(map(str, later))
@@ -132,12 +132,12 @@ def resume_point(
         reporter.line(
             f"{place}: {point.path.name} is skipped: epoch {epoch}, which comes before it, is damaged or missing"
         )
-    reporter.line(f"{output}: the run was interrupted before a checkpoint was whole; it starts from its first epoch")
+    reporter.line(f"{output}: the run was interrupted before its first checkpoint; it starts from its first epoch")
     return None
 
 
 def discard(*outputs: Path) -> None:
-    """Remove what an interrupted attempt at these runs left: only names that a run writes."""
+    """Remove what an interrupted attempt left in these folders. Only files that a run writes are removed."""
     for output in outputs:
         for name in (schema.MANIFEST_FILE, schema.METRICS_FILE):
             (output / name).unlink(missing_ok=True)

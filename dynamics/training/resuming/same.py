@@ -1,4 +1,4 @@
-"""What must be the same where a run goes on, what may differ, and how to say so."""
+"""What must be the same when a run is resumed, what may differ, and the messages about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dynamics.regularizers.registry import completed
 from dynamics.training.environment.hardware import hardware
 from dynamics.training.environment.processes import world_size
 
-# Fields of TrainingArguments that change no weight: where things go, what is told, how batches are fetched, evaluation.
+# Fields of TrainingArguments that do not affect the weights: folders, logging, data loading, evaluation.
 _HARMLESS = {
     "output_dir", "overwrite_output_dir", "run_name", "project", "report_to", "disable_tqdm", "do_train", "do_eval",
     "do_predict", "prediction_loss_only", "per_device_eval_batch_size", "load_best_model_at_end",
@@ -32,24 +32,24 @@ _HARMLESS = {
     "use_for_hub", "length_column_name", "bf16_full_eval", "fp16_full_eval",
 }  # fmt: skip
 _HARMLESS_PREFIXES = ("eval_", "log_", "logging_", "save_", "hub_", "include_", "trackio_", "report_", "ddp_bucket_")
-# How long training lasts: a run may go on for longer, or shorter, than it was planned; it is noted.
+# The length of training. A run may be resumed with a longer or shorter one; the manifest notes it.
 _LENGTH = ("num_train_epochs", "max_steps", "total_steps")
-# Whose content is known by hash: a corpus, a model or an output may have moved.
+# Settings that are compared by the hash of their content, because a corpus, model or output may have moved.
 _BY_HASH = ("name", "corpus", "tokenizer", "model", "base", "validation", "tuning")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """Where a run goes on.
+    """The point at which a run is resumed.
 
     Attributes
     ----------
     epoch : int
-        The last one whose records are kept.
+        The last epoch whose records are kept.
     step : int
-        Optimiser steps done.
+        Optimiser steps that are done.
     changed : mapping
-        What differs from the run's own settings and is allowed to: key, before and now.
+        Permitted differences from the run's settings: key, old value and new value.
     """
 
     epoch: int
@@ -57,36 +57,36 @@ class Resumption:
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     def entry(self, total_steps: int) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return the entry for the manifest."""
         return {"step": self.step, "total_steps": total_steps, "changed": dict(self.changed)}
 
 
 def allowed_changes(
     before: Mapping[str, Any], now: Mapping[str, Any], *, common_only: bool, what: str, remedy: str
 ) -> dict[str, Any]:
-    """Return the settings that differ and may, each as ``[before, now]``.
+    """Return the permitted differences between settings, each as ``[before, now]``.
 
     Parameters
     ----------
     before, now : mapping
-        Resolved recipes, or what stands for them.
+        Resolved recipes, or the settings of a run without one.
     common_only : bool
-        Leave keys out that one of them lacks: another version of transformers has others.
+        Ignore keys that only one of them has, because versions of transformers have different keys.
     what : str
-        The run, for the message.
+        Describes the run in the message.
     remedy : str
-        What to do where the settings cannot be as they were.
+        What the user can do if the settings cannot be restored.
 
     Raises
     ------
     InputError
-        Others differ, naming each with both values.
+        Another setting differs. The message names each one with both values.
     """
     changed, refused = {}, []
     before, now = _completed(before), _completed(now)
     for key in differing_keys(before, now):
         one, other = _at(before, key), _at(now, key)
-        # What is kept of documents is in no hash.
+        # The choice of documents that are kept is not part of any hash.
         by_hash = key.split(".")[0] in _BY_HASH and key != "corpus.keep"
         if by_hash or (common_only and (one is _ABSENT or other is _ABSENT)):
             continue
@@ -96,87 +96,87 @@ def allowed_changes(
         ):
             changed[key] = [None if value is _ABSENT else value for value in (one, other)]
         else:
-            refused.append(f"{key} ({_shown(one)} then, {_shown(other)} now)")
+            refused.append(f"{key} (was {_shown(one)}, now {_shown(other)})")
     if refused:
         raise InputError(f"{what} holds a run that differs in {', '.join(refused)}; {remedy}")
     return changed
 
 
 def require_same_run(output: Path, splits: Mapping[str, PackedSplit], *, what: str) -> Run:
-    """Return the run in `output`; raise InputError unless it holds the very tokens of `splits`."""
+    """Return the run in `output`. Raise InputError unless it holds exactly the tokens of `splits`."""
     run = open_run(output)
-    remedy = "resume with the examples of that run, or name a new directory and start anew"
+    remedy = "resume with the examples of that run, or start from the beginning in a new directory"
     require_same_tokens(run, splits, what=what, remedy=remedy)
     return run
 
 
 def require_same_tokens(run: Run, splits: Mapping[str, PackedSplit], *, what: str, remedy: str) -> None:
-    """Raise InputError unless a run holds the very tokens of `splits`."""
+    """Raise InputError unless a run holds exactly the tokens of `splits`."""
     found = {split: entry["tokens_hash"] for split, entry in run.manifest["tokens"].items()}
     expected = {split: packed.tokens_hash() for split, packed in splits.items()}
     differing = sorted(split for split in {*found, *expected} if found.get(split) != expected.get(split))
     if differing:
-        raise InputError(f"{what} holds a run of other examples than are given now ({', '.join(differing)}); {remedy}")
+        raise InputError(f"{what} holds a run with different examples ({', '.join(differing)}); {remedy}")
 
 
 def require_same_facts(run: Run, facts: Mapping[str, Any], *, what: str, remedy: str) -> None:
-    """Raise InputError unless data, tokenizer and starting model are those of a run, by their hashes."""
-    # Where a model or a corpus lies is not what it is.
+    """Raise InputError unless data, tokenizer and starting model have the same hashes as those of a run."""
+    # The path of a model or corpus does not matter.
     differing = [
         key
         for key in differing_keys({key: run.manifest.get(key) for key in facts}, dict(facts))
         if not key.endswith(".name")
     ]
     if differing:
-        raise InputError(f"{what} holds a run of other data than is given now ({', '.join(differing)}); {remedy}")
+        raise InputError(f"{what} holds a run with different data ({', '.join(differing)}); {remedy}")
 
 
 def another_start(output: Path, facts: Mapping[str, Any]) -> Path | None:
-    """Return a run of the study in which `output` lies that started from another model than `facts` say, if any.
+    """Return a run of the same study as `output` with another starting model than in `facts`, or None.
 
-    A name in a recipe may mean another model by the time that a study's next run begins.
+    A model's name may refer to different weights by the time that a study's next run starts.
     """
-    kind = output.absolute().parent.parent  # runs/ARM/seed-S, or a trial's like it
+    kind = output.absolute().parent.parent  # of runs/ARM/seed-S, or the same for trials
     if kind.name not in (schema.RUNS_FOLDER, schema.TUNING_FOLDER) or not (kind.parent / schema.STUDY_FILE).is_file():
         return None
     for file in sorted(kind.parent.glob(f"*/*/*/{schema.MANIFEST_FILE}")):
         try:
             begun = json.loads(file.read_bytes())["model"]["hash"]
         except (OSError, ValueError, LookupError, TypeError):
-            continue  # whoever reads that run says what is wrong with it
+            continue  # an unreadable run is reported when it is read itself
         if file.parent != output.absolute() and begun != facts["model"]["hash"]:
             return file.parent
     return None
 
 
 def restore_hardware(output: Path, device: torch.device) -> list[str]:
-    """Compute with as many threads, and the same matrix products, as the run in `output`; return what to say of it.
+    """Use the number of threads and the matrix precision of the run in `output`. Return messages about it.
 
     Parameters
     ----------
     output : Path
     device : torch.device
-        Where training computes now.
+        The device of the resumed training.
     """
     before, now = open_run(output).manifest["hardware"], {**hardware(device), "processes": world_size()}
     said = []
     restore_routes(open_run(output).manifest.get("head_routes", {}))
     threads = before.get("threads", now["threads"])
     if threads != now["threads"]:
-        said.append(f"{output}: {threads} threads, as the run began with, instead of {now['threads']}")
+        said.append(f"{output}: uses {threads} threads, as the run did at its start, instead of {now['threads']}")
         torch.set_num_threads(threads)
     differing = [
         key for key in ("machine", "processor", "device", "processes") if before.get(key, now[key]) != now[key]
     ]
     if differing:
         said.append(
-            f"{output}: the run began on other hardware ({', '.join(differing)}); it goes on, but not in the same bits"
+            f"{output}: the run began on other hardware ({', '.join(differing)}); it continues, but not bit-identically"
         )
     return said
 
 
 def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings in which the methods say all of theirs: an earlier version may have known fewer."""
+    """Fill in settings of methods that an earlier version did not have."""
     methods = settings.get("regularizers")
     return {**settings, **({"regularizers": [completed(one) for one in methods]} if methods else {})}
 

@@ -1,149 +1,87 @@
 """Learning dynamics of language models trained for many epochs on little data.
 
-The names below load on first use, so that importing this package costs almost nothing and the
-records can be studied where torch is not installed.
+Start with `load_example` or `open_study`, then see `dynamics.plots` (figures), `dynamics.analysis` (statistics) and
+`dynamics.records` (runs, studies and their tokens). `DynamicsTrainer`, `attach` and `LoopRecorder` train and record
+with the methods listed here, such as `EntroDrop`.
+
+Names load on their first use. So importing this package costs almost nothing, and records can be studied where torch is
+not installed.
 """
 
 from __future__ import annotations
 
-# Holds nothing but the place for `Run.explore`'s page, filled below.
+# It holds little before its first use, and has the hooks that are filled below.
 import dynamics.records as _records
+from dynamics.faces import deferred as _deferred
+from dynamics.faces import lazy_face as _lazy_face
 from dynamics.version import __version__ as __version__
 
 # Type checkers take this name as true. The one in `typing` would cost the import of that module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dynamics.analysis.sums.summarising import summarize_study
-    from dynamics.corpus.sources import load_documents
-    from dynamics.errors import DamagedRecordError, InputError
-    from dynamics.example import load_example
-    from dynamics.recipe.loading import load_recipe
-    from dynamics.records.check import check_path
-    from dynamics.records.reader import open_any, open_run, open_study
-    from dynamics.records.summaries.reading import open_summary
-    from dynamics.regularizers.attention_dropout import AttentionDropout
-    from dynamics.regularizers.entrodrop import EntroDrop
-    from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting
-    from dynamics.regularizers.goldfish import GoldfishLoss
-    from dynamics.regularizers.hidden_dropout import HiddenDropout
-    from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop
-    from dynamics.regularizers.label_smoothing import LabelSmoothing
-    from dynamics.regularizers.loss_threshold import LossThreshold
-    from dynamics.regularizers.loss_truncation import LossTruncation
-    from dynamics.regularizers.masked_input import MaskedInputRegularization
-    from dynamics.regularizers.neftune import NEFTune
-    from dynamics.regularizers.random_token_dropout import RandomTokenDropout
-    from dynamics.regularizers.selective_loss import SelectiveLoss
-    from dynamics.regularizers.weight_averaging import WeightAveraging
-    from dynamics.regularizers.weight_decay import WeightDecay
-    from dynamics.training.attach import attach
-    from dynamics.training.plain_loop import LoopRecorder
-    from dynamics.training.recording.token_recorder import TokenRecorder
-    from dynamics.training.trainer import DynamicsTrainer
+    # isort: off
+    from dynamics import analysis as analysis, plots as plots, records as records
+    from dynamics.analysis.sums.summarising import summarize_study as summarize_study
+    from dynamics.corpus.sources import load_documents as load_documents
+    from dynamics.errors import DamagedRecordError as DamagedRecordError, InputError as InputError
+    from dynamics.example import load_example as load_example
+    from dynamics.recipe.loading import load_recipe as load_recipe
+    from dynamics.records.check import check_path as check_path
+    from dynamics.records.reader import open_any as open_any, open_run as open_run, open_study as open_study
+    from dynamics.records.summaries.reading import open_summary as open_summary
+    from dynamics.regularizers.attention_dropout import AttentionDropout as AttentionDropout
+    from dynamics.regularizers.entrodrop import EntroDrop as EntroDrop
+    from dynamics.regularizers.entropy_adaptive import EntropyAdaptiveWeighting as EntropyAdaptiveWeighting
+    from dynamics.regularizers.goldfish import GoldfishLoss as GoldfishLoss
+    from dynamics.regularizers.hidden_dropout import HiddenDropout as HiddenDropout
+    from dynamics.regularizers.inverse_entrodrop import InverseEntroDrop as InverseEntroDrop
+    from dynamics.regularizers.label_smoothing import LabelSmoothing as LabelSmoothing
+    from dynamics.regularizers.loss_threshold import LossThreshold as LossThreshold
+    from dynamics.regularizers.loss_truncation import LossTruncation as LossTruncation
+    from dynamics.regularizers.masked_input import MaskedInputRegularization as MaskedInputRegularization
+    from dynamics.regularizers.neftune import NEFTune as NEFTune
+    from dynamics.regularizers.random_token_dropout import RandomTokenDropout as RandomTokenDropout
+    from dynamics.regularizers.selective_loss import SelectiveLoss as SelectiveLoss
+    from dynamics.regularizers.weight_averaging import WeightAveraging as WeightAveraging
+    from dynamics.regularizers.weight_decay import WeightDecay as WeightDecay
+    from dynamics.training.attach import attach as attach
+    from dynamics.training.plain_loop import LoopRecorder as LoopRecorder
+    from dynamics.training.recording.token_recorder import TokenRecorder as TokenRecorder
+    from dynamics.training.trainer import DynamicsTrainer as DynamicsTrainer
+else:
+    __all__, __getattr__, __dir__ = _lazy_face(
+        __name__,
+        {
+            "dynamics.analysis.sums.summarising": ["summarize_study"],
+            "dynamics.corpus.sources": ["load_documents"],
+            "dynamics.errors": ["DamagedRecordError", "InputError"],
+            "dynamics.example": ["load_example"],
+            "dynamics.recipe.loading": ["load_recipe"],
+            "dynamics.records.check": ["check_path"],
+            "dynamics.records.reader": ["open_any", "open_run", "open_study"],
+            "dynamics.records.summaries.reading": ["open_summary"],
+            "dynamics.regularizers.attention_dropout": ["AttentionDropout"],
+            "dynamics.regularizers.entrodrop": ["EntroDrop"],
+            "dynamics.regularizers.entropy_adaptive": ["EntropyAdaptiveWeighting"],
+            "dynamics.regularizers.goldfish": ["GoldfishLoss"],
+            "dynamics.regularizers.hidden_dropout": ["HiddenDropout"],
+            "dynamics.regularizers.inverse_entrodrop": ["InverseEntroDrop"],
+            "dynamics.regularizers.label_smoothing": ["LabelSmoothing"],
+            "dynamics.regularizers.loss_threshold": ["LossThreshold"],
+            "dynamics.regularizers.loss_truncation": ["LossTruncation"],
+            "dynamics.regularizers.masked_input": ["MaskedInputRegularization"],
+            "dynamics.regularizers.neftune": ["NEFTune"],
+            "dynamics.regularizers.random_token_dropout": ["RandomTokenDropout"],
+            "dynamics.regularizers.selective_loss": ["SelectiveLoss"],
+            "dynamics.regularizers.weight_averaging": ["WeightAveraging"],
+            "dynamics.regularizers.weight_decay": ["WeightDecay"],
+            "dynamics.training.attach": ["attach"],
+            "dynamics.training.plain_loop": ["LoopRecorder"],
+            "dynamics.training.recording.token_recorder": ["TokenRecorder"],
+            "dynamics.training.trainer": ["DynamicsTrainer"],
+        },
+        faces=["analysis", "plots", "records"],
+    )
 
-__all__ = [
-    "AttentionDropout",
-    "DamagedRecordError",
-    "DynamicsTrainer",
-    "EntroDrop",
-    "EntropyAdaptiveWeighting",
-    "GoldfishLoss",
-    "HiddenDropout",
-    "InputError",
-    "InverseEntroDrop",
-    "LabelSmoothing",
-    "LoopRecorder",
-    "LossThreshold",
-    "LossTruncation",
-    "MaskedInputRegularization",
-    "NEFTune",
-    "RandomTokenDropout",
-    "SelectiveLoss",
-    "TokenRecorder",
-    "WeightAveraging",
-    "WeightDecay",
-    "attach",
-    "check_path",
-    "load_documents",
-    "load_example",
-    "load_recipe",
-    "open_any",
-    "open_run",
-    "open_study",
-    "open_summary",
-    "summarize_study",
-]
-
-_MODULES = {
-    "AttentionDropout": "dynamics.regularizers.attention_dropout",
-    "DamagedRecordError": "dynamics.errors",
-    "DynamicsTrainer": "dynamics.training.trainer",
-    "EntroDrop": "dynamics.regularizers.entrodrop",
-    "EntropyAdaptiveWeighting": "dynamics.regularizers.entropy_adaptive",
-    "GoldfishLoss": "dynamics.regularizers.goldfish",
-    "HiddenDropout": "dynamics.regularizers.hidden_dropout",
-    "InputError": "dynamics.errors",
-    "InverseEntroDrop": "dynamics.regularizers.inverse_entrodrop",
-    "LabelSmoothing": "dynamics.regularizers.label_smoothing",
-    "LoopRecorder": "dynamics.training.plain_loop",
-    "LossThreshold": "dynamics.regularizers.loss_threshold",
-    "LossTruncation": "dynamics.regularizers.loss_truncation",
-    "MaskedInputRegularization": "dynamics.regularizers.masked_input",
-    "NEFTune": "dynamics.regularizers.neftune",
-    "RandomTokenDropout": "dynamics.regularizers.random_token_dropout",
-    "SelectiveLoss": "dynamics.regularizers.selective_loss",
-    "TokenRecorder": "dynamics.training.recording.token_recorder",
-    "WeightAveraging": "dynamics.regularizers.weight_averaging",
-    "WeightDecay": "dynamics.regularizers.weight_decay",
-    "attach": "dynamics.training.attach",
-    "check_path": "dynamics.records.check",
-    "load_documents": "dynamics.corpus.sources",
-    "load_example": "dynamics.example",
-    "load_recipe": "dynamics.recipe.loading",
-    "open_any": "dynamics.records.reader",
-    "open_run": "dynamics.records.reader",
-    "open_study": "dynamics.records.reader",
-    "open_summary": "dynamics.records.summaries.reading",
-    "summarize_study": "dynamics.analysis.sums.summarising",
-}
-
-
-def _load_page_builder() -> object:
-    """Return what makes the page of `Run.explore`: here the records meet the explorer, which they do not know."""
-    from dynamics.explorer.build import build_page
-
-    return build_page
-
-
-_records.load_page_builder = _load_page_builder
-
-# What the torch-free installation leaves out.
-_TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "datasets")
-
-
-def __getattr__(name: str) -> object:
-    """Import the module that holds a public name when it is first asked for (PEP 562)."""
-    if name not in _MODULES:
-        message = f"module 'dynamics' has no attribute {name!r}"
-        if not name.startswith("_"):
-            from dynamics.errors import nearest
-
-            message += nearest(name, __all__)
-        raise AttributeError(message)
-    import importlib
-
-    try:
-        value = getattr(importlib.import_module(_MODULES[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _TRAINING_PACKAGES:
-            raise
-        raise ImportError(
-            f"dynamics.{name} needs torch and transformers, and {error.name!r} is not installed: "
-            "pip install torch transformers accelerate. Records, analysis and plots work without."
-        ) from error
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# The hooks of the records, which do not know the rooms on their right.
+_records.load_page_builder = _deferred("dynamics.explorer.build", "build_page")

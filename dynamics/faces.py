@@ -104,6 +104,11 @@ def _hint(package: str, name: str) -> str:
         return ""
     import difflib
     import importlib
+    import importlib.util
+
+    # "from package import submodule" asks here first, and imports the submodule after this error.
+    if importlib.util.find_spec(f"{package}.{name}") is not None:
+        return ""
 
     others = [face for face in FACES if face != package]
     listed = {face: getattr(importlib.import_module(face), "__all__", ()) for face in (package, *others)}

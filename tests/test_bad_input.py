@@ -354,7 +354,7 @@ def test_an_output_that_may_not_be_used_stays_as_it_is(refused: Command, tmp_pat
     (out / "notes.txt").write_text("mine")
     before = files_of(out)
     assert "not empty" in refused(["train", "recipe.yaml", "--output", "out"])
-    assert "something else than a run" in refused(["train", "recipe.yaml", "--output", "out", "--resume"])
+    assert "something other than a run" in refused(["train", "recipe.yaml", "--output", "out", "--resume"])
     (tmp_path / "study.yaml").write_text(STUDY)
     for more in ([], ["--list"], ["--index", "0"]):
         assert "something else" in refused(["study", "study.yaml", "--output", "out", *more])

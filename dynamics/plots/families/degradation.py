@@ -347,6 +347,8 @@ def _draw_task_levels(
         ends.append(EndLabel(float(curve.at[-1]), last, f"{curve.arm} {last:.3f}", styles[curve.arm].color))
     ax.set_ylabel("Accuracy on results\n(share of tokens)")
     epoch_axis(ax, max(curve.at[-1] for curve in curves))
+    # Labels are placed by the limits, which are otherwise set when the figure is drawn.
+    ax.autoscale_view()
     return ends
 
 

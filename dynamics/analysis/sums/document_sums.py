@@ -231,6 +231,11 @@ def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:
     seeds, as the units of an interval. In moving buckets the seeds
     have other tokens, and the counts are averaged too: the mean is that of all seeds' tokens together.
 
+    Parameters
+    ----------
+    parts : sequence of DocumentSums
+        One a seed.
+
     Raises
     ------
     InputError

@@ -69,6 +69,11 @@ def token_frequency(train: TokenRecords) -> Signal:
     """Return the signal "how often the token occurs in the recorded training set".
 
     Every token of a document counts, predicted or not; padding does not. A token that never occurs there is 0.
+
+    Parameters
+    ----------
+    train : TokenRecords
+        The recorded training set, such as ``run.records("train")``.
     """
     used = np.asarray(train.token_id)[np.asarray(train.document_id) >= 0]
     counts = np.bincount(used.reshape(-1)).astype(np.float64) if used.size else np.zeros(1)

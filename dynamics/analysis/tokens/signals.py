@@ -101,6 +101,11 @@ def own_signal(name: str, values: Mapping[str, NDArray[Any]], *, chosen_by_outco
         Buckets by it then warn where epochs are compared. Default: `make_buckets` takes it to be so where the numbers
         go with the surprise of validation tokens (`goes_with_surprise`), as losses and rises do. Means and deviations
         of probabilities (cartography) may not: say True for those.
+
+    Raises
+    ------
+    InputError
+        When the signal is read of a split that `values` does not have.
     """
 
     def read(records: TokenRecords) -> NDArray[Any]:

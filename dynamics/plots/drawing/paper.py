@@ -15,7 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgba
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -47,10 +47,10 @@ def readable(color: Any, papers: Sequence[Any], least: float) -> str:
             mixed = (1 - share) * own + share * np.asarray(end)
             worst = min(contrast(mixed, paper) for paper in papers)
             if worst >= least:
-                return to_hex(mixed)
+                return str(to_hex(mixed.tolist()))
             if worst > best_contrast:
                 best, best_contrast = mixed, worst
-    return to_hex(best)
+    return str(to_hex(best.tolist()))
 
 
 def paper_of(ax: Axes) -> Rgb:

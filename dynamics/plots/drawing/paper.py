@@ -22,6 +22,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 LINES, WORDS = 3.0, 4.5
+# Below this contrast with white a colour is a tint of the paper: a grid, the filling of a histogram.
+_TINT = 1.9
 
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
@@ -98,6 +100,7 @@ class Inks:
                     continue
                 self._there[id(artist)] = artist
                 if isinstance(artist, Legend):
+                    artist.set_frame_on(False)
                     _ink_legend(artist, papers, around)
                 else:
                     _ink(artist, papers, inside)
@@ -136,7 +139,21 @@ def _inked(color: Any, papers: Sequence[Rgb], inside: Rgb) -> Any:
     *own, alpha = to_rgba(color)
     if tuple(own) == _WHITE:
         return (*inside, alpha)
+    # A tint of the paper, such as a grid, stays one.
+    least = min(LINES, contrast(own, _WHITE))
+    if least < _TINT:
+        own = [0.5, 0.5, 0.5]
+        return (*_mixed(inside, own, least), alpha)
     return (*to_rgba(readable(own, papers, LINES))[:3], alpha)
+
+
+def _mixed(paper: Rgb, color: Any, wanted: float) -> Rgb:
+    """Return the first mixture of the paper with a colour that has the wanted contrast with the paper."""
+    for share in np.linspace(0.0, 1.0, 51):
+        mixed = (1 - share) * np.asarray(paper) + share * np.asarray(color)
+        if contrast(mixed, paper) >= wanted:
+            break
+    return tuple(mixed.tolist())
 
 
 def _ink_legend(legend: Legend, papers: Sequence[Rgb], around: Rgb) -> None:

@@ -15,13 +15,15 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgba
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 LINES, WORDS = 3.0, 4.5
+# Below this contrast with white a colour is a tint of the paper: a grid, the filling of a histogram.
+_TINT = 1.9
 
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
@@ -47,10 +49,10 @@ def readable(color: Any, papers: Sequence[Any], least: float) -> str:
             mixed = (1 - share) * own + share * np.asarray(end)
             worst = min(contrast(mixed, paper) for paper in papers)
             if worst >= least:
-                return to_hex(mixed)
+                return str(to_hex(mixed.tolist()))
             if worst > best_contrast:
                 best, best_contrast = mixed, worst
-    return to_hex(best)
+    return str(to_hex(best.tolist()))
 
 
 def paper_of(ax: Axes) -> Rgb:
@@ -98,6 +100,7 @@ class Inks:
                     continue
                 self._there[id(artist)] = artist
                 if isinstance(artist, Legend):
+                    artist.set_frame_on(False)
                     _ink_legend(artist, papers, around)
                 else:
                     _ink(artist, papers, inside)
@@ -136,7 +139,21 @@ def _inked(color: Any, papers: Sequence[Rgb], inside: Rgb) -> Any:
     *own, alpha = to_rgba(color)
     if tuple(own) == _WHITE:
         return (*inside, alpha)
+    # A tint of the paper, such as a grid, stays one.
+    least = min(LINES, contrast(own, _WHITE))
+    if least < _TINT:
+        own = [0.5, 0.5, 0.5]
+        return (*_mixed(inside, own, least), alpha)
     return (*to_rgba(readable(own, papers, LINES))[:3], alpha)
+
+
+def _mixed(paper: Rgb, color: Any, wanted: float) -> Rgb:
+    """Return the first mixture of the paper with a colour that has the wanted contrast with the paper."""
+    for share in np.linspace(0.0, 1.0, 51):
+        mixed = (1 - share) * np.asarray(paper) + share * np.asarray(color)
+        if contrast(mixed, paper) >= wanted:
+            break
+    return tuple(mixed.tolist())
 
 
 def _ink_legend(legend: Legend, papers: Sequence[Rgb], around: Rgb) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -85,6 +86,15 @@ _RC: dict[str, Any] = {
 }
 
 
+# The figures that a style made. Users' own are not changed in their size.
+_OURS: weakref.WeakSet[Figure] = weakref.WeakSet()
+
+
+def is_ours(figure: Figure) -> bool:
+    """Whether the library made the figure."""
+    return figure in _OURS
+
+
 @dataclass(frozen=True, slots=True)
 class Style:
     """Sizes and settings of a venue.
@@ -127,8 +137,11 @@ class Style:
         if self.shown:
             from matplotlib import pyplot
 
-            return pyplot.figure(figsize=(width, height), layout="constrained", dpi=_SCREEN_DPI)
-        return Figure(figsize=(width, height), layout="constrained")
+            figure = pyplot.figure(figsize=(width, height), layout="constrained", dpi=_SCREEN_DPI)
+        else:
+            figure = Figure(figsize=(width, height), layout="constrained")
+        _OURS.add(figure)
+        return figure
 
 
 def venues() -> list[str]:

@@ -15,6 +15,7 @@ from dynamics.analysis.estimands.entropy_distributions import EntropyDistributio
 from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, moments, named_after, wrap_name
+from dynamics.plots.drawing.legends import legend_in
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE
@@ -173,4 +174,5 @@ def _legend(axes: Sequence[Axes], epoch: str, any_dropped: bool) -> None:
     if len(axes) > 1:
         legend_over(axes, handles)
     else:
-        axes[0].legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=2, columnspacing=1.0)
+        how = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.1), "columnspacing": 1.0}
+        legend_in(axes[0], axes[0], handles, most=2, title=None, **how)

@@ -216,6 +216,14 @@ def _not_followed(arms: list[Arm]) -> str | None:
     return _no_train(arms)
 
 
+def _no_variation(arms: list[Arm]) -> str | None:
+    """Tell what is missing to a standard deviation over the epochs of training."""
+    reason = _not_followed(arms)
+    if reason is None and sum(epoch > 0 for epoch in shared_epochs(arms)) < 2:
+        return "the arms have one epoch of training in common, over which a probability has no variability"
+    return reason
+
+
 def _nothing_to_compare(arms: list[Arm]) -> str | None:
     """Tell what is missing to what compares arms."""
     if len(arms) < 2:
@@ -235,7 +243,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "calibration": FigureBuilder(_calibration, tokens=True),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),
     "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed, tokens=True),
-    "cartography": FigureBuilder(_cartography, _not_followed, tokens=True),
+    "cartography": FigureBuilder(_cartography, _no_variation, tokens=True),
     "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train, tokens=True),
 }
 

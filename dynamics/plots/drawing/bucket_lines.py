@@ -102,7 +102,12 @@ def _mark(ax: Axes, arm: BucketLines, k: int, style: ArmStyle) -> None:
         return
     best = arm.best[k] if arm.best else None
     if best is not None:
-        look: dict[str, Any] = {"marker": style.marker, "markersize": 6.5, "markeredgecolor": "white", "markeredgewidth": 0.7}
+        look: dict[str, Any] = {
+            "marker": style.marker,
+            "markersize": 6.5,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.7,
+        }
         ax.plot(arm.epochs[best], values[best], color=style.color, linestyle="none", zorder=4, **look)
 
 

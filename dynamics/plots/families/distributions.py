@@ -22,7 +22,8 @@ from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE
 
 Distributions = Source | Iterable[Source] | EntropyDistribution | Sequence[EntropyDistribution]
 
-_REFERENCE, _DROPPED, _NOW = "#C9C9C9", "#D55E00", "#0072B2"
+# Greys: colours are those of arms and of buckets.
+_REFERENCE, _DROPPED, _NOW = "#C9C9C9", "#6B6B6B", INK
 
 
 def entropy_distribution(

@@ -17,11 +17,7 @@ from dynamics.analysis.sums.arms import Arm, collect_arms, has_sums_alone, share
 from dynamics.errors import InputError, nearest
 from dynamics.plots.arm_tables.arm_table import arm_table, table_rows
 from dynamics.plots.arm_tables.text import latex_table, markdown_table
-<<<<<<< HEAD
-=======
-from dynamics.plots.drawing.labels import legend_columns
 from dynamics.plots.drawing.notes import make_room
->>>>>>> plotsb
 from dynamics.plots.drawing.panels import panel_axes
 from dynamics.plots.drawing.plot import FORMATS, rendered
 from dynamics.plots.drawing.style import Style, load_style
@@ -119,11 +115,7 @@ def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tupl
         of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
     figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
     draw_degradation(curves, differences, axes, task=of_task)
-<<<<<<< HEAD
-=======
-    _make_room(figure, axes[0])
     make_room(figure)
->>>>>>> plotsb
     return figure, degradation_rows(curves, differences, of_task)
 
 

@@ -40,7 +40,7 @@ class Territory:
         if not self._axes:
             return
         added = [each for each in self._axes[0].figure.legends if each not in self._legends]
-        for ax, room, before in zip(self._axes, self._room, self._before, strict=True):
+        for ax, room in zip(self._axes, self._room, strict=True):
             for legend in added:
                 room.y1 = min(room.y1, legend.get_window_extent().y0)
             for _ in range(3):

@@ -153,6 +153,21 @@ def band_note(overs: Sequence[Over]) -> str:
     return f"95 % over {'seeds and ' if both else ''}{'(or) ' if both and documents else ''}documents"
 
 
+def divergence(epochs: NDArray[Any], values: NDArray[Any]) -> str | None:
+    """Return when a curve first was not finite, "diverged at epoch 3"; None if it always was.
+
+    Parameters
+    ----------
+    epochs : ndarray, shape (E,)
+    values : ndarray of shape (E,) or (E, K)
+        A bucket that is not finite at any epoch, while others are, has no tokens and says nothing.
+    """
+    finite = np.isfinite(values).reshape(len(epochs), -1)
+    finite = finite[:, finite.any(axis=0)] if finite.any() else finite
+    bad = ~finite.all(axis=1)
+    return f"diverged at epoch {epochs[int(np.argmax(bad))]:g}" if bad.any() else None
+
+
 def moments(passes: Sequence[float]) -> str:
     """Return the epochs that are shown, each once, in words: a cut one by its passes over the data."""
     return ", ".join(f"{at:g}" for at in sorted(set(passes)))

@@ -196,7 +196,8 @@ def draw_arm_lines(ax: Axes, lines: Sequence[ArmLine], styles: dict[str, ArmStyl
     for line in lines:
         style = styles[line.arm]
         if np.isfinite(line.low).any():
-            ax.fill_between(line.epochs, line.low, line.high, color=style.color, alpha=0.15, linewidth=0)
+            there = np.isfinite(line.low) & np.isfinite(line.high)
+            ax.fill_between(line.epochs, line.low, line.high, where=there, color=style.color, alpha=0.15, linewidth=0)
         if len(line.epochs) == 1:
             # A line and a band of one epoch have no length.
             error = [line.value - line.low, line.high - line.value]
@@ -204,7 +205,7 @@ def draw_arm_lines(ax: Axes, lines: Sequence[ArmLine], styles: dict[str, ArmStyl
         every = max(1, round(len(line.epochs) / 6))
         handles += ax.plot(
             line.epochs,
-            line.value,
+            np.where(np.isfinite(line.value), line.value, np.nan),
             color=style.color,
             linestyle=style.linestyle,
             linewidth=1.3,

@@ -86,10 +86,14 @@ class Inks:
 
     def __init__(self, axes: Sequence[Axes]) -> None:
         self._axes = list(axes)
+        self._panels = list(axes[0].figure.axes)
         self._there = {id(artist): artist for ax in self._axes for artist in _artists(ax)}
 
     def apply(self) -> None:
         """Give everything that was added a colour that can be read on the paper; on white all stays as it is."""
+        for legend in self._axes[0].figure.legends:
+            if id(legend) not in self._there:
+                legend.set_frame_on(False)
         for ax in self._axes:
             inside, around = paper_of(ax), paper_around(ax)
             if inside == _WHITE and around == _WHITE:
@@ -105,6 +109,9 @@ class Inks:
                 else:
                     _ink(artist, papers, inside)
             _ink_frame(ax, around)
+        for bar in self._axes[0].figure.axes:
+            if bar not in self._panels and paper_around(bar) != _WHITE:
+                _ink_frame(bar, paper_around(bar))
 
 
 def _artists(ax: Axes) -> list[Artist]:

@@ -33,17 +33,22 @@ class Territory:
         self._before = [ax.get_window_extent() for ax in self._axes]
         self._room = [_room(ax) for ax in self._axes]
         self._legends = list(axes[0].figure.legends)
+        self._panels = list(axes[0].figure.axes)
 
     def fit(self) -> None:
         """Make panels smaller until their labels, titles and legends lie in their room."""
         if not self._axes:
             return
         added = [each for each in self._axes[0].figure.legends if each not in self._legends]
-        for ax, room, before in zip(self._axes, self._room, self._before, strict=True):
+        for ax, room in zip(self._axes, self._room, strict=True):
             for legend in added:
                 room.y1 = min(room.y1, legend.get_window_extent().y0)
             for _ in range(3):
                 _shrink(ax, room)
+        for bar in self._axes[0].figure.axes:
+            if bar not in self._panels:
+                self._pull_in(bar)
+        for ax, before in zip(self._axes, self._before, strict=True):
             after = ax.get_window_extent()
             if after.width < _SMALLEST * before.width or after.height < _SMALLEST * before.height:
                 warnings.warn(
@@ -52,6 +57,20 @@ class Territory:
                     UserWarning,
                     stacklevel=5,
                 )
+
+    def _pull_in(self, bar: Axes) -> None:
+        """Move a colour bar with its words to the left, into the room of the panels that it belongs to."""
+        words, edge = bar.get_tightbbox(), max(room.x1 for room in self._room)
+        over = 0.0 if words is None else (words.x1 - edge) / bar.figure.bbox.width
+        if over <= 0:
+            return
+        last = max(ax.get_position().x1 for ax in self._axes)
+        for each in (bar, *(ax for ax in self._axes if ax.get_position().x1 > last - 1e-6)):
+            place = each.get_position()
+            if each is bar:
+                each.set_position((place.x0 - over, place.y0, place.width, place.height))
+            else:
+                each.set_position((place.x0, place.y0, max(place.width - over, 0.05 * place.width), place.height))
 
 
 def _room(ax: Axes) -> Bbox:

@@ -317,10 +317,10 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
     for y, arm in enumerate(summaries):
         style = styles[arm.arm]
         value, low, high = _outcome(arm, quantity)
-        if np.isnan(value):
+        if not np.isfinite(value):
             # A run that diverged: an empty row would look like a fault of the figure.
             place = ax.get_yaxis_transform()
-            ax.text(0.97, y, "NaN", transform=place, va="center", ha="right", fontsize=NOTE_SIZE)
+            ax.text(0.97, y, "diverged", transform=place, va="center", ha="right", fontsize=NOTE_SIZE)
             continue
         ax.plot([low, high], [y, y], color=style.color, linewidth=1.4, zorder=2, solid_capstyle="butt")
         ax.plot(
@@ -345,6 +345,8 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
                 markeredgewidth=0.6,
                 zorder=2,
             )
+    if not any(np.isfinite(_outcome(arm, quantity)[0]) for arm in summaries):
+        ax.set_xticks([])
     if quantity == "rebound":
         ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
     ax.set_yticks(range(len(summaries)), [_row_name(name) for name in outcome_names(summaries)])

@@ -28,7 +28,9 @@ def test_every_old_module_forwards(module: str) -> None:
 
 
 def test_an_old_function_returns_axes_of_a_figure_that_pyplot_does_not_know() -> None:
-    with pytest.warns(DeprecationWarning, match="plots.degradation.plot_degradation is now dynamics.plots.degradation$"):
+    with pytest.warns(
+        DeprecationWarning, match="plots.degradation.plot_degradation is now dynamics.plots.degradation$"
+    ):
         from dynamics.plots.degradation import plot_degradation
     assert isinstance(plot_degradation(CURVES), Axes)
     assert pyplot.get_fignums() == []

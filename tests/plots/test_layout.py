@@ -98,7 +98,7 @@ def once(compute: Any) -> Any:
     known: dict[tuple[str, ...], Any] = {}
 
     def computed(arms: list[Arm], **how: Any) -> Any:
-        key = tuple(arm.name for arm in arms), str(how)
+        key = tuple(f"{arm.name} {arm.runs[0].path}" for arm in arms), str(how)
         if key not in known:
             known[key] = compute(arms, **how)
         return known[key]
@@ -141,7 +141,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list
         }
         losses = {arm: noisy(0.02 * i, 0.1 / (i + 1)) for i, arm in enumerate(LONG_NAMES)}
         losses[DIVERGED] = noisy(0.04, 0.03, value)
-        how: dict[str, Any] = {"seeds": (0, 1, 2), "n_documents": 60, "epochs": [0, 1, 2, 3, 6, 12]}
+        how: dict[str, Any] = {"seeds": (0, 1, 2), "n_documents": 100, "epochs": [0, 1, 2, 3, 6, 12]}
         make_study(path, arms=regularizers, loss_fns=losses, **how)
         found[kind] = collect_arms(open_study(path))
     with pytest.MonkeyPatch.context() as patch:
@@ -208,7 +208,7 @@ def test_a_task_has_room_below_the_loss(arms: list[Arm], venue: str | None) -> N
             across = 2 if arms[0] in shown else 1
             assert figure.get_figwidth() == (style.full if across == 2 else style.half)
             assert len(figure.axes) == 2 * across
-            assert {row["task_documents"] + row["task_documents_left_out"] for row in rows} == {30}
+            assert {row["task_documents"] + row["task_documents_left_out"] for row in rows} == {50}
 
 
 @pytest.mark.parametrize("venue", VENUES)

@@ -16,7 +16,7 @@ from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.plots.drawing.legends import legend_in
 from dynamics.plots.drawing.notes import text_width
-from dynamics.plots.drawing.paper import WORDS, paper_of, readable
+from dynamics.plots.drawing.paper import WORDS, paper_around, readable
 from dynamics.plots.drawing.style import FAINT, NOTE_SIZE
 
 
@@ -70,7 +70,7 @@ def label_line_ends(ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, sh
             va="center",
             ha="left",
             # Letters are thinner than lines.
-            color=readable(label.color, [paper_of(ax)], WORDS),
+            color=readable(label.color, [paper_around(ax)], WORDS),
             fontsize=fontsize,
             annotation_clip=False,
         )

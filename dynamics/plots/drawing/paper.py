@@ -43,16 +43,17 @@ def readable(color: Any, papers: Sequence[Any], least: float) -> str:
     with the greatest contrast on the worst of them is returned.
     """
     own = np.asarray(to_rgba(color)[:3])
-    best, best_contrast = own, 0.0
+    best, best_contrast = str(to_hex(color)), 0.0
     for share in np.linspace(0.0, 1.0, 51):
         for end in (_BLACK, _WHITE):
-            mixed = (1 - share) * own + share * np.asarray(end)
+            # As it will be written, with 8 bits a channel.
+            mixed = str(to_hex(((1 - share) * own + share * np.asarray(end)).tolist()))
             worst = min(contrast(mixed, paper) for paper in papers)
             if worst >= least:
-                return str(to_hex(mixed.tolist()))
+                return mixed
             if worst > best_contrast:
                 best, best_contrast = mixed, worst
-    return str(to_hex(best.tolist()))
+    return best
 
 
 def paper_of(ax: Axes) -> Rgb:

@@ -30,7 +30,7 @@ class Territory:
     def __init__(self, axes: Sequence[Axes]) -> None:
         figure = root_figure(axes[0])
         self._axes = list(axes) if figure.get_layout_engine() is None else []
-        self._before = [ax.get_window_extent() for ax in self._axes]
+        self._before = [ax.get_window_extent().frozen() for ax in self._axes]
         self._room = [_room(ax) for ax in self._axes]
         self._legends = list(axes[0].figure.legends)
         self._panels = list(axes[0].figure.axes)

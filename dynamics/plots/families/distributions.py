@@ -15,7 +15,6 @@ from dynamics.analysis.estimands.entropy_distributions import EntropyDistributio
 from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, moments, named_after, wrap_name
-from dynamics.plots.drawing.legends import legend_in
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE
@@ -172,8 +171,4 @@ def _legend(axes: Sequence[Axes], epoch: str, any_dropped: bool) -> None:
             )
         )
     handles.append(Line2D([], [], color=_NOW, linewidth=1.2, label=f"entropy in epoch {epoch}"))
-    if len(axes) > 1:
-        legend_over(axes, handles)
-    else:
-        how = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.1), "columnspacing": 1.0}
-        legend_in(axes[0], axes[0], handles, most=2, title=None, **how)
+    legend_over(axes, handles)

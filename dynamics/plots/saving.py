@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.analysis.sums.arms import Arm, collect_arms, has_sums_alone, shared_epochs
 from dynamics.errors import InputError, nearest
 from dynamics.plots.arm_tables.arm_table import arm_table, table_rows
 from dynamics.plots.arm_tables.text import latex_table, markdown_table
-from dynamics.plots.drawing.labels import legend_columns
-from dynamics.plots.drawing.notes import make_room
 from dynamics.plots.drawing.panels import panel_axes
 from dynamics.plots.drawing.plot import FORMATS, rendered
 from dynamics.plots.drawing.style import Style, load_style
@@ -117,8 +114,6 @@ def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tupl
         of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
     figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
     draw_degradation(curves, differences, axes, task=of_task)
-    _make_room(figure, axes[0])
-    make_room(figure)
     return figure, degradation_rows(curves, differences, of_task)
 
 
@@ -126,7 +121,6 @@ def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curves = as_rises(arms)
     figure, axes = panel_axes(style, len(curves[0].labels), panel=2.0)
     rebound(curves, axes=axes)
-    make_room(figure)
     return figure, rebound_rows(shown(curves))
 
 
@@ -135,15 +129,6 @@ def _comparisons(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     figure, ax = comparisons_axes(style, found)
     draw_comparisons(found, ax)
     return figure, comparison_rows(found)
-
-
-def _make_room(figure: Figure, ax: Axes) -> None:
-    legend = ax.get_legend()
-    if legend is not None:
-        # The legend stands above: the panel keeps its height.
-        texts = [text.get_text() for text in legend.get_texts()]
-        rows = -(-len(texts) // legend_columns(texts))
-        figure.set_figheight(figure.get_figheight() + 0.15 * rows)
 
 
 def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -190,7 +175,7 @@ def _rebound_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     found = as_calibrations(arms)
     figure = style.figure(column="half", height=2.3)
-    _make_room(figure, calibration(found, ax=figure.add_subplot()).ax)
+    calibration(found, ax=figure.add_subplot())
     return figure, calibration_rows(found)
 
 

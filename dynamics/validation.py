@@ -183,7 +183,7 @@ def _remedy(model: type[BaseModel], problem: Any, path: list[Any]) -> str:
         tags = _tags(settings)
         if tags and not isinstance(value, str):
             return ""
-        if tags and value not in tags:
+        if isinstance(value, str) and tags and value not in tags:
             return f"; write {{name: NAME}} with one of {', '.join(tags)}{nearest(value, tags)}"
         keys = ["name"] if tags else [key for one in settings for key in one.alone if _takes(one, key, value)]
         owned = hub_name(value) if isinstance(value, str) and not tags and keys[:1] == ["name"] else None

@@ -471,10 +471,11 @@ def test_a_study_is_summarised_and_the_summary_drawn_and_checked(dynamics: Comma
     summary = "kept/mine is the summary of a study, which keeps sums and no tokens, and this needs a "
     assert_one_message(dynamics("export", "kept/mine", "--format", "zarr", "--output", "x"), f"{summary}study or run")
     assert_one_message(dynamics("explore", "kept/mine", "--output", "x.html"), f"{summary}study or run")
-    assert_one_message(dynamics("explore", "kept/mine", "kept/mine", "--output", "x.html"), f"{summary}run")
     assert_one_message(dynamics("summarize", "kept/mine", "--output", "x"), f"{summary}study")
     two = dynamics("explore", "runs", "runs", "--output", "x.html")
-    assert_one_message(two, "runs is a study, and this needs a run")
+    assert_one_message(
+        two, "runs is a study; give it alone, or name one of its runs, such as runs/runs/baseline/seed-0\n"
+    )
     run = "runs/runs/baseline/seed-0"
     assert_one_message(dynamics("summarize", run, "--output", "x"), f"{run} is a run, and this needs a study")
     assert_one_message(dynamics("summarize", "runs", "--output", "x", "--group", "gsm"), "--group: 'gsm' is no task")

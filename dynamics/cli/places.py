@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 #: The word for the study that ships with the package, where nothing of that name is in the working directory.
 EXAMPLE = "example"
 #: What help says of it.
-OR_EXAMPLE = f"The word {EXAMPLE} is the study that ships with the package, unless {EXAMPLE} is here."
+OR_EXAMPLE = (
+    f"The word {EXAMPLE} is the study that ships with the package; a file or folder named {EXAMPLE} here goes first."
+)
 
 
 def place_of(path: Path) -> Path:

@@ -20,7 +20,7 @@ def check(
 ) -> None:
     """Verify records against their manifests.
 
-    Every byte of every file is read. Exit code 1 says that something is damaged.
+    It reads every byte of every file. Exit code 1 means that something is damaged.
     """
     from dynamics.records.epochs import numbers
     from dynamics.records.summaries.check import check_any
@@ -53,18 +53,18 @@ def figures(
         typer.Option(metavar="NAME", help="Only this figure or table; may be repeated."),
     ] = None,
     venue: Annotated[str | None, typer.Option(help="Sizes and fonts of a conference, such as icml2024.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="Of pdf, svg and png, with commas.")] = "pdf,svg,png",
+    format_: Annotated[str, typer.Option("--format", help="File formats, separated by commas.")] = "pdf,svg,png",
     output: Annotated[
         Path | None, typer.Option(help="Folder (default: figures/ in the first; example-figures/ for the example).")
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="gsm8k|REGEX", help="Accuracy on a task's results, in degradation and table."),
+        typer.Option(metavar="gsm8k|REGEX", help="Add the accuracy on a task's results to degradation and table."),
     ] = None,
 ) -> None:
     """Draw the figures of studies or runs.
 
-    Next to each lie the numbers that it draws, as CSV. A table of arms comes as LaTeX, Markdown and CSV.
+    Each figure comes with the numbers that it draws, as CSV. The table of arms comes as LaTeX, Markdown and CSV.
     """
     from dynamics.records.summaries.reading import Summary
     from dynamics.reporting import Reporter
@@ -85,7 +85,7 @@ def figures(
 @command(example="dynamics summarize runs/mathematics --output studies/mathematics --group gsm8k")
 def summarize(
     path: Annotated[Path, typer.Argument(metavar="STUDY", help=f"A study. {OR_EXAMPLE}")],
-    output: Annotated[Path, typer.Option(help="Folder of the summary, which is begun or added to.")],
+    output: Annotated[Path, typer.Option(help="Folder of the summary: a new one, or one to add to.")],
     group: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=REGEX", help="Keep sums of the tokens that match, or of a task's; may be repeated."),
@@ -93,8 +93,8 @@ def summarize(
 ) -> None:
     """Keep a study's sums by document, without its text.
 
-    They are small enough to be committed, and figures, tables and comparisons are made of them as of the study. Run
-    again, it adds the runs that were finished since.
+    A summary is small enough to be committed. Figures, tables and comparisons are made from it as from the study. Run
+    again, this command adds the runs that were finished since.
     """
     from dynamics.analysis.sums.summarising import summarize_study
     from dynamics.analysis.tokens.told_groups import named_group
@@ -112,12 +112,12 @@ def summarize(
 @command(example="dynamics export runs/quickstart/runs/baseline/seed-0 --format parquet --output tokens.parquet")
 def export(
     path: Annotated[Path, typer.Argument(metavar="RUN", help=f"A run. {OR_EXAMPLE}")],
-    format_: Annotated[str, typer.Option("--format", metavar="parquet|zarr", help="What to write.")],
-    output: Annotated[Path, typer.Option(help="File (parquet) or directory (zarr) that is not there yet.")],
+    format_: Annotated[str, typer.Option("--format", metavar="parquet|zarr", help="The format to write.")],
+    output: Annotated[Path, typer.Option(help="A new file (parquet) or a new folder (zarr).")],
 ) -> None:
     """Write a run's records for other tools.
 
-    Parquet: one row a token and epoch, for polars and duckdb. zarr: labelled arrays.
+    Parquet has one row per token and epoch, for polars and duckdb. zarr has labelled arrays.
     """
     from dynamics.records.exporting.run_export import check_export, export_run
     from dynamics.records.reader import Run, open_any
@@ -141,7 +141,7 @@ def export(
     suggest(("python", "-c", f"import {read}"))
 
 
-@command(example="dynamics explore RUNS/baseline/seed-0 RUNS/entrodrop/seed-0 --output page.html")
+@command(example="dynamics explore runs/quickstart --output page.html")
 def explore(
     paths: Annotated[
         list[Path],
@@ -153,28 +153,33 @@ def explore(
             help="The page, an HTML file (default: explorer.html in the first; example-explorer.html for the example)."
         ),
     ] = None,
-    budget: Annotated[float, typer.Option(min=0.1, metavar="MB", help="Size that the page may have.")] = 20.0,
+    budget: Annotated[float, typer.Option(min=0.1, metavar="MB", help="Largest size of the page.")] = 20.0,
     buckets: Annotated[int, typer.Option(min=2, max=100, help="Buckets by reference entropy.")] = 2,
 ) -> None:
     """Make a page of the text, token by token, epoch by epoch.
 
-    One file that needs no network: open it in a browser, or send it. Of a study it shows two runs with the lowest seed:
-    the baseline, and the arm with EntroDrop (without one, the next arm).
+    The page is one file that needs no network: open it in a browser, or send it. For a study it shows two runs with the
+    lowest seed: the baseline's, and that of the arm with EntroDrop or, without one, of the next arm.
     """
     from dynamics.explorer.build import build_page
-    from dynamics.records.reader import Run, open_any, open_run
+    from dynamics.records.reader import Run, open_any
     from dynamics.reporting import Reporter
 
     reporter, places = Reporter(), [place_of(path) for path in paths]
     page_file = output or beside(paths[0], "explorer.html")
     if page_file.is_dir():
         raise InputError(f"--output: {page_file} is a folder; name a file, such as {page_file / 'page.html'}")
-    first = open_any(places[0]) if len(places) == 1 else open_run(places[0])
-    if isinstance(first, Run):
-        runs = [first, *(open_run(place) for place in places[1:])]
-    else:
-        runs = list(telling_runs(first))
-        reporter.line(other_runs(first, paths[0], runs))
+    opened = [open_any(place) for place in places]
+    runs = [one for one in opened if isinstance(one, Run)]
+    for path, one in zip(paths, opened, strict=True):
+        if isinstance(one, Run):
+            continue
+        chosen = telling_runs(one)
+        if len(paths) > 1:
+            such = path / chosen[0].path.relative_to(one.path)
+            raise InputError(f"{path} is a study; give it alone, or name one of its runs, such as {such}")
+        runs = list(chosen)
+        reporter.line(other_runs(one, path, runs))
     require_folder(page_file.absolute().parent)
     page = build_page(runs, budget=budget * 1e6, buckets=buckets)
     page.save(page_file)

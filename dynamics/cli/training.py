@@ -22,11 +22,13 @@ SetOption = Annotated[
     typer.Option("--set", metavar="K=V", help="Override a key of the recipe; may be repeated."),
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="Directory of the result (default: runs/NAME).")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what it would do, need and write; do nothing.")]
-FlopsOption = Annotated[float | None, typer.Option(min=1.0, help="Dry run: operations a second of each process.")]
-TokensOption = Annotated[float | None, typer.Option(min=1.0, help="Dry run: of what is not downloaded yet.")]
-ProcessesOption = Annotated[int, typer.Option(min=1, help="Dry run: that train one model together.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="Dry run: the model's config.json, where it is not here.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Report what it would need and write, without training.")]
+FlopsOption = Annotated[float | None, typer.Option(min=1.0, help="Dry run: operations per second of each process.")]
+TokensOption = Annotated[
+    float | None, typer.Option(min=1.0, help="Dry run: tokens per document of a corpus that is not downloaded.")
+]
+ProcessesOption = Annotated[int, typer.Option(min=1, help="Dry run: processes that train one model together.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="Dry run: config.json of a model that is not downloaded.")]
 
 
 def _goes_on() -> str:
@@ -45,7 +47,9 @@ def train(
     recipe: RecipeArgument,
     set_: SetOption = None,
     output: OutputOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output, or start it.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output; start it if there is none.")
+    ] = False,
     dry_run: DryRunOption = False,
     flops: FlopsOption = None,
     tokens_per_document: TokensOption = None,
@@ -81,8 +85,8 @@ def study(
     set_: SetOption = None,
     output: OutputOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    list_: Annotated[bool, typer.Option("--list", help="Print one command a run, and run nothing.")] = False,
-    index: Annotated[int | None, typer.Option(help="Run only this one of --list, from 0.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Print one command per run, and run nothing.")] = False,
+    index: Annotated[int | None, typer.Option(help="Run only this one of --list, counted from 0.")] = None,
     dry_run: DryRunOption = False,
     flops: FlopsOption = None,
     tokens_per_document: TokensOption = None,
@@ -91,8 +95,8 @@ def study(
 ) -> None:
     """Run arms by seeds, then draw the figures.
 
-    Run again, it goes on where it stopped. --list and --index spread a study over machines. With tune: in the recipe,
-    trials come first, and their commands first in the list.
+    Run again, it goes on where it stopped. --list and --index spread a study over machines. If the recipe has tune:,
+    trials come first, in the list too.
     """
     from dynamics.recipe.loading import as_study, load_recipe
     from dynamics.reporting import Reporter
@@ -136,7 +140,7 @@ def study(
 def reference(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Measure every token under the starting model.
 
-    Once: the result is cached, by the hashes of model and data.
+    The result is kept in the cache, under the hashes of model and data.
     """
     from dynamics.recipe.loading import load_recipe
     from dynamics.recipe.studies import StudyRecipe

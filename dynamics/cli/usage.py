@@ -10,7 +10,8 @@ from dynamics.errors import nearest
 
 # What Typer and click write of a value that an option does not take, in any of their versions, and the words of ours.
 _WANTED = (
-    (r"greater than or equal to ([\d.]+)|(?:x>=|range )([\d.]+)", "at least {}"),
+    (r"([\d.]+)<=x<=([\d.]+)", "from {} to {}"),
+    (r"greater than or equal to ([\d.]+)|x>=([\d.]+)", "at least {}"),
     (r"less than or equal to ([\d.]+)|x<=([\d.]+)", "at most {}"),
     (r"valid integer", "a whole number"),
     (r"valid (?:number|float)", "a number"),
@@ -41,7 +42,7 @@ def _problem(error: Any, context: Any, given: list[str]) -> str:
         return f"{_name_of(parameter)} is missing"
     if kind == "BadParameter" and parameter is not None:
         wanted = [(re.search(pattern, text), words) for pattern, words in _WANTED]
-        found = [words.format(next(filter(None, match.groups()), "")) for match, words in wanted if match]
+        found = [words.format(*filter(None, match.groups())) for match, words in wanted if match]
         name = _name_of(parameter)
         value = next(
             (f", not {after!r}" for before, after in zip(given, given[1:], strict=False) if before == name), ""

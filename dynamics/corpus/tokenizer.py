@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamics.cache import placed_model
-from dynamics.errors import InputError
+from dynamics.errors import InputError, hub_name
 
 if TYPE_CHECKING:
     import tokenizers
@@ -139,10 +139,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
             trust_remote_code=False,
         )
     except Exception as error:  # the library raises many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason, owned = " ".join(str(error).split()) or type(error).__name__, hub_name(name_or_path)
         raise InputError(
-            f"tokenizer {name_or_path!r} could not be loaded: {reason}. Give a folder that "
-            "save_pretrained wrote, a hub name, cache:NAME, or train one (tokenizer: {train: {vocab_size: N}})"
+            f"tokenizer {name_or_path!r} could not be loaded: {reason.rstrip('.')}. Give a folder that save_pretrained "
+            f"wrote, a hub name or cache:NAME{'' if owned is None else f'; on the hub it is {owned}'}"
         ) from error
     _check(tokenizer, name_or_path)
     return tokenizer

@@ -105,15 +105,15 @@ _NOT_SET: Any = object()
 
 
 def _differences(there: Any, here: Any, key: str) -> list[tuple[str, Any, Any]]:
-    pairs: list[tuple[Any, Any, Any]] = []
     if isinstance(there, dict) and isinstance(here, dict):
         names = [*there, *(name for name in here if name not in there)]
-        pairs = [(name, there.get(name, _NOT_SET), here.get(name, _NOT_SET)) for name in names]
+        pairs = [(str(name), there.get(name, _NOT_SET), here.get(name, _NOT_SET)) for name in names]
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = [(at, *pair) for at, pair in enumerate(zip(there, here, strict=True))]
-    elif there != here:
-        return [(key, there, here)]
-    return [one for name, *both in pairs for one in _differences(*both, f"{key}.{name}" if key else str(name))]
+        pairs = [(str(at), one, other) for at, (one, other) in enumerate(zip(there, here, strict=True))]
+    else:
+        return [] if there == here else [(key, there, here)]
+    below = (_differences(one, other, f"{key}.{name}" if key else name) for name, one, other in pairs)
+    return [found for each in below for found in each]
 
 
 def _written(value: Any) -> str:

@@ -280,7 +280,7 @@ def test_a_run_opens_no_connection_and_writes_nowhere_else(tmp_path: Path) -> No
 
 def test_a_hub_name_asks_the_network_and_nothing_else_does(tmp_path: Path) -> None:
     # The watch has teeth: this one is noted.
-    (tmp_path / "recipe.yaml").write_text(dump_yaml(small(model={"name": "owner/no-such-model"})))
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(small(model={"name": "owner/no-such-model"}, tokenizer=None)))
     done, connections = no_network(["train", "recipe.yaml", "--output", "out"], tmp_path)
     assert done.returncode == 2, done.stderr
     assert "socket." in connections

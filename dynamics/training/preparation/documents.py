@@ -81,8 +81,12 @@ def base_documents(base: BaseSettings, domain: Sequence[Document]) -> list[Docum
 
 def recipe_tokenizer(recipe: Recipe, docs: Sequence[Document]) -> PreTrainedTokenizerFast:
     if isinstance(recipe.tokenizer, str):
-        tokenizer = load_tokenizer(recipe.tokenizer)
-        if recipe.tokenizer != recipe.model.name and recipe.model.name not in NAMED_SIZES:
+        own = recipe.tokenizer == recipe.model.name
+        try:
+            tokenizer = load_tokenizer(recipe.tokenizer)
+        except InputError as error:
+            raise (InputError(f"model.name: its own {error}") if own else error) from error.__cause__
+        if not own and recipe.model.name not in NAMED_SIZES:
             _say_where_meanings_differ(tokenizer, recipe)
         return tokenizer
     vocab_size = recipe.tokenizer.train.vocab_size

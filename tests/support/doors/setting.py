@@ -48,6 +48,7 @@ class Setting:
             "name": "doors",
             "corpus": str(self.corpus),
             "validation": {"source": str(self.held_out)},
+            "tokenizer": str(self.corpus.parent / "model"),
             "model": {"name": str(self.model)},
             "block_size": BLOCK,
             "recording": {"dtype": "float32"},

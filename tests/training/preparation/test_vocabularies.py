@@ -84,6 +84,6 @@ def test_ids_of_other_texts_are_warned_of(tmp_path, model):
 def test_a_model_without_a_tokenizer_needs_one(tmp_path, model):
     bare = tmp_path / "bare"
     build(vocab_size=300, max_position_embeddings=64).save_pretrained(bare)
-    with pytest.raises(InputError, match=r"^tokenizer .*bare' has no vocabulary.*tokenizer: PATH"):
+    with pytest.raises(InputError, match=r"^model.name: its own tokenizer .*bare' has no vocabulary.*tokenizer: PATH"):
         ready(tmp_path, bare)
     assert ready(tmp_path, bare, tokenizer=str(model)).facts["tokenizer"]["vocab_size"] == 280

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from dynamics.plots.drawing.plot import Plot
     from dynamics.plots.drawing.style import arm_styles, load_style, venues
     from dynamics.plots.families.calibration import calibration, overconfidence
+    from dynamics.plots.families.comparisons import comparisons
     from dynamics.plots.families.curriculum import curriculum, outcomes
     from dynamics.plots.families.degradation import degradation, task_curve
     from dynamics.plots.families.distributions import entropy_distribution
     from dynamics.plots.families.gap import gap
     from dynamics.plots.families.heat_map import bucket_map, rebound_map
+    from dynamics.plots.families.rebound import rebound
     from dynamics.plots.families.token_dynamics import token_dynamics
     from dynamics.plots.families.trajectories import cartography, class_changes, trajectory_classes
     from dynamics.plots.saving import save_figures
@@ -32,6 +34,7 @@ __all__ = [
     "calibration",
     "cartography",
     "class_changes",
+    "comparisons",
     "curriculum",
     "degradation",
     "entropy_distribution",
@@ -41,6 +44,7 @@ __all__ = [
     "markdown_table",
     "outcomes",
     "overconfidence",
+    "rebound",
     "rebound_map",
     "save_figures",
     "task_curve",
@@ -57,6 +61,7 @@ _MODULES = {
     "calibration": "dynamics.plots.families.calibration",
     "cartography": "dynamics.plots.families.trajectories",
     "class_changes": "dynamics.plots.families.trajectories",
+    "comparisons": "dynamics.plots.families.comparisons",
     "curriculum": "dynamics.plots.families.curriculum",
     "degradation": "dynamics.plots.families.degradation",
     "entropy_distribution": "dynamics.plots.families.distributions",
@@ -66,6 +71,7 @@ _MODULES = {
     "markdown_table": "dynamics.plots.arm_tables.text",
     "outcomes": "dynamics.plots.families.curriculum",
     "overconfidence": "dynamics.plots.families.calibration",
+    "rebound": "dynamics.plots.families.rebound",
     "rebound_map": "dynamics.plots.families.heat_map",
     "save_figures": "dynamics.plots.saving",
     "task_curve": "dynamics.plots.families.degradation",

@@ -74,7 +74,9 @@ def moved(module: str, name: str) -> Any:
     new = _new_module(module)
     public = name.removeprefix("plot_")
     if name.startswith("plot_") and hasattr(new, public):
-        face = "dynamics.plots"
+        from dynamics import plots
+
+        face = "dynamics.plots" if public in plots.__all__ else new.__name__
         warnings.warn(f"dynamics.plots.{module}.{name} is now {face}.{public}", DeprecationWarning, stacklevel=3)
         return _returning_axes(getattr(new, public), name)
     if not hasattr(new, name):

@@ -30,6 +30,12 @@ from dynamics.plots.families.calibration import (
     overconfidence,
     overconfidence_rows,
 )
+from dynamics.plots.families.comparisons import (
+    as_comparisons,
+    comparison_rows,
+    comparisons_axes,
+    draw_comparisons,
+)
 from dynamics.plots.families.curriculum import (
     as_curricula,
     as_summaries,
@@ -40,21 +46,23 @@ from dynamics.plots.families.curriculum import (
     schedules,
 )
 from dynamics.plots.families.degradation import (
+    TaskCurves,
     as_curves,
     as_task_curves,
-    degradation,
+    degradation_axes,
     degradation_rows,
-    task_curve,
+    draw_degradation,
 )
 from dynamics.plots.families.distributions import as_distributions, distribution_rows, entropy_distribution
 from dynamics.plots.families.gap import as_gaps, gap, gap_rows
 from dynamics.plots.families.heat_map import (
-    as_landscape,
     as_maps,
     bucket_map,
     bucket_map_rows,
-    loss_landscape,
+    rebound_map,
 )
+from dynamics.plots.families.minus_baseline import as_differences
+from dynamics.plots.families.rebound import as_rises, rebound, rebound_rows, shown
 from dynamics.plots.families.token_dynamics import (
     as_dynamics,
     token_dynamics,
@@ -103,18 +111,27 @@ class FigureBuilder:
 
 
 def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tuple[Figure, Rows]:
-    curves = as_curves(arms)
-    of_task = [] if task is None else as_task_curves(arms, task=task)
-    figure = style.figure(column="half", height=3.9 if of_task else 2.35)
-    if task is None:
-        ax = degradation(curves, ax=figure.add_subplot()).ax
-    else:
-        ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.3, 1.0))
-        degradation(curves, ax=ax)
-        task_curve(of_task, task, ax=below, labels=False)
-        ax.set_xlabel("")
-    _make_room(figure, ax)
-    return figure, degradation_rows(curves, task, of_task)
+    curves, differences, of_task = as_curves(arms), as_differences(arms), None
+    if task is not None:
+        of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
+    figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
+    draw_degradation(curves, differences, axes, task=of_task)
+    _make_room(figure, axes[0])
+    return figure, degradation_rows(curves, differences, of_task)
+
+
+def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    curves = as_rises(arms)
+    figure, axes = panel_axes(style, len(curves[0].labels), panel=2.0)
+    rebound(curves, axes=axes)
+    return figure, rebound_rows(shown(curves))
+
+
+def _comparisons(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
+    found = as_comparisons(arms)
+    figure, ax = comparisons_axes(style, found)
+    draw_comparisons(found, ax)
+    return figure, comparison_rows(found)
 
 
 def _make_room(figure: Figure, ax: Axes) -> None:
@@ -164,11 +181,7 @@ def _bucket_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 
 
 def _rebound_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_maps(arms), bucket_map, bucket_map_rows, above_best=True)
-
-
-def _loss_landscape(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
-    return _in_panels(style, as_landscape(arms), loss_landscape, bucket_map_rows)
+    return _in_panels(style, as_maps(arms), rebound_map, bucket_map_rows)
 
 
 def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -215,19 +228,34 @@ def _not_followed(arms: list[Arm]) -> str | None:
     return _no_train(arms)
 
 
+def _nothing_to_compare(arms: list[Arm]) -> str | None:
+    """Tell what is missing to what compares arms."""
+    if len(arms) < 2:
+        return f"arm {arms[0].name!r} is alone and has nothing to be compared with"
+    return next((f"arm {arm.name!r} has one epoch alone" for arm in arms if len(arm.epochs) < 2), None)
+
+
 FIGURES: dict[str, FigureBuilder] = {
     "degradation": FigureBuilder(_degradation),
+    "rebound": FigureBuilder(_rebound, _one_epoch),
+    "comparisons": FigureBuilder(_comparisons, _nothing_to_compare),
     "token_dynamics": FigureBuilder(_token_dynamics, _no_train),
     "curriculum": FigureBuilder(_curriculum, _no_schedule),
     "gap": FigureBuilder(_gap, _no_train),
-    "bucket_map": FigureBuilder(_bucket_map, _no_train),
+    "bucket_map": FigureBuilder(_bucket_map, _one_epoch),
     "rebound_map": FigureBuilder(_rebound_map, _one_epoch),
-    "loss_landscape": FigureBuilder(_loss_landscape, _one_epoch, tokens=True),
     "calibration": FigureBuilder(_calibration, tokens=True),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),
     "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed, tokens=True),
     "cartography": FigureBuilder(_cartography, _not_followed, tokens=True),
     "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train, tokens=True),
+}
+
+
+#: Figures of older versions, and what shows more.
+RETIRED = {
+    "loss_landscape": "its levels hid what changes; bucket_map shows the change since epoch 0, rebound_map that since "
+    "the best epoch"
 }
 
 
@@ -329,6 +357,8 @@ def _known(names: str | Sequence[str] | None, there_are: Sequence[str] | dict[st
     if not names:
         raise InputError(f"no {what} asked for; there are {', '.join(there_are)}")
     for name in names:
+        if name in RETIRED and name not in there_are:
+            raise InputError(f"there is no {what} {name!r} any more: {RETIRED[name]}")
         if name not in there_are:
             raise InputError(f"unknown {what} {name!r}{nearest(name, there_are)}; there are {', '.join(there_are)}")
     return list(dict.fromkeys(names))

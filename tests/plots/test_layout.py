@@ -148,6 +148,8 @@ def test_words_are_whole_apart_and_legible_at_print_size(arms: list[Arm], name: 
     style = load_style(venue)
     with style.context():
         for shown in (arms, arms[1:2]):
+            if FIGURES[name].lacking(shown):
+                continue
             figure, _ = FIGURES[name].build(shown, style)
             assert complaints(figure) == []
             assert figure.get_figwidth() in (style.half, style.full)

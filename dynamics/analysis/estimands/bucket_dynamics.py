@@ -1,7 +1,11 @@
-"""The losses of every arm's entropy buckets over epochs, in both splits, with their gap and rebound."""
+"""The losses of entropy buckets over epochs: in both splits, with their gap and rebound, and since the best epoch.
+
+Shape suffixes: E epochs, K buckets.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,8 +14,14 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.estimands.quantities import arm_quantity
 from dynamics.analysis.intervals.bands import Over, curve_interval, gap_interval, generalises_over, uncertainty_over
+from dynamics.analysis.intervals.contributions import curve_contributions
 from dynamics.analysis.intervals.interval import Interval
-from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
+from dynamics.analysis.intervals.over_documents import about_documents
+from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
+from dynamics.analysis.intervals.selection import about_one_seed, best_contributions
+from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
+from dynamics.analysis.sums.curves import best_epoch, ratio
+from dynamics.analysis.sums.document_sums import average_sums
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
@@ -97,3 +107,125 @@ def bucket_dynamics(
             )
         )
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class RiseCurve(OverEpochs):
+    """By how much the loss of each bucket lies above its value at the best epoch.
+
+    Attributes
+    ----------
+    arm, n_seeds, n_documents, split
+    epochs : ndarray of int64, shape (E,)
+        All of them, those before the best epoch too.
+    labels : tuple of str, length K
+    best : int
+        The epoch with the lowest mean loss over the tokens of all buckets and seeds: where a figure begins. -1 if a
+        value is not finite.
+    rise : Interval of arrays of shape (E, K)
+        Nats per token. NaN everywhere if a value of the arm is not finite: it diverged.
+    over : {"documents", "seeds_and_documents"}
+        What the intervals generalise over.
+    passes : ndarray, shape (E,), or None
+        Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
+    """
+
+    arm: str
+    n_seeds: int
+    n_documents: int
+    split: str
+    epochs: NDArray[np.int64]
+    labels: tuple[str, ...]
+    best: int
+    rise: Interval
+    over: Over
+    passes: Floats | None = None
+
+    @property
+    def since_best(self) -> NDArray[np.bool_]:
+        """Which epochs are the best one or later, shape (E,); none where the arm diverged."""
+        return (self.epochs >= self.best) & (self.best >= 0)
+
+
+def rise_curves(
+    data: Source | Iterable[Source],
+    *,
+    split: str = "validation",
+    buckets: Bucketing | int = 2,
+    over: Over | None = None,
+    level: float = 0.95,
+) -> list[RiseCurve]:
+    """Return by how much each bucket's loss lies above its value at the arm's best epoch, with intervals.
+
+    An arm has *one* best epoch for all its buckets, since training stops once: that of the lowest mean loss over all
+    their tokens. So the numbers say what the tokens of a bucket would have been spared by early stopping, and may be
+    below 0 for a bucket that still improves.
+
+    The lowest value of a noisy curve is low by its very noise, and a rise above it is too high. The value that is
+    subtracted is therefore cross-fitted (`dynamics.analysis.intervals.selection`): each seed's value on one half of
+    the documents is taken at the epoch that is best for the other seeds on the other half, averaged over many halves.
+    With one bucket the last value is the quantity ``rebound`` of `arm_quantity`, with the same interval. At `best` the
+    rise is 0 where every half chooses that epoch, and a little below 0 where some do not. The difference is taken
+    within documents and seeds: the interval is of the change, not of the level.
+
+    With one seed the epoch is chosen on other documents alone, by the same model: its fluctuation from epoch to epoch
+    cannot be told from a rise.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    split : str
+    buckets : Bucketing or int
+        Frozen; an int asks for that many by the reference entropy of the training tokens: 2 for halves.
+    over, level
+        As for `curve_interval`.
+
+    Returns
+    -------
+    list of RiseCurve
+        In the order of the recipe.
+
+    Raises
+    ------
+    InputError
+        For moving buckets, or a single seed where seeds are asked for.
+
+    Warns
+    -----
+    UserWarning
+        With fewer than 15 documents, with two seeds, and for the best epoch of one seed.
+    """
+    arms = collect_arms(data)
+    how = as_buckets(arms, buckets)
+    curves = [_rise_curve(arm, split, how, over, level) for arm in arms]
+    seeds = [curve.n_seeds for curve in curves if curve.over == "seeds_and_documents"]
+    for limit in (
+        about_documents(curves[0].n_documents),
+        about_seeds(min(seeds)) if seeds else None,
+        about_one_seed(min(curve.n_seeds for curve in curves)),
+    ):
+        if limit is not None:
+            warnings.warn(limit, UserWarning, stacklevel=2)
+    return curves
+
+
+def _rise_curve(arm: Arm, split: str, buckets: Bucketing, over: Over | None, level: float) -> RiseCurve:
+    parts = arm.seed_sums(split, buckets=buckets)
+    at_best = best_contributions(parts, together=True)
+    n_epochs = len(parts[0].epochs)
+    rise = curve_contributions(parts).minus(at_best.at_each_epoch(n_epochs))
+    uncertainty, answered = uncertainty_over(rise, over)
+    mean = average_sums(parts)
+    curve = ratio(mean.sums.sum(axis=(1, 2)), np.full(n_epochs, mean.counts.sum()))
+    return RiseCurve(
+        arm=arm.name,
+        n_seeds=len(parts),
+        n_documents=mean.n_documents,
+        split=split,
+        epochs=mean.epochs,
+        labels=mean.labels,
+        best=best_epoch(curve, mean.epochs) if np.isfinite(curve).all() else -1,
+        rise=uncertainty.interval(level),
+        over=answered,
+        passes=mean.passes,
+    )

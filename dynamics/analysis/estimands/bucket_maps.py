@@ -63,6 +63,60 @@ class BucketMap(OverEpochs):
     passes: Floats | None = None
     over: Over = "documents"
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a bucket with tokens has a value that is NaN or infinite."""
+        return not np.isfinite(self.values.estimate[:, self.n_tokens > 0]).all()
+
+    @property
+    def best(self) -> NDArray[np.int64]:
+        """The index of each bucket's own best epoch, shape (K,): its lowest loss or entropy, or highest share or
+        certainty. -1 where no value is finite.
+        """
+        worst = np.where(np.isfinite(self.values.estimate), self._worst, np.inf)
+        index: NDArray[np.int64] = np.where(np.isinf(worst).all(axis=0), -1, worst.argmin(axis=0))
+        return index
+
+    @property
+    def above_best(self) -> Floats:
+        """How far every value is from that of its bucket's own best epoch, (E, K): 0 there, and above 0 elsewhere."""
+        at_best = np.where(self.best >= 0, self._finite[self.best, np.arange(len(self.labels))], np.nan)
+        distance: Floats = np.abs(self._finite - at_best)
+        return distance
+
+    @property
+    def since_start(self) -> Floats:
+        """The change since the first recorded epoch, (E, K)."""
+        change: Floats = self._finite - self._finite[:1]
+        return change
+
+    @property
+    def since_best(self) -> Floats:
+        """The change since the arm's best epoch, that of the mean over the tokens of all buckets, (E, K).
+
+        NaN before it, and everywhere if the arm diverged. The best epoch is chosen and measured on the same documents:
+        not cross-fitted (`dynamics.analysis.intervals.selection`), and so a little too high.
+        """
+        used = self.n_tokens > 0
+        mean = self._worst[:, used] @ self.n_tokens[used]
+        if self.diverged or not used.any():
+            return np.full(self.values.estimate.shape, np.nan)
+        best = int(mean.argmin())
+        change: Floats = self._finite - self._finite[best]
+        change[:best] = np.nan
+        return change
+
+    @property
+    def _finite(self) -> Floats:
+        """The values with NaN for infinities, which have no difference, (E, K)."""
+        finite: Floats = np.where(np.isfinite(self.values.estimate), self.values.estimate, np.nan)
+        return finite
+
+    @property
+    def _worst(self) -> Floats:
+        """The values with the sign that makes the lowest the best, (E, K)."""
+        return self._finite if self.value in ("loss", "entropy") else -self._finite
+
 
 def bucket_map(
     data: Source | Iterable[Source],

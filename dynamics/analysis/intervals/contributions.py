@@ -83,6 +83,13 @@ class Contributions:
 
         return self._linear(add, np.min(self.degrees[used], axis=0))
 
+    def at_each_epoch(self, n_epochs: int) -> Contributions:
+        """Return the same estimate at each of `n_epochs` epochs, Q = (K,) becoming (E, K)."""
+        return self._linear(
+            lambda values: np.repeat(values[..., None, :], n_epochs, axis=-2),
+            np.repeat(self.degrees[None], n_epochs, axis=0),
+        )
+
     def contrast(self, first: int, second: int) -> Contributions:
         """Return the contributions to one bucket minus another, Q = (..., K) becoming (..., 1)."""
         degrees = np.minimum(self.degrees[..., first], self.degrees[..., second])[..., None]

@@ -37,7 +37,11 @@ _BLOCK = 4_000_000  # numbers held at a time
 
 
 def best_contributions(
-    parts: Sequence[DocumentSums], *, chosen_on: Sequence[DocumentSums] | None = None, seed: int = 0
+    parts: Sequence[DocumentSums],
+    *,
+    chosen_on: Sequence[DocumentSums] | None = None,
+    together: bool = False,
+    seed: int = 0,
 ) -> Contributions:
     """Return an arm's value at its best epoch, Q = (K,), chosen on other seeds and other documents.
 
@@ -48,14 +52,16 @@ def best_contributions(
     chosen_on : sequence of DocumentSums, optional
         The same seeds on documents that are kept for choosing (the `tuning` part): the epoch is then chosen on all of
         these, by the other seeds, and measured on all of `parts`.
+    together : bool
+        Choose one epoch for all buckets, by the mean over all their tokens. Default: each bucket has its own.
     seed : int
         Of the random halves.
 
     Returns
     -------
     Contributions
-        NaN for a bucket with a NaN in its curve, in which fewer than two documents have tokens, or of which `chosen_on`
-        has no tokens.
+        NaN for a bucket with a NaN or an infinite value in its curve (`together`: in any bucket's curve), in which
+        fewer than two documents have tokens, or of which `chosen_on` has no tokens.
 
     Raises
     ------
@@ -70,9 +76,11 @@ def best_contributions(
         _require_alike(parts, chosen_on)
     buckets = []
     for k in range(sums.shape[-1]):
-        used = parts[0].counts[:, k] > 0
-        apart = None if chosen_on is None else np.stack([_of_all_documents(part, k) for part in chosen_on])
-        buckets.append(_in_bucket(sums[:, :, :, k], parts[0].counts[:, k], used, apart, seed))
+        choosing = slice(None) if together else slice(k, k + 1)
+        used = parts[0].counts[:, choosing].sum(axis=1) > 0
+        apart = None if chosen_on is None else np.stack([_of_all_documents(part, choosing) for part in chosen_on])
+        by = sums[..., choosing].sum(axis=-1)
+        buckets.append(_in_bucket(sums[..., k], by, parts[0].counts[:, k], used, apart, seed))
     mean, seeds, documents, residuals, degrees, documents_anew, seeds_anew = (
         np.stack(arrays, axis=-1) for arrays in zip(*buckets, strict=True)
     )
@@ -111,26 +119,38 @@ def about_one_seed(n_seeds: int) -> str | None:
 
 
 def _in_bucket(
-    sums: Floats, counts: Floats, used: NDArray[np.bool_], apart: Floats | None, seed: int
+    sums: Floats, by: Floats, counts: Floats, used: NDArray[np.bool_], apart: Floats | None, seed: int
 ) -> tuple[Floats, ...]:
-    """Return the fields of `Contributions` of one bucket; sums are (S, E, D), what is chosen on apart (S, E)."""
+    """Return the fields of `Contributions` of one bucket.
+
+    Parameters
+    ----------
+    sums, by : ndarray, shape (S, E, D)
+        What is measured, and what the epoch is chosen by.
+    counts, used : ndarray, shape (D,)
+        Tokens of the bucket, and the documents that are chosen on.
+    apart : ndarray, shape (S, E), or None
+        What the epoch is chosen by on other documents altogether.
+    seed : int
+    """
     n_seeds, _, n_documents = sums.shape
-    y, n = sums[:, :, used], counts[used]
+    y, chooser, n = sums[:, :, used], by[:, :, used], counts[used]
+    having = int((n > 0).sum())
     shape = (np.full((), np.nan), np.full(n_seeds, np.nan), np.zeros(n_documents), np.zeros((n_seeds, n_documents)))
-    degrees = document_degrees((n / max(n.sum(), 1.0))[:, None])[0] if len(n) > 1 else np.full((), np.nan)
+    degrees = document_degrees((n / max(n.sum(), 1.0))[:, None])[0] if having > 1 else np.full((), np.nan)
     unknown = (*shape, degrees, np.full(n_documents, np.nan), np.full(n_seeds, np.nan))
-    if len(n) < 2 or np.isnan(y).any() or (apart is not None and np.isnan(apart).any()):
+    if having < 2 or not all(np.isfinite(each).all() for each in (y, chooser, apart) if each is not None):
         return unknown
     if apart is None:
         halves = random_halves(len(n), seed)
-        at_best, without = _cross_fitted(y, halves)
+        at_best, without = _cross_fitted(y, chooser, halves)
     else:
         at_best, without = _chosen_apart(y, apart)
     share = n / n.sum()
     mean = at_best.sum() / (n_seeds * n.sum())
     off = at_best / n.sum() - mean * share  # (S, D)
     by_seed, average = off.sum(axis=1), off.mean(axis=0)
-    residuals = np.sqrt(len(n) / (len(n) - 1)) * (off - by_seed[:, None] * share - average)
+    residuals = np.sqrt(having / (having - 1)) * (off - by_seed[:, None] * share - average)
     anew = mean - without / (n_seeds * (n.sum() - n)) if len(n) > 3 else np.full(len(n), np.nan)
     documents, left_out, rest = np.zeros(n_documents), np.zeros(n_documents), np.zeros((n_seeds, n_documents))
     documents[used], left_out[used], rest[:, used] = average / (1.0 - share), anew, residuals
@@ -139,31 +159,34 @@ def _in_bucket(
         for s in range(n_seeds):
             others = np.delete(y, s, axis=0)
             if apart is None:
-                again = _cross_fitted(others, halves, leave_out=False)[0]
+                again = _cross_fitted(others, np.delete(chooser, s, axis=0), halves, leave_out=False)[0]
             else:
                 again = _chosen_apart(others, np.delete(apart, s, axis=0))[0]
             seeds_anew[s] = (n_seeds - 1) * (mean - again.sum() / ((n_seeds - 1) * n.sum()))
     return np.asarray(mean), by_seed, documents, rest, np.asarray(degrees), left_out, seeds_anew
 
 
-def _cross_fitted(y: Floats, halves: NDArray[np.float64], *, leave_out: bool = True) -> tuple[Floats, Floats]:
+def _cross_fitted(
+    y: Floats, by: Floats, halves: NDArray[np.float64], *, leave_out: bool = True
+) -> tuple[Floats, Floats]:
     """Return each seed's sums at the epochs chosen elsewhere, (S, D), and their total without each document, (D,).
 
     Parameters
     ----------
-    y : ndarray, shape (S, E, D)
+    y, by : ndarray, shape (S, E, D)
+        What is measured, and what the epoch is chosen by.
     halves : ndarray, shape (H, D)
         What is chosen on; measured is the rest.
     """
     n_seeds, n_epochs, n_documents = y.shape
-    total = y.sum(axis=0)
+    total = by.sum(axis=0)
     measured = 1.0 - halves
     # Every document is measured in half of the rows.
     times = len(halves) / 2.0
     at_best = np.empty((n_seeds, n_documents))
     without = np.zeros(n_documents)
     for s in range(n_seeds):
-        others = total - y[s] if n_seeds > 1 else y[s]  # (E, D)
+        others = total - by[s] if n_seeds > 1 else by[s]  # (E, D)
         # All epochs have the same tokens, so that the lowest sum is the lowest mean.
         chosen_on = halves @ others.T  # (H, E)
         best = chosen_on.argmin(axis=1)
@@ -225,9 +248,10 @@ def _chosen_apart(y: Floats, apart: Floats) -> tuple[Floats, Floats]:
     return at_best, by_document.sum() - by_document
 
 
-def _of_all_documents(part: DocumentSums, k: int) -> Floats:
-    """Return a bucket's sums over all documents, shape (E,); NaN without tokens, as no epoch is the best of none."""
-    total: Floats = part.sums[:, :, k].sum(axis=1) if part.counts[:, k].any() else np.full(len(part.epochs), np.nan)
+def _of_all_documents(part: DocumentSums, buckets: slice) -> Floats:
+    """Return the sums of buckets over all documents, (E,); NaN without tokens, as no epoch is the best of none."""
+    some = part.counts[:, buckets].any()
+    total: Floats = part.sums[:, :, buckets].sum(axis=(1, 2)) if some else np.full(len(part.epochs), np.nan)
     return total
 
 

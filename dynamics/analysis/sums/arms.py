@@ -162,10 +162,15 @@ def default_baseline(arms: Sequence[Arm]) -> str:
     ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name, such as that of its
     ensemble.
     """
+    return named_baseline(arms) or arms[0].name
+
+
+def named_baseline(arms: Sequence[Arm]) -> str | None:
+    """Return the name of the arm that is called a baseline, as `default_baseline`; None if no name says so."""
     names = [arm.name for arm in arms]
     called = [name for name in names if re.search(r"(^|[_./+ -])(baseline|none|control)($|[_./+ -])", name.lower())]
     exact = [name for name in called if name.lower() == "baseline"]
-    return [*exact, *called, *names][0]
+    return next(iter([*exact, *called]), None)
 
 
 def has_sums_alone(arm: Arm) -> bool:

@@ -76,9 +76,10 @@ def document_sums(
     """Sum a recorded value over each document's predicted tokens, epoch by epoch.
 
     A few epochs are looked at at a time, in the type in which they are stored. Only predicted tokens count, so padding,
-    document starts and position 0 are in neither the sums nor the counts. A predicted token whose value is NaN (a run
-    that diverged) makes its document's sum, and so that epoch's mean, NaN: leaving it out would
-    flatter the run.
+    document starts and position 0 are in neither the sums nor the counts. A predicted token with a value of NaN (the
+    run diverged) makes the sum of its document, and so the mean of that epoch, NaN: leaving it out would flatter the
+    run. So does a value at the limit of the stored type (65,504 nats for float16): the records clip infinities there,
+    and a mean of clipped values is no measurement.
 
     Parameters
     ----------
@@ -149,7 +150,15 @@ def read_value(records: TokenRecords, value: Value, epoch: int) -> NDArray[Any]:
         return np.asarray(records.correct(epoch))
     if value == "certainty":
         return np.exp(-np.asarray(records.stored("entropy", epoch)).astype(np.float32))
-    return np.asarray(records.stored(value, epoch))
+    return _unclipped(np.asarray(records.stored(value, epoch)))
+
+
+def _unclipped(stored: NDArray[Any]) -> NDArray[Any]:
+    """Return stored values with NaN for those that were clipped at the limit of their type, infinities among them."""
+    # As integers: comparing float16 values is slow.
+    bits = np.dtype(f"i{stored.dtype.itemsize}")
+    clipped = stored.view(bits) == np.asarray(np.finfo(stored.dtype).max).view(bits)
+    return np.where(clipped, stored.dtype.type(np.nan), stored) if clipped.any() else stored
 
 
 def _moving_sums(

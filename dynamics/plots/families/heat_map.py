@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from dynamics.analysis.estimands.bucket_maps import BucketMap
 from dynamics.analysis.estimands.bucket_maps import bucket_map as _bucket_map
@@ -20,13 +24,26 @@ from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, wrap_name
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, legend_over
-from dynamics.plots.drawing.plot import Plot
+from dynamics.plots.drawing.plot import Plot, root_figure
 from dynamics.plots.drawing.style import INK
 
 Maps = Source | Iterable[Source] | BucketMap | Sequence[BucketMap]
 
 # From dark to light without a turn, so that it reads the same in grey.
 _COLORS = "viridis"
+# White at 0, blue below and red above, which colour-blind readers tell apart: ColorBrewer's, but for its grey middle.
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "change",
+    ["#053061", "#2166AC", "#4393C3", "#92C5DE", "#FFFFFF", "#F4A582", "#D6604D", "#B2182B", "#67001F"],
+    N=257,
+)
+# In grey a sign has no colour: cells of the rarer one are marked, if further from 0 than this share of the bar.
+_NOTICEABLE = 0.02
+_SIGN: dict[str, Any] = {"linestyle": "none", "color": INK, "markersize": 3.0, "markeredgewidth": 0.6}
+_EMPTY: dict[str, Any] = {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "////////", "linewidth": 0.0}
+
+Since = Literal["start", "best"]
+_MARKS: dict[Since, str] = {"start": "+", "best": "_"}
 
 _CIRCLE: dict[str, Any] = {
     "marker": "o",
@@ -38,7 +55,7 @@ _CIRCLE: dict[str, Any] = {
 _UNITS: dict[str, str] = {
     "loss": "loss\n(nats per token)",
     "entropy": "entropy\n(nats per token)",
-    "correct": "share of tokens\npredicted right",
+    "correct": "accuracy\n(share of tokens)",
     "certainty": "certainty\nexp(-entropy)",
 }
 _SPLITS = {"validation": "Validation", "train": "Training"}
@@ -52,15 +69,15 @@ def bucket_map(
     value: Value = "loss",
     split: str = "validation",
     buckets: Bucketing | int = 10,
+    since: Since | None = "start",
     above_best: bool = False,
 ) -> Plot:
-    """Draw a value by bucket (y) and epoch (x) as colours, one panel an arm.
+    """Draw how a value changed by bucket (y) and epoch (x), as colours, one panel an arm.
 
-    A circle marks the best epoch of each bucket: lowest loss or entropy, highest share or certainty. All panels have
-    the same colours, whose range leaves epoch 0 out where it would flatten the rest.
-
-    Buckets differ more from each other than epochs do; `above_best` draws how far each is from its own best epoch, from
-    the curve averaged over seeds: not cross-fitted, and so a little too high everywhere.
+    Buckets differ more from each other than epochs do, so that colours of the values themselves would show the buckets
+    alone. White is no change; red is higher, blue lower. All panels have the same colours. A circle marks the best
+    epoch of each bucket: lowest loss or entropy, highest share or certainty. Plus signs are above the
+    first epoch. Hatched cells have no value.
 
     Parameters
     ----------
@@ -74,8 +91,11 @@ def bucket_map(
     split : str
     buckets : Bucketing or int
         10 for deciles of the reference entropy.
+    since : {"start", "best"} or None
+        What is subtracted: the value at the first recorded epoch, or that at the arm's best epoch, as `rebound_map`
+        does. None: nothing, the values themselves, in colours that leave epoch 0 out where it would flatten the rest.
     above_best : bool
-        Draw the distance from the bucket's best epoch; also for maps that are made already.
+        The same as ``since="best"``, for calls of older versions.
 
     Returns
     -------
@@ -85,10 +105,13 @@ def bucket_map(
     Raises
     ------
     InputError
-        If the number of axes is not that of the arms.
+        If the number of axes is not that of the arms, or for an unknown `since`.
     """
+    if since not in (None, *get_args(Since)):
+        raise InputError(f"since={since!r} is not known; use 'start', 'best' or None")
     maps = as_maps(data, value=value, split=split, buckets=buckets)
-    return in_panels(lambda found: _draw_maps(maps, found, above_best), len(maps), ax, axes, "arms")
+    chosen: Since | None = "best" if above_best else since
+    return in_panels(lambda found: _draw_maps(maps, found, chosen), len(maps), ax, axes, "arms")
 
 
 def rebound_map(
@@ -100,11 +123,16 @@ def rebound_map(
     split: str = "validation",
     buckets: Bucketing | int = 10,
 ) -> Plot:
-    """Draw how far each bucket is from its own best epoch: who rebounds, and when.
+    """Draw how far each bucket has moved since the arm's best epoch: which tokens rebound, and when.
 
-    Parameters, returns and errors as for `bucket_map`, with `above_best`.
+    An arm has one best epoch, that of its lowest mean over the tokens of all buckets (of ``correct`` and ``certainty``:
+    the highest). Epochs before it are hatched. Red buckets have risen since; blue ones, with a minus sign, still fall.
+    The best epoch is that of the curve averaged over seeds, which is chosen and measured on the same documents:
+    differences of a few hundredths of a nat may be noise. `rebound` has numbers without that bias, with intervals.
+
+    Parameters, returns and errors as for `bucket_map`.
     """
-    return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, above_best=True)
+    return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, since="best")
 
 
 def loss_landscape(
@@ -115,7 +143,9 @@ def loss_landscape(
     split: str = "validation",
     n_buckets: int = 30,
 ) -> Plot:
-    """Draw the loss over (reference entropy, epoch) as a surface with its contours, one panel an arm.
+    """Draw the loss over (reference entropy, epoch) as a surface; deprecated: `bucket_map` shows what changes.
+
+    The surface shows that tokens of high entropy have high losses, at every epoch, and little else.
 
     Parameters
     ----------
@@ -138,6 +168,11 @@ def loss_landscape(
         If there are fewer than two epochs or two buckets with tokens, which make no surface, or the number of axes is
         not that of the arms.
     """
+    warnings.warn(
+        "loss_landscape shows levels, which hide what changes, and will be removed; use dynamics.plots.bucket_map",
+        DeprecationWarning,
+        stacklevel=2,
+    )
     maps = as_landscape(data, split=split, n_buckets=n_buckets)
     for each in maps:
         n = int(np.isfinite(each.centres).sum())
@@ -170,11 +205,15 @@ def as_landscape(data: Maps, *, split: str = "validation", n_buckets: int = 30) 
 
 
 def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
-    """Return the drawn numbers, one row an arm, epoch and bucket; `mean_signal` is the x axis of a landscape."""
+    """Return the numbers, one row an arm, epoch and bucket.
+
+    ``above_best`` is the distance from the bucket's own best epoch, ``since_best`` the change since the arm's best
+    epoch, empty before it, and ``since_start`` that since the first epoch.
+    """
     rows = []
     at = epoch_columns(maps)
     for each in maps:
-        best, above = _best(each), _above_best(each)
+        best, above, start, since = each.best, each.above_best, each.since_start, each.since_best
         for e in range(len(each.epochs)):
             for k, label in enumerate(each.labels):
                 rows.append(
@@ -193,52 +232,79 @@ def bucket_map_rows(maps: Sequence[BucketMap]) -> list[dict[str, Any]]:
                         "over": each.over,
                         "best": int(e == best[k]),
                         "above_best": above[e, k],
+                        "since_start": start[e, k],
+                        "since_best": since[e, k],
                     }
                 )
     return rows
 
 
-def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], above_best: bool) -> list[Axes]:
-    shown = [_above_best(each) if above_best else each.values.estimate for each in maps]
-    low, high, extend = _range(maps, shown)
+def _draw_maps(maps: Sequence[BucketMap], axes: Sequence[Axes], since: Since | None) -> list[Axes]:
+    shown = [_shown(each, since) for each in maps]
+    extend = "neither"
+    if since is None:
+        low, high, extend = _range(maps, shown)
+    else:
+        high = _furthest(shown)
+        low = -high
     mesh: Any = None
+    marked = False
     for ax, each, values in zip(axes, maps, shown, strict=True):
         n = len(each.labels)
+        # White is no change, and so nothing else may be white: cells without a value are hatched.
+        ax.patch.set(**_EMPTY)
         mesh = ax.pcolormesh(
             _borders(each.at),
             np.arange(n + 1) - 0.5,
-            values.T,
-            cmap=_COLORS,
+            np.ma.masked_invalid(values.T),
+            cmap=_COLORS if since is None else _DIVERGING,
             vmin=low,
             vmax=high,
             # Without edges of its own colour, viewers show seams between cells.
             edgecolors="face",
             linewidth=0.2,
         )
-        best = _best(each)
-        known = best >= 0
-        ax.plot(
-            each.at[best[known]],
-            np.flatnonzero(known),
-            linestyle="none",
-            **_CIRCLE,
-        )
+        # The lowest value of an arm that diverged would look as if training had stopped there.
+        known = np.flatnonzero((each.best >= 0) & (not each.diverged))
+        ax.plot(each.at[each.best[known]], known, linestyle="none", **_CIRCLE)
+        if since is not None:
+            e, k = np.nonzero((values if since == "start" else -values) > _NOTICEABLE * high)
+            ax.plot(each.at[e], k, marker=_MARKS[since], **_SIGN)
+            marked |= len(e) > 0
         step = -(-n // 12)
         ax.set_yticks(range(0, n, step), each.labels[::step])
-        ax.set_title(wrap_name(each.arm, 20))
+        ax.set_title(wrap_name(each.arm, 20) + ("\n(diverged)" if each.diverged else ""))
         if is_first(ax, axes):
             ax.set_ylabel(f"{_signal(each)} bucket" if n > 2 else _signal(each))
         _epochs(ax, each)
         if is_last(ax, axes):
             ax.set_xlabel("Training (epochs)")
-    unit = f"{_unit(maps[0])}\nfrom the bucket's best epoch" if above_best else _unit(maps[0])
-    color_bar(axes, mesh, unit, extend=extend)
-    circle = Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")
-    if len(axes) > 1:
-        legend_over(axes, [circle])
-    else:
-        axes[0].legend(handles=[circle], loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    color_bar(axes, mesh, _bar_label(maps, since), extend=extend)
+    _legend(axes, since, marked)
     return list(axes)
+
+
+def _shown(each: BucketMap, since: Since | None) -> Floats:
+    if since is None:
+        return each.values.estimate
+    return each.since_start if since == "start" else each.since_best
+
+
+def _legend(axes: Sequence[Axes], since: Since | None, marked: bool) -> None:
+    handles: list[Any] = [Line2D([], [], linestyle="none", **_CIRCLE, label="best epoch of the bucket")]
+    if since is not None and marked:
+        words = {"start": "above the first epoch", "best": "below the best epoch of all tokens"}
+        handles.append(Line2D([], [], marker=_MARKS[since], **_SIGN, label=words[since]))
+    if since == "best":
+        handles.append(Patch(**_EMPTY, label="before the best epoch of all tokens"))
+    if len(axes) > 1:
+        legend_over(axes, handles)
+        return
+    (ax,) = axes
+    # Above the title, however many lines that has.
+    title = (ax.get_title().count("\n") + 1) * float(ax.title.get_fontsize()) * 1.25 + 4.0
+    above = ax.transAxes + ScaledTranslation(0.0, title / 72.0, root_figure(ax).dpi_scale_trans)
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), bbox_transform=above, borderaxespad=0.2)
 
 
 def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:
@@ -276,18 +342,21 @@ def _borders(epochs: Any) -> Floats:
     return np.concatenate([[first], inner, [last]])
 
 
-def _best(each: BucketMap) -> np.ndarray:
-    """Return the index of the best epoch of every bucket; -1 where all values are NaN."""
-    values = each.values.estimate
-    worst = np.where(np.isnan(values), np.inf, values if each.value in ("loss", "entropy") else -values)
-    return np.where(np.isinf(worst).all(axis=0), -1, worst.argmin(axis=0))
+def _furthest(shown: Sequence[Floats]) -> float:
+    """Return the largest distance from 0 of all that is drawn; 1 if nothing is, or nothing moves."""
+    values = np.concatenate([np.abs(each).ravel() for each in shown])
+    values = values[np.isfinite(values)]
+    return float(values.max(initial=0.0)) or 1.0
 
 
-def _above_best(each: BucketMap) -> Floats:
-    """Return how far every value is from that of its bucket's best epoch, (E, K); 0 there, and above 0 elsewhere."""
-    values, best = each.values.estimate, _best(each)
-    at_best = np.where(best >= 0, values[best, np.arange(values.shape[1])], np.nan)
-    return np.abs(values - at_best)
+def _bar_label(maps: Sequence[BucketMap], since: Since | None) -> str:
+    first = maps[0]
+    if since is None:
+        return _unit(first)
+    starts = {f"{each.at[0]:g}" for each in maps}
+    start = f"epoch {starts.pop()}" if len(starts) == 1 else "the first epoch"
+    what, unit = _unit(first).split("\n")
+    return f"{what}\nsince {start if since == 'start' else 'best epoch'}\n{unit}"
 
 
 def _range(maps: Sequence[BucketMap], shown: Sequence[Floats]) -> tuple[float, float, str]:

@@ -14,7 +14,17 @@ from dynamics.analysis.estimands.bucket_dynamics import BucketDynamics, bucket_d
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Buckets
-from dynamics.plots.drawing.labels import band_note, epoch_axis, epoch_columns, focus, wrap_name
+from dynamics.plots.drawing.labels import (
+    EndLabel,
+    band_note,
+    epoch_axis,
+    epoch_columns,
+    focus,
+    label_line_ends,
+    wrap_name,
+)
+from dynamics.plots.drawing.lines import END_SIZE, draw_divergence
+from dynamics.plots.drawing.notes import note_over, notes_of
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK, NOTE_SIZE, Style, bucket_colors
@@ -97,12 +107,16 @@ def token_dynamics_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, An
 
 
 def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
-    colors = bucket_colors(len(dynamics[0].labels))
+    labels = dynamics[0].labels
+    colors = bucket_colors(len(labels))
     for ax, arm in zip(axes, dynamics, strict=True):
         for k, color in enumerate(colors):
             _line(ax, arm.at, arm.train, k, color, train=True)
             _line(ax, arm.at, arm.validation, k, color, train=False)
-        ax.set_title(wrap_name(arm.arm, 24))
+        finite = np.isfinite(arm.validation.estimate)
+        # A bucket without tokens has no value at any epoch, and others have.
+        diverged = not (finite.all(axis=0) | ~finite.any(axis=0)).all() or not finite.any()
+        ax.set_title(wrap_name(arm.arm, 24) + ("\n(diverged)" if diverged else ""))
         epoch_axis(ax, arm.at[-1], label=is_last(ax, axes))
         if is_first(ax, axes):
             ax.set_ylabel("Loss (nats per token)")
@@ -114,38 +128,61 @@ def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes
     ]
     for ax in axes:
         focus(ax, drawn)
-    note = f"band: {band_note([arm.over for arm in dynamics])}"
-    _legend(axes[0], dynamics[0].labels, colors, note, several=len(axes) > 1)
+    notes = ["marker: best epoch on validation", f"band: {band_note([arm.over for arm in dynamics])}"]
+    if _label_ends(axes, dynamics, colors):
+        note_over(axes, notes)
+    else:
+        _legend(axes, labels, colors, notes)
     return list(axes)
 
 
 def _line(ax: Axes, epochs: np.ndarray, values: Interval, k: int, color: Any, *, train: bool) -> None:
     low, high, estimate = values.low[:, k], values.high[:, k], values.estimate[:, k]
-    alone = len(epochs) == 1
     if np.isfinite(low).any():
         ax.fill_between(epochs, low, high, color=color, alpha=0.10 if train else 0.18, linewidth=0)
-    every = max(1, round(len(epochs) / 6))
+    alone = len(epochs) == 1
+    # A curve that is not finite everywhere has no best epoch: it diverged.
+    marked = [int(np.argmin(estimate))] if not train and np.isfinite(estimate).all() else []
     ax.plot(
         epochs,
-        estimate,
+        np.where(np.isfinite(estimate), estimate, np.nan),
         color=color,
         linestyle=_TRAIN if train else "solid",
-        linewidth=1.0 if train else 1.3,
+        linewidth=1.0 if train else 1.4,
         marker=_MARKERS[k % len(_MARKERS)],
-        # The last epoch has a marker always.
-        markevery=((len(epochs) - 1) % every, every),
-        markersize=3.2,
+        markevery=[0] if alone else marked,
+        markersize=4.2,
         markerfacecolor="white" if train else color,
-        markeredgewidth=0.8,
+        markeredgecolor=color if train else "white",
+        markeredgewidth=0.8 if train else 0.5,
         zorder=2 if train else 3,
     )
+    if not train and not np.isfinite(estimate).all():
+        draw_divergence(ax, epochs, estimate, color)
     if alone:
         ax.errorbar(epochs, estimate, [estimate - low, high - estimate], color=color, linewidth=0.9)
 
 
-def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], note: str, *, several: bool) -> None:
+def _label_ends(axes: Sequence[Axes], dynamics: Sequence[BucketDynamics], colors: Sequence[Any]) -> bool:
+    """Write what each line is at its end, in the last panel of the first row; False where there is no room."""
+    arm, ax = next(
+        (arm, ax)
+        for arm, ax in reversed(list(zip(dynamics, axes, strict=True)))
+        if ax.get_subplotspec() is None or ax.get_subplotspec().is_first_row()  # type: ignore[union-attr]
+    )
+    if len(arm.labels) != 2:
+        return False
+    ends = [
+        EndLabel(float(arm.at[-1]), float(values.estimate[-1, k]), f"{label}, {split}", color)
+        for k, (label, color) in enumerate(zip(arm.labels, colors, strict=True))
+        for split, values in (("validation", arm.validation), ("training", arm.train))
+    ]
+    return label_line_ends(ax, ends, fontsize=END_SIZE)
+
+
+def _legend(axes: Sequence[Axes], labels: Sequence[str], colors: Sequence[Any], notes: Sequence[str]) -> None:
     handles = [
-        Line2D([], [], color=INK, linewidth=1.3, label="validation"),
+        Line2D([], [], color=INK, linewidth=1.4, label="validation"),
         Line2D([], [], color=INK, linewidth=1.0, linestyle=_TRAIN, label="training"),
     ]
     handles += [
@@ -153,23 +190,25 @@ def _legend(ax: Axes, labels: Sequence[str], colors: Sequence[Any], note: str, *
             [],
             [],
             color=color,
-            linewidth=1.3,
+            linewidth=1.4,
             marker=_MARKERS[k % len(_MARKERS)],
-            markersize=3.2,
+            markersize=4.2,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
             label=f"{label} entropy" if len(labels) == 2 else f"entropy bucket {label}",
         )
         for k, (label, color) in enumerate(zip(labels, colors, strict=True))
     ]
-    if several:
-        legend_over([ax], handles, title=note, handlelength=2.8)
-    else:
-        ax.legend(
-            handles=handles,
-            title=note,
-            title_fontsize=NOTE_SIZE,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.08),
-            ncols=2,
-            handlelength=2.8,
-            columnspacing=1.0,
-        )
+    if len(axes) > 1:
+        legend_over(axes, handles, title=notes_of(axes, notes), handlelength=2.8)
+        return
+    axes[0].legend(
+        handles=handles,
+        title="\n".join(notes),
+        title_fontsize=NOTE_SIZE,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.08),
+        ncols=2,
+        handlelength=2.8,
+        columnspacing=1.0,
+    )

@@ -140,3 +140,16 @@ def test_a_side_that_chooses_nothing_brings_its_linear_contributions() -> None:
     np.testing.assert_allclose(difference.documents_anew[:, 0], [-0.2, -0.4, 0.6])
     held = chosen.held()
     assert held.n_seeds == 1 and held.documents_anew is chosen.documents_anew
+
+
+def test_the_same_at_each_epoch(drawn: tuple[Floats, Floats]) -> None:
+    sums, counts = drawn
+    curve = contributions_of(sums, counts[None])
+    weights = np.array([0.0, 1.0, 0.0, 0.0])
+    rise = curve.minus(curve.over_epochs(weights).at_each_epoch(E))
+    for name in ("estimate", "seeds", "documents", "residuals"):
+        np.testing.assert_allclose(getattr(rise, name)[..., 1, :], 0.0, atol=1e-13)
+        for e in (0, 2, 3):
+            by_hand = curve.over_epochs(np.eye(E)[e] - np.eye(E)[1])
+            np.testing.assert_allclose(getattr(rise, name)[..., e, :], getattr(by_hand, name), atol=1e-13)
+    assert rise.degrees.shape == (E, K)

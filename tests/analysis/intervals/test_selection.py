@@ -75,6 +75,70 @@ def test_every_number_by_brute_force(few_halves: None, n_seeds: int, n_documents
         assert found.seeds_anew[s, 0] == pytest.approx((n_seeds - 1) * (mean - again), abs=1e-12)
 
 
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_one_epoch_for_all_buckets_by_brute_force(few_halves: None, n_seeds: int) -> None:
+    """Chosen by the sums of both buckets, measured in each; the second bucket has no tokens in one document."""
+    rng = np.random.default_rng(20 + n_seeds)
+    n_documents = 8
+    first, n = drawn(rng, n_seeds, n_documents)
+    second, m = drawn(rng, n_seeds, n_documents)
+    second[:, :, 3], m[3] = 0.0, 0.0
+    found = best_contributions(
+        [sums_of(np.stack([one, two], -1), np.stack([n, m], -1)) for one, two in zip(first, second, strict=True)],
+        together=True,
+    )
+    halves = random_halves(n_documents, 0)
+
+    def mean_at_best(k: int, kept: list[int]) -> float:
+        y, tokens = ((first, n), (second, m))[k]
+        by = first + second
+        total = 0.0
+        for s in range(n_seeds):
+            choosers = [r for r in range(n_seeds) if r != s] or [s]
+            for half in halves:
+                chosen = [d for d in kept if half[d]]
+                epoch = int(by[choosers][:, :, chosen].sum(axis=(0, 2)).argmin())
+                total += y[s, epoch, [d for d in kept if not half[d]]].sum() / (len(halves) / 2)
+        return float(total / (n_seeds * tokens[kept].sum()))
+
+    every = list(range(n_documents))
+    assert found.documents_anew is not None
+    for k in (0, 1):
+        mean = mean_at_best(k, every)
+        assert found.estimate[k] == pytest.approx(mean, rel=1e-12)
+        for d in every:
+            without = mean_at_best(k, [i for i in every if i != d])
+            assert found.documents_anew[d, k] == pytest.approx(mean - without, abs=1e-12)
+    # A document without tokens in a bucket still has a say in which epoch is the best.
+    assert found.documents[3, 1] == 0
+    apart = best_contributions(
+        [sums_of(np.stack([one, two], -1), np.stack([n, m], -1)) for one, two in zip(first, second, strict=True)]
+    )
+    assert (apart.estimate != found.estimate).all()
+
+
+def test_one_epoch_for_all_buckets_on_a_part_that_is_kept_for_it() -> None:
+    y, n = drawn(np.random.default_rng(31), 3, 10)
+    tuning, m = drawn(np.random.default_rng(32), 3, 4)
+    both = [sums_of(np.stack([one, 3 * one[::-1]], -1), np.stack([n, n], -1)) for one in y]
+    kept = [sums_of(np.stack([one, one[::-1]], -1), np.stack([m, m], -1)) for one in tuning]
+    found = best_contributions(both, chosen_on=kept, together=True)
+    curve = tuning + tuning[:, ::-1]
+    best = [int(np.delete(curve, s, 0).sum(axis=(0, 2)).argmin()) for s in range(3)]
+    expected = [np.mean([y[s, e].sum() / n.sum() for s, e in enumerate(best)])]
+    expected.append(np.mean([3 * y[s, 4 - e].sum() / n.sum() for s, e in enumerate(best)]))
+    np.testing.assert_allclose(found.estimate, expected, rtol=1e-12)
+
+
+def test_what_is_not_finite_has_no_best_epoch() -> None:
+    y, n = drawn(np.random.default_rng(33), 3, 6)
+    y[0, 1, 2] = np.inf
+    assert np.isnan(best_contributions(parts_of(y, n)).estimate[0])
+    two = [sums_of(np.stack([np.zeros_like(one), one], -1), np.stack([n, n], -1)) for one in y]
+    assert np.isnan(best_contributions(two).estimate).tolist() == [False, True]
+    assert np.isnan(best_contributions(two, together=True).estimate).all()
+
+
 def test_an_epoch_is_chosen_on_other_seeds_and_other_documents() -> None:
     """A value that only one seed has, or only half of the documents, is not chosen by those who have it."""
     n = np.ones(40)

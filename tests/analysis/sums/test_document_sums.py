@@ -188,3 +188,19 @@ def test_document_sums_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ds.labels = ("x",)  # type: ignore[misc]
     assert isinstance(ds, DocumentSums)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_value_that_was_clipped_is_no_measurement(dtype: type[np.floating[Any]]) -> None:
+    """The records hold the largest number of their type in the place of an infinite loss."""
+    records = HandRecords()
+    limit = np.finfo(dtype).max
+    losses = {epoch: loss.astype(dtype) for epoch, loss in records.losses.items()}
+    losses[2][0, 2] = limit
+    losses[0][0, 2] = np.nextafter(limit, dtype(0.0))  # as large as a number can be that was not clipped
+    records.losses = losses
+    ds = document_sums(records, buckets=TWO)
+    assert np.isnan(ds.sums[1, 0, 1]) and np.isnan(mean_curve(ds)[1, 1])
+    assert ds.sums[0].tolist() == [[4, float(losses[0][0, 2])], [1, 3]]
+    assert ds.sums[1, :, 0].tolist() == [2, 0.5]
+    assert losses[2][0, 2] == limit

@@ -19,6 +19,7 @@ from dynamics.errors import InputError, nearest
 from dynamics.plots.arm_tables.arm_table import arm_table, table_rows
 from dynamics.plots.arm_tables.text import latex_table, markdown_table
 from dynamics.plots.drawing.labels import legend_columns
+from dynamics.plots.drawing.notes import make_room
 from dynamics.plots.drawing.panels import panel_axes
 from dynamics.plots.drawing.plot import FORMATS, rendered
 from dynamics.plots.drawing.style import Style, load_style
@@ -117,6 +118,7 @@ def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tupl
     figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
     draw_degradation(curves, differences, axes, task=of_task)
     _make_room(figure, axes[0])
+    make_room(figure)
     return figure, degradation_rows(curves, differences, of_task)
 
 
@@ -124,6 +126,7 @@ def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curves = as_rises(arms)
     figure, axes = panel_axes(style, len(curves[0].labels), panel=2.0)
     rebound(curves, axes=axes)
+    make_room(figure)
     return figure, rebound_rows(shown(curves))
 
 

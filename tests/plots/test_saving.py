@@ -101,7 +101,8 @@ def test_only_formats_and_venue(study: Study, tmp_path: Path) -> None:
     paths = save_figures([study], output=tmp_path, only="degradation", venue="icml2024", formats=["png"])
     assert [path.name for path in paths] == ["degradation.png", "degradation.csv"]
     width, _ = struct.unpack(">II", paths[0].read_bytes()[16:24])
-    assert width == int(3.25 * 300)
+    # Levels and differences: of the page's width.
+    assert width == int(6.75 * 300)
 
 
 def test_a_task_is_drawn_where_it_is_asked_for(saved: Path, study: Study, tmp_path: Path) -> None:
@@ -112,10 +113,10 @@ def test_a_task_is_drawn_where_it_is_asked_for(saved: Path, study: Study, tmp_pa
     assert {row["task"] for row in rows} == {"über"} and "task" not in before[0]
     assert {int(row["task_documents"]) + int(row["task_documents_left_out"]) for row in rows} == {50}
     assert (tmp_path / "gap.png").read_bytes() == (saved / "gap.png").read_bytes()
-    # The same width, and higher by the panel below.
+    # The same width, and higher by the panels below.
     assert [
         struct.unpack(">II", (folder / "degradation.png").read_bytes()[16:24])[0] for folder in (tmp_path, saved)
-    ] == [int(3.35 * 300)] * 2
+    ] == [int(6.9 * 300)] * 2
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,7 @@ def test_a_task_is_drawn_where_it_is_asked_for(saved: Path, study: Study, tmp_pa
     [
         ({"only": ["degradaton"]}, "unknown figure 'degradaton'; did you mean 'degradation'"),
         ({"only": ["cartografy"]}, "unknown figure 'cartografy'; did you mean 'cartography'"),
+        ({"only": ["loss_landscape"]}, "no figure 'loss_landscape' any more: .* bucket_map shows the change since"),
         ({"only": []}, "no figure asked for"),
         ({"formats": ["pdf", "pgn"]}, "unknown format 'pgn'; did you mean 'png'"),
         (
@@ -145,10 +147,14 @@ def test_unknown_names_are_refused_before_anything_is_written(
 def test_a_figure_that_the_data_do_not_give(plain_run: Run, tmp_path: Path) -> None:
     reasons: list[str] = []
     paths = save_figures([plain_run], output=tmp_path, formats=["svg"], on_skip=reasons.append)
-    assert {path.stem for path in paths} == {*FIGURES, *TABLES} - {"curriculum"}
-    assert reasons == ["figure 'curriculum' is left out: no arm drops tokens on a schedule"]
-    with pytest.warns(UserWarning, match="'curriculum' is left out"):
+    assert {path.stem for path in paths} == {*FIGURES, *TABLES} - {"curriculum", "comparisons"}
+    assert reasons == [
+        "figure 'comparisons' is left out: arm 'quickstart' is alone and has nothing to be compared with",
+        "figure 'curriculum' is left out: no arm drops tokens on a schedule",
+    ]
+    with pytest.warns(UserWarning) as caught:
         save_figures([plain_run], output=tmp_path, formats=["svg"])
+    assert [str(each.message) for each in caught] == reasons
     with pytest.raises(InputError, match="figure 'curriculum' cannot be made: no arm drops"):
         save_figures([plain_run], output=tmp_path / "none", only=["curriculum", "degradation"])
     assert not (tmp_path / "none").exists()
@@ -163,16 +169,17 @@ def test_a_study_of_one_arm(tmp_path: Path) -> None:
         n_documents=100,
         epochs=2,
     )
-    paths = save_figures([open_study(path)], output=tmp_path / "out", formats=["png"])
-    assert {path.stem for path in paths} == {*FIGURES, *TABLES}
+    reasons: list[str] = []
+    paths = save_figures([open_study(path)], output=tmp_path / "out", formats=["png"], on_skip=reasons.append)
+    assert {path.stem for path in paths} == {*FIGURES, *TABLES} - {"comparisons"} and len(reasons) == 1
 
 
 def test_one_epoch_only(started_run: Run, tmp_path: Path) -> None:
     reasons: list[str] = []
     paths = save_figures([started_run], output=tmp_path, formats=["png"], on_skip=reasons.append)
-    need_training = {"rebound_map", "loss_landscape", "trajectory_classes", "cartography"}
-    assert {path.stem for path in paths} == {*FIGURES, *TABLES} - need_training
-    assert len(reasons) == 4 and all("has one epoch alone" in reason for reason in reasons)
+    need_training = {"rebound", "bucket_map", "rebound_map", "trajectory_classes", "cartography"}
+    assert {path.stem for path in paths} == {*FIGURES, *TABLES} - need_training - {"comparisons"}
+    assert sum("has one epoch alone" in reason for reason in reasons) == 5 and len(reasons) == 6
     (row,) = table(tmp_path / "degradation.csv")
     assert (row["epoch"], row["best"], row["above_best"]) == ("0", "1", "0")
 
@@ -222,7 +229,7 @@ def test_arms_that_were_cut_elsewhere_are_placed_and_named_by_their_passes(tmp_p
     output = tmp_path / "figures"
     with pytest.warns(UserWarning, match="tokens are followed over epochs 0 to 2, which all arms have"):
         save_figures(runs, output=output, formats="svg")
-    of_epochs = [name for name in FIGURES if name not in ("trajectory_classes", "cartography")]
+    of_epochs = [name for name in FIGURES if name not in ("trajectory_classes", "cartography", "comparisons")]
     for name in of_epochs:
         last = {row["arm"]: row["passes"] for row in table(output / f"{name}.csv") if row["epoch"] == "3"}
         # The curriculum asks for a share until 3 in the metrics of both; what was measured is below.
@@ -264,7 +271,7 @@ def test_a_summary_gives_the_same_files_and_names_what_needs_tokens(study: Study
     paths = save_figures(
         [open_summary(tmp_path / "summary")], output=tmp_path / "drawn", formats="svg", on_skip=skipped.append
     )
-    need_tokens = ["loss_landscape", "calibration", "trajectory_classes", "cartography", "entropy_distribution"]
+    need_tokens = ["calibration", "trajectory_classes", "cartography", "entropy_distribution"]
     reason = "it needs tokens, and of arm 'baseline' a summary keeps sums by document"
     assert skipped == [f"figure {name!r} is left out: {reason}" for name in need_tokens]
     assert {path.stem for path in paths} == {*FIGURES, *TABLES} - set(need_tokens)

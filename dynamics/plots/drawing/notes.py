@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
@@ -16,6 +18,7 @@ from dynamics.plots.drawing.style import FAINT, NOTE_SIZE
 
 # Renderers round the widths of letters to pixels.
 _SLACK = 1.04
+_HANDLE, _SPACING = 2.8, 1.6  # in units of the size of the text, as legends count
 _PAD = 4.0  # points between a panel, its note and its title
 
 
@@ -75,6 +78,49 @@ def note_over(axes: Sequence[Axes], notes: Sequence[str]) -> None:
 def notes_of(axes: Sequence[Axes], notes: Sequence[str]) -> str:
     """Return notes in lines of the figure's width, as the title of a legend above all panels."""
     return wrapped(notes, root_figure(axes[0]).get_figwidth() * 72.0 - 2.0 * NOTE_SIZE)
+
+
+def legend_of_notes(axes: Sequence[Axes], handles: Sequence[Any], notes: Sequence[str]) -> None:
+    """Put one legend with notes above all panels, in as many columns as the figure is wide enough for."""
+    figure = root_figure(axes[0])
+    legend = figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns_that_fit([str(handle.get_label()) for handle in handles], figure.get_figwidth() * 72.0),
+        title=notes_of(axes, notes),
+        title_fontsize=NOTE_SIZE,
+        handlelength=_HANDLE,
+        columnspacing=_SPACING,
+    )
+    legend.get_title().set_color(FAINT)
+    legend.get_title().set_parse_math(False)
+
+
+def columns_that_fit(texts: Sequence[str], width: float, most: int = 4) -> int:
+    """Return the number of columns of a legend that is no wider than `width` points; at least 1."""
+    size = legend_size()
+    for n in range(min(most, len(texts)), 1, -1):
+        columns = np.array_split(np.asarray(texts, dtype=object), n)
+        widths = [max(text_width(str(text), size) for text in column) for column in columns]
+        # Each entry has a handle and a space before its text, and the legend a border.
+        if sum(widths) + size * ((_HANDLE + 0.8) * n + _SPACING * (n - 1) + 1.8) <= width:
+            return n
+    return 1
+
+
+def make_room(figure: Figure, lines: int = 2) -> None:
+    """Make a figure of ours higher by what notes and a legend over its panels have beyond so many lines."""
+    for legend in figure.legends:
+        notes = legend.get_title().get_text().count("\n") + 1 if legend.get_title().get_text() else 0
+        texts = [text.get_text() for text in legend.get_texts()]
+        rows = -(-len(texts) // columns_that_fit(texts, figure.get_figwidth() * 72.0))
+        beyond = max(0, notes + rows - lines)
+        figure.set_figheight(figure.get_figheight() + beyond * 1.4 * legend_size() / 72.0)
+
+
+def legend_size() -> float:
+    """Return the size of a legend's text in points, in the style that applies."""
+    return float(FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points())
 
 
 def text_width(text: str, size: float) -> float:

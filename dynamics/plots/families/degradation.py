@@ -27,8 +27,8 @@ from dynamics.plots.drawing.labels import (
     legend_above,
 )
 from dynamics.plots.drawing.lines import END_SIZE, draw_divergence, draw_line, signed
-from dynamics.plots.drawing.notes import note_over, notes_of
-from dynamics.plots.drawing.panels import given, in_panel, in_panels, legend_over
+from dynamics.plots.drawing.notes import legend_of_notes, make_room, note_over
+from dynamics.plots.drawing.panels import given, in_panel, in_panels
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import ArmStyle, Style, arm_styles
 from dynamics.plots.families.minus_baseline import (
@@ -97,7 +97,7 @@ def degradation(
     differences = [] if ax is not None else as_differences(data, baseline=baseline)
     n = 2 if differences else 1
 
-    return in_panels(
+    plot = in_panels(
         lambda found: draw_degradation(curves, differences, found, labels=labels),
         n,
         ax,
@@ -105,11 +105,14 @@ def degradation(
         "panels",
         new=degradation_axes,
     )
+    if ax is None and axes is None:
+        make_room(plot.figure)
+    return plot
 
 
 def degradation_axes(style: Style, across: int, down: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a new figure and its panels, row by row: of the page's width for two columns, of one column's for one."""
-    figure = style.figure(column="full" if across > 1 else "half", height=2.45 if down == 1 else 4.0)
+    figure = style.figure(column="full" if across > 1 else "half", height=2.4 if down == 1 else 4.0)
     grid = figure.subplots(down, across, sharex=True, squeeze=False, height_ratios=(1.3, 1.0)[:down])
     return figure, list(grid.flat)
 
@@ -167,7 +170,7 @@ def draw_degradation(
     if len(axes) == 1:
         legend_above(axes[0], lines, title="\n".join(notes))
     else:
-        legend_over(axes, lines, title=notes_of(axes, notes), handlelength=2.8)
+        legend_of_notes(axes, lines, notes)
     return list(axes)
 
 
@@ -344,6 +347,8 @@ def _draw_task_levels(
         ends.append(EndLabel(float(curve.at[-1]), last, f"{curve.arm} {last:.3f}", styles[curve.arm].color))
     ax.set_ylabel("Accuracy on results\n(share of tokens)")
     epoch_axis(ax, max(curve.at[-1] for curve in curves))
+    # Labels are placed by the limits, which are otherwise set when the figure is drawn.
+    ax.autoscale_view()
     return ends
 
 

@@ -24,8 +24,8 @@ from dynamics.plots.drawing.labels import (
     wrap_name,
 )
 from dynamics.plots.drawing.lines import END_SIZE, draw_divergence
-from dynamics.plots.drawing.notes import note_over, notes_of
-from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
+from dynamics.plots.drawing.notes import legend_of_notes, note_over
+from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, panel_axes
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK, NOTE_SIZE, Style, bucket_colors
 
@@ -200,7 +200,7 @@ def _legend(axes: Sequence[Axes], labels: Sequence[str], colors: Sequence[Any], 
         for k, (label, color) in enumerate(zip(labels, colors, strict=True))
     ]
     if len(axes) > 1:
-        legend_over(axes, handles, title=notes_of(axes, notes), handlelength=2.8)
+        legend_of_notes(axes, handles, notes)
         return
     axes[0].legend(
         handles=handles,

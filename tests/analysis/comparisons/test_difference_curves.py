@@ -61,9 +61,7 @@ def test_every_epoch_from_the_records(study: Study) -> None:
 @pytest.mark.parametrize(("over", "level", "buckets"), [(None, 0.95, 1), ("documents", 0.9, 2)])
 def test_the_last_epoch_is_that_of_compare_arms(study: Study, over: Any, level: float, buckets: int) -> None:
     curves = minus_baseline_curves(study, over=over, level=level, buckets=buckets)
-    rows = compare_arms(
-        study, baseline="baseline", over=over, level=level, buckets=buckets, early_stopping=False
-    )
+    rows = compare_arms(study, baseline="baseline", over=over, level=level, buckets=buckets, early_stopping=False)
     last = [
         (curve.arm, label, *(float(getattr(curve.values, end)[-1, k]) for end in ("estimate", "low", "high")))
         for curve in curves
@@ -93,9 +91,7 @@ def test_another_baseline_and_the_accuracy_on_a_task(study: Study) -> None:
     first, baseline = minus_baseline_curves(study, baseline="late")
     assert (first.arm, baseline.arm, baseline.baseline) == ("first", "baseline", "late")
     curves = minus_baseline_curves(study, value="correct", buckets=task_tokens("über"))
-    rows = compare_arms(
-        study, value="correct", buckets=task_tokens("über"), baseline="baseline", early_stopping=False
-    )
+    rows = compare_arms(study, value="correct", buckets=task_tokens("über"), baseline="baseline", early_stopping=False)
     assert [curve.values.estimate[-1, 0] for curve in curves] == [row.estimate for row in rows]
     with pytest.raises(InputError, match="no arm 'lat' to subtract; there are first, baseline, late; did you mean"):
         minus_baseline_curves(study, baseline="lat")

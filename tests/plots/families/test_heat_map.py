@@ -130,9 +130,10 @@ def test_levels_leave_epoch_0_out_where_it_would_flatten_the_rest() -> None:
 
 
 def test_calls_of_older_versions() -> None:
-    (old,), (new,) = (
-        [bucket_map(HAND, above_best=True).axes, rebound_map(HAND).axes]  # what rebound_map was called with
-    )
+    (old,), (new,) = [
+        bucket_map(HAND, above_best=True).axes,
+        rebound_map(HAND).axes,
+    ]  # what rebound_map was called with
     np.testing.assert_array_equal(cells(old), cells(new))
 
 
@@ -148,7 +149,9 @@ def test_panels_share_their_colours_and_state_is_left(study: Study) -> None:
 
 def test_a_landscape_says_what_shows_more_and_has_entropy_across_and_epochs_up(study: Study) -> None:
     ax = Figure(layout="constrained").add_subplot()
-    with pytest.warns(DeprecationWarning, match="hide what changes, and will be removed; use dynamics.plots.bucket_map"):
+    with pytest.warns(
+        DeprecationWarning, match="hide what changes, and will be removed; use dynamics.plots.bucket_map"
+    ):
         assert loss_landscape(HAND, ax=ax).axes == [ax]
     assert ax.get_xlim() == (0.5, 3.0)
     assert ax.get_ylim() == (0.0, 3.0)

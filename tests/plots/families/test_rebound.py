@@ -118,9 +118,7 @@ def test_arms_that_diverged_are_named_and_not_drawn() -> None:
 def test_one_seed_says_who_chose_the_best_epoch() -> None:
     plot = rebound([hand("a"), hand("b", times=2.0, n_seeds=1)])
     note = plot.figure.legends[0].get_title().get_text().replace("\n", "; ")
-    assert note.endswith(
-        "band: 95 % over seeds and (or) documents; one seed of b: best epoch chosen by the same model"
-    )
+    assert note.endswith("band: 95 % over seeds and (or) documents; one seed of b: best epoch chosen by the same model")
     plt.close("all")
 
 

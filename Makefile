@@ -39,7 +39,7 @@ example: install browser
 	$(BIN)/python -m dynamics.example.pack $(STUDY)
 	$(MAKE) figures
 	$(BIN)/python -m recipes.study.findings
-	DYNAMICS_REFRESH_PAGES=1 $(BIN)/python -m pytest -q tests/example
+	DYNAMICS_REFRESH_PAGES=1 $(BIN)/python -m pytest -q tests/example tests/docs/test_snippets.py
 	$(BIN)/python tests/test_notebooks.py
 	$(BIN)/python docs/images/make.py
 

@@ -37,11 +37,11 @@ QUICK = ("check", "explore", "export", "summarize", "figures")
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=named)
-def test_python_runs_and_prints_what_the_page_shows(page: Path, own_training: Callable[[], dict[str, Any]]) -> None:
+def test_python_runs_and_prints_what_the_page_shows(page: Path, own: Callable[[], dict[str, Any]]) -> None:
     names: dict[str, Any] = {"__name__": "snippet"}
     found = blocks(page)
     if any(needs_own(each.code) for each in found if each.language == "python"):
-        names.update(own_training())
+        names.update(own())
     for block, following in zip(found, [*found[1:], None], strict=True):
         if block.language != "python":
             continue

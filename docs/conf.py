@@ -32,18 +32,28 @@ autodoc_typehints = "none"
 autodoc_member_order = "alphabetical"
 numpydoc_show_class_members = False
 
-# `[a folder](../examples)`: folders of the repository are not part of the site.
+# `[a folder](../examples)`: the repository's folders and its pages outside docs are not part of the site.
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>\.\./[^)\s#]*)\)")
 
 
-def _without_folders(app: Any, name: str, source: list[str]) -> None:
-    """Leave links to the repository's folders as plain text."""
+# The rows of the index's tables of pages.
+_ROW = re.compile(r"^\| \[[^\]]+\]\((?P<page>[\w-]+)\.md\) \|", re.M)
+_API = ("dynamics", "plots", "analysis", "records")
+
+
+def _for_the_site(app: Any, name: str, source: list[str]) -> None:
+    """Leave links that lead out of the site as plain text, and give the index a menu, in the order of its tables."""
 
     def text(found: re.Match[str]) -> str:
-        is_folder = (ROOT / "docs" / found["target"]).is_dir()
-        return found["text"] if is_folder else found[0]
+        outside = (ROOT / "docs" / found["target"]).is_dir() or found["target"].endswith(".md")
+        return found["text"] if outside else found[0]
 
     source[0] = _LINK.sub(text, source[0])
+    if name == root_doc:
+        guide = _ROW.findall(source[0])
+        api = [f"api/{each}" for each in _API]
+        for caption, pages in (("Handbook", guide), ("Reference of names", api)):
+            source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
 # Docstrings are plain text. A shape such as (S, *Q) and an absolute value |z| are no markup.
@@ -57,5 +67,5 @@ def _without_markup(app: Any, what: str, name: str, found: Any, options: Any, li
 
 def setup(app: Any) -> None:
     """Register the hooks with Sphinx. The second must come before numpydoc's, which has priority 500."""
-    app.connect("source-read", _without_folders)
+    app.connect("source-read", _for_the_site)
     app.connect("autodoc-process-docstring", _without_markup, priority=400)

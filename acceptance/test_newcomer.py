@@ -1,21 +1,22 @@
 """A newcomer follows README, line by line, in a fresh environment: `make acceptance` runs this.
 
-README's Python runs as cells of a notebook, in a kernel of that environment. Its output must be the one on the page, and
-the cells that end in a figure must show it. test_quickstart runs README's `dynamics study quickstart` in the same place.
+README's Python runs as cells of a notebook, in a kernel of that environment. Its output must be the one on the page,
+and the cells that end in a figure must show it. test_quickstart runs README's `dynamics study quickstart`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+import unittest.mock
 import venv
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +26,13 @@ from support.pages import Block, blocks  # noqa: E402
 
 MINUTES = 5
 # What the newcomer has already: a Trainer of their own.
-OWN = "import sys\nsys.path.insert(0, {tests!r})\nfrom support.own_training import own_training\nfrom pathlib import Path\n"
-OWN += "globals().update(own_training(Path('.')))"
+OWN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from support.own_training import own_training
+globals().update(own_training(Path(".")))
+"""
 
 
 def readme() -> list[tuple[Block, str | None]]:
@@ -42,15 +48,15 @@ def readme() -> list[tuple[Block, str | None]]:
 
 def visited(python: Path, folder: Path, sources: list[str]) -> list[Any]:
     """Run cells in a kernel of another environment; return the outputs of each."""
+    spec = folder / "jupyter" / "kernels" / "newcomer"
+    spec.mkdir(parents=True)
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "newcomer", "language": "python"}))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    manager = KernelManager(kernel_name="python3")
-    manager.kernel_spec.argv[0] = str(python)
-    client = NotebookClient(notebook, km=manager, timeout=600, resources={"metadata": {"path": str(folder)}})
-    try:
-        client.execute(env={**os.environ, "DYNAMICS_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"})
-    finally:
-        manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
+    places = {"JUPYTER_PATH": str(folder / "jupyter"), "DYNAMICS_CACHE": str(folder / "cache")}
+    with unittest.mock.patch.dict(os.environ, {**places, "HF_HUB_OFFLINE": "1"}):
+        resources = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, kernel_name="newcomer", timeout=600, resources=resources).execute()
     return [cell.outputs for cell in notebook.cells]
 
 

@@ -18,7 +18,7 @@ from dynamics.faces import FACES, deferred, lazy_face
 ROOT = Path(dynamics.__file__).parents[1]
 
 #: Faces that are being made. Empty when they are done.
-UNFINISHED = ("dynamics.plots",)
+UNFINISHED: tuple[str, ...] = ()
 FINISHED = [face for face in FACES if face not in UNFINISHED]
 
 TRAINING = ("torch", "transformers", "datasets", "accelerate", "dynamics.training")

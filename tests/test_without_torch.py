@@ -31,7 +31,7 @@ assert records.to_xarray().loss.sel(epoch=1).equals(records.to_xarray().loss.ise
 for plot in (degradation, curriculum, outcomes):
     plot(study, ax=Figure().add_subplot())
 token_dynamics(study)
-assert len(save_figures([study], output=Path(sys.argv[2]))) == 51
+assert len(save_figures([study], output=Path(sys.argv[2]))) == 55
 assert "srcdoc" in run.explore()._repr_html_()
 assert dynamics.load_example().run("entrodrop", 0).records("train").dropped(1).any()
 try:

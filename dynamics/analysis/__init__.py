@@ -17,6 +17,10 @@ if TYPE_CHECKING:
         BucketContrast as BucketContrast,
         bucket_contrasts as bucket_contrasts,
     )
+    from dynamics.analysis.comparisons.difference_curves import (
+        DifferenceCurve as DifferenceCurve,
+        minus_baseline_curves as minus_baseline_curves,
+    )
     from dynamics.analysis.comparisons.family import (
         study_comparisons as study_comparisons,
         task_comparisons as task_comparisons,
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
     from dynamics.analysis.comparisons.significance import benjamini_hochberg as benjamini_hochberg, holm as holm
     from dynamics.analysis.estimands.bucket_dynamics import (
         BucketDynamics as BucketDynamics,
+        RiseCurve as RiseCurve,
         bucket_dynamics as bucket_dynamics,
+        rise_curves as rise_curves,
     )
     from dynamics.analysis.estimands.bucket_maps import (
         BucketMap as BucketMap,
@@ -153,6 +159,7 @@ else:
         {
             "dynamics.analysis.comparisons.arm_comparisons": ["Comparison", "compare_arms"],
             "dynamics.analysis.comparisons.bucket_contrasts": ["BucketContrast", "bucket_contrasts"],
+            "dynamics.analysis.comparisons.difference_curves": ["DifferenceCurve", "minus_baseline_curves"],
             "dynamics.analysis.comparisons.family": ["study_comparisons", "task_comparisons"],
             "dynamics.analysis.comparisons.power": [
                 "Design",
@@ -163,7 +170,12 @@ else:
                 "seeds_needed",
             ],
             "dynamics.analysis.comparisons.significance": ["benjamini_hochberg", "holm"],
-            "dynamics.analysis.estimands.bucket_dynamics": ["BucketDynamics", "bucket_dynamics"],
+            "dynamics.analysis.estimands.bucket_dynamics": [
+                "BucketDynamics",
+                "RiseCurve",
+                "bucket_dynamics",
+                "rise_curves",
+            ],
             "dynamics.analysis.estimands.bucket_maps": ["BucketMap", "bucket_map", "loss_landscape"],
             "dynamics.analysis.estimands.calibration": [
                 "Calibration",

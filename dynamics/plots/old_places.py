@@ -74,18 +74,35 @@ def moved(module: str, name: str) -> Any:
     new = _new_module(module)
     public = name.removeprefix("plot_")
     if name.startswith("plot_") and hasattr(new, public):
-        from dynamics import plots
-
-        face = "dynamics.plots" if public in plots.__all__ else new.__name__
+        face = "dynamics.plots" if public in _public() else new.__name__
         warnings.warn(f"dynamics.plots.{module}.{name} is now {face}.{public}", DeprecationWarning, stacklevel=3)
         return _returning_axes(getattr(new, public), name)
     if not hasattr(new, name):
         raise AttributeError(f"module 'dynamics.plots.{module}' has no attribute {name!r}")
-    from dynamics import plots
-
-    place = "dynamics.plots" if name in plots.__all__ else new.__name__
+    place = "dynamics.plots" if name in _public() else new.__name__
     warnings.warn(f"dynamics.plots.{module}.{name} is now {place}.{name}", DeprecationWarning, stacklevel=3)
     return getattr(new, name)
+
+
+def give_old_names(figure: Any, module: str) -> None:
+    """Let a figure function be used like the old module of its name: ``degradation.plot_degradation(study)``."""
+    new = vars(_new_module(module))
+    names = [f"plot_{name}" for name in _public() if name in new]
+    names += [name for name in new if name.startswith("as_") or name.endswith("_rows")]
+    for name in names:
+        setattr(figure, name, _deprecated(module, name))
+
+
+def _deprecated(module: str, name: str) -> Callable[..., Any]:
+    def old(*args: Any, **kwargs: Any) -> Any:
+        return moved(module, name)(*args, **kwargs)
+
+    return old
+
+
+def _public() -> list[str]:
+    names: list[str] = vars(sys.modules["dynamics.plots"])["__all__"]
+    return names
 
 
 def _new_module(module: str) -> ModuleType:

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.analysis.sums.arms import Arm, collect_arms, has_sums_alone, shared_epochs
 from dynamics.errors import InputError, nearest
 from dynamics.plots.arm_tables.arm_table import arm_table, table_rows
 from dynamics.plots.arm_tables.text import latex_table, markdown_table
-from dynamics.plots.drawing.labels import legend_columns
 from dynamics.plots.drawing.notes import make_room
 from dynamics.plots.drawing.panels import panel_axes
 from dynamics.plots.drawing.plot import FORMATS, rendered
@@ -117,7 +115,6 @@ def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tupl
         of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
     figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
     draw_degradation(curves, differences, axes, task=of_task)
-    _make_room(figure, axes[0])
     make_room(figure)
     return figure, degradation_rows(curves, differences, of_task)
 
@@ -135,15 +132,6 @@ def _comparisons(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     figure, ax = comparisons_axes(style, found)
     draw_comparisons(found, ax)
     return figure, comparison_rows(found)
-
-
-def _make_room(figure: Figure, ax: Axes) -> None:
-    legend = ax.get_legend()
-    if legend is not None:
-        # The legend stands above: the panel keeps its height.
-        texts = [text.get_text() for text in legend.get_texts()]
-        rows = -(-len(texts) // legend_columns(texts))
-        figure.set_figheight(figure.get_figheight() + 0.15 * rows)
 
 
 def _token_dynamics(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
@@ -190,7 +178,7 @@ def _rebound_map(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
 def _calibration(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     found = as_calibrations(arms)
     figure = style.figure(column="half", height=2.3)
-    _make_room(figure, calibration(found, ax=figure.add_subplot()).ax)
+    calibration(found, ax=figure.add_subplot())
     return figure, calibration_rows(found)
 
 
@@ -231,6 +219,14 @@ def _not_followed(arms: list[Arm]) -> str | None:
     return _no_train(arms)
 
 
+def _no_variation(arms: list[Arm]) -> str | None:
+    """Tell what is missing to a standard deviation over the epochs of training."""
+    reason = _not_followed(arms)
+    if reason is None and sum(epoch > 0 for epoch in shared_epochs(arms)) < 2:
+        return "the arms have one epoch of training in common, over which a probability has no variability"
+    return reason
+
+
 def _nothing_to_compare(arms: list[Arm]) -> str | None:
     """Tell what is missing to what compares arms."""
     if len(arms) < 2:
@@ -250,7 +246,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "calibration": FigureBuilder(_calibration, tokens=True),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),
     "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed, tokens=True),
-    "cartography": FigureBuilder(_cartography, _not_followed, tokens=True),
+    "cartography": FigureBuilder(_cartography, _no_variation, tokens=True),
     "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train, tokens=True),
 }
 

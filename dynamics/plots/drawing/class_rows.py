@@ -70,6 +70,9 @@ def draw_class_rows(
     low, high = _limits(arms, pair)
     for k, ax in enumerate(axes):
         for arm, offset in zip(arms, offsets, strict=True):
+            if not _classified(arm):
+                # No token has a class: 0 % in each would look like a finding.
+                continue
             _draw_arm(ax, pair.raw(arm), pair.validated(arm), k, np.arange(len(classes)) + offset, styles[arm.arm])
         # Lines between classes keep the arms of one together.
         for c in range(1, len(classes)):
@@ -90,7 +93,7 @@ def draw_class_rows(
             ax.set_title(title)
     if legend:
         (legend_above if len(axes) == 1 else _legend_over)(
-            axes[0], [*_arm_handles(styles), *_kind_handles(arms)], title=_note(arms)
+            axes[0], [*_arm_handles(arms, styles), *_kind_handles(arms)], title=_note(arms)
         )
     return list(axes)
 
@@ -125,10 +128,23 @@ def _limits(arms: Sequence[ClassShares], pair: Pair) -> tuple[float, float]:
     return low - 0.03 * margin, high + 0.06 * margin
 
 
-def _arm_handles(styles: dict[str, ArmStyle]) -> list[Line2D]:
+def _classified(arm: ClassShares) -> bool:
+    """Whether any token has a class. The shares sum to 1, but for tokens whose loss was not finite."""
+    return bool(np.nansum(arm.share.estimate) > 0)
+
+
+def _arm_handles(arms: Sequence[ClassShares], styles: dict[str, ArmStyle]) -> list[Line2D]:
     return [
-        Line2D([], [], linestyle="none", marker=each.marker, color=each.color, markersize=3.8, label=name)
-        for name, each in styles.items()
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=styles[arm.arm].marker,
+            color=styles[arm.arm].color,
+            markersize=3.8,
+            label=arm.arm if _classified(arm) else f"{arm.arm}: diverged",
+        )
+        for arm in arms
     ]
 
 
@@ -140,7 +156,9 @@ def _kind_handles(arms: Sequence[ClassShares]) -> list[Line2D]:
 
 
 def _note(arms: Sequence[ClassShares]) -> str:
-    note = f"low: up to {arms[0].level:.2f} nats; bar: 95 % over documents"
+    note = "bar: 95 % over documents"
+    if np.isfinite(arms[0].level):
+        note = f"low: up to {arms[0].level:.2f} nats; {note}"
     alone = [arm.arm for arm in arms if arm.note]
     if not alone:
         return note

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.sums.epochs import OverEpochs
+from dynamics.plots.drawing.legends import legend_in
+from dynamics.plots.drawing.notes import text_width
+from dynamics.plots.drawing.paper import WORDS, paper_around, readable
 from dynamics.plots.drawing.style import FAINT, NOTE_SIZE
 
 
@@ -49,8 +52,8 @@ def label_line_ends(ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, sh
     if not labels or not np.isfinite([label.y for label in labels]).all():
         return False
     ends = ax.transData.transform([(label.x, label.y) for label in labels])[:, 1]
-    # A glyph is about 0.55 of the font size wide; wide names would leave too little to the lines.
-    width = max(len(label.text) for label in labels) * 0.55 * fontsize
+    # Wide names would leave too little to the lines.
+    width = max(text_width(label.text, fontsize) for label in labels)
     if width > 0.5 * ax.get_window_extent().width * 72.0 / ax.figure.dpi:
         return False
     points = ends * 72.0 / ax.figure.dpi
@@ -66,7 +69,8 @@ def label_line_ends(ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, sh
             textcoords="offset points",
             va="center",
             ha="left",
-            color=label.color,
+            # Letters are thinner than lines.
+            color=readable(label.color, [paper_around(ax)], WORDS),
             fontsize=fontsize,
             annotation_clip=False,
         )
@@ -96,25 +100,9 @@ def spread(values: np.ndarray, distance: float) -> np.ndarray:
 
 
 def legend_above(ax: Axes, handles: Sequence[Any], *, title: str | None = None) -> None:
-    """Put a legend above the axes, where it can hide nothing."""
-    legend = ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=legend_columns([str(handle.get_label()) for handle in handles]),
-        title=title,
-        alignment="left",
-        handlelength=2.6,
-        columnspacing=1.2,
-        borderaxespad=0.2,
-        title_fontsize=NOTE_SIZE,
-    )
-    legend.get_title().set_color(FAINT)
-
-
-def legend_columns(texts: Sequence[str]) -> int:
-    """Return the number of columns of a legend above a narrow panel: 2 where the texts fit."""
-    return 2 if len(texts) > 1 and max(len(text) for text in texts) < 26 else 1
+    """Put a legend of at most two columns above the axes, where it can hide nothing."""
+    how: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0), "alignment": "left", "handlelength": 2.6, "columnspacing": 1.2}
+    legend_in(ax, ax, handles, most=2, title=title, loc="lower left", borderaxespad=0.2, **how)
 
 
 def epoch_axis(ax: Axes, last: float, *, label: bool = True) -> None:
@@ -165,15 +153,30 @@ def band_note(overs: Sequence[Over]) -> str:
     return f"95 % over {'seeds and ' if both else ''}{'(or) ' if both and documents else ''}documents"
 
 
+def divergence(epochs: NDArray[Any], values: NDArray[Any]) -> str | None:
+    """Return when a curve first was not finite, "diverged at epoch 3"; None if it always was.
+
+    Parameters
+    ----------
+    epochs : ndarray, shape (E,)
+    values : ndarray of shape (E,) or (E, K)
+        A bucket that is not finite at any epoch, while others are, has no tokens and says nothing.
+    """
+    finite = np.isfinite(values).reshape(len(epochs), -1)
+    finite = finite[:, finite.any(axis=0)] if finite.any() else finite
+    bad = ~finite.all(axis=1)
+    return f"diverged at epoch {epochs[int(np.argmax(bad))]:g}" if bad.any() else None
+
+
 def moments(passes: Sequence[float]) -> str:
     """Return the epochs that are shown, each once, in words: a cut one by its passes over the data."""
     return ", ".join(f"{at:g}" for at in sorted(set(passes)))
 
 
 def wrap_name(name: str, width: int) -> str:
-    """Break a name after ``-``, ``_``, ``/`` or ``+`` into lines of at most `width` characters."""
+    """Break a name after ``-``, ``_``, ``/`` or ``+`` into lines of at most `width` characters, longer words within."""
     lines = [""]
-    for part in re.findall(r"[^-_/+ ]+[-_/+ ]*|[-_/+ ]+", name):
+    for part in re.findall(rf"[^-_/+ ]{{1,{width}}}[-_/+ ]*|[-_/+ ]+", name):
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part

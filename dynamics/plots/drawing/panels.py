@@ -16,8 +16,11 @@ from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_axis
-from dynamics.plots.drawing.plot import Plot
-from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, load_style
+from dynamics.plots.drawing.legends import fit_titles, legend_in
+from dynamics.plots.drawing.paper import Inks
+from dynamics.plots.drawing.plot import Plot, root_figure
+from dynamics.plots.drawing.style import INK, ArmStyle, Style, load_style
+from dynamics.plots.drawing.territory import Territory
 from dynamics.records.reader import Run, Study
 
 
@@ -52,15 +55,25 @@ def panel_axes(style: Style, n: int, *, panel: float = 1.75, single: float = 2.2
     return figure, list(grid.flat[:n])
 
 
-def chosen_axes(ax: Axes | None, axes: Sequence[Axes] | None, n: int, what: str) -> list[Axes] | None:
-    """Return the axes that the caller gave, None if there are none; InputError if they are not `n`."""
+def chosen_axes(ax: Any, axes: Any, n: int, what: str) -> list[Axes] | None:
+    """Return the axes that the caller gave, None if there are none; InputError if they are not `n` that can be used."""
+    if ax is not None and axes is not None:
+        raise InputError("both ax and axes are given; give one of them")
     if ax is not None:
         axes = [ax]
     if axes is None:
         return None
-    found: list[Axes] = list(np.ravel(np.asarray(axes, dtype=object)))
+    found: list[Any] = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(found) != n:
         raise InputError(f"{n} {what} need {n} axes, and {len(found)} were given; pass axes=[...]")
+    for each in found:
+        kind = each.name if isinstance(each, Axes) else type(each).__name__
+        if kind != "rectilinear":
+            raise InputError(f"a figure is drawn into rectilinear axes, and {kind} was given; use plt.subplots()")
+    if len({id(each) for each in found}) < n:
+        raise InputError(f"the same axes are given more than once; {n} {what} need {n} axes")
+    if len({id(root_figure(each)) for each in found}) > 1:
+        raise InputError("the axes lie in more than one figure; give axes of one")
     return found
 
 
@@ -75,14 +88,25 @@ def in_panels(
 ) -> Plot:
     """Draw into the axes that the caller gave; without, into those of a `new` figure in the library's style."""
     found = chosen_axes(ax, axes, n, what)
-    return in_own_figure(lambda style: draw(new(style, n)[1])) if found is None else Plot(draw(found), own=False)
+    return in_own_figure(lambda style: draw(new(style, n)[1])) if found is None else in_given(draw, found)
 
 
 def in_panel(draw: Callable[[Axes], Axes], ax: Axes | None, *, height: float) -> Plot:
     """Draw into the axes that the caller gave; without, into a new figure of one column's width."""
-    if ax is not None:
-        return Plot([draw(ax)], own=False)
+    found = chosen_axes(ax, None, 1, "panels")
+    if found is not None:
+        return in_given(lambda axes: [draw(axes[0])], found)
     return in_own_figure(lambda style: [draw(style.figure(column="half", height=height).add_subplot())])
+
+
+def in_given(draw: Callable[[list[Axes]], list[Axes]], axes: list[Axes]) -> Plot:
+    """Draw into the user's axes, in inks that can be read on their colour and within the room that they have."""
+    inks, territory = Inks(axes), Territory(axes)
+    drawn = draw(axes)
+    fit_titles(drawn)
+    inks.apply()
+    territory.fit()
+    return Plot(drawn, own=False)
 
 
 def in_own_figure(draw: Callable[[Style], list[Axes]]) -> Plot:
@@ -98,7 +122,9 @@ def in_own_figure(draw: Callable[[Style], list[Axes]]) -> Plot:
     style = replace(load_style(), shown=True)
     try:
         with style.context():
-            return Plot(draw(style), own=True)
+            drawn = draw(style)
+            fit_titles(drawn)
+            return Plot(drawn, own=True)
     except BaseException:
         for number in set(pyplot.get_fignums()) - before:
             pyplot.close(number)
@@ -129,13 +155,9 @@ def _beside(here: SubplotSpec, axes: Sequence[Axes]) -> list[SubplotSpec]:
 
 
 def legend_over(axes: Sequence[Axes], handles: Sequence[Any], *, title: str | None = None, **how: Any) -> None:
-    """Put the one legend of several panels above all of them."""
-    ncols = min(4, len(handles))
+    """Put the one legend of several panels above all of them, in at most four columns."""
     # "outside" makes room in a constrained layout, which is what a figure of ours has.
-    legend = axes[0].figure.legend(
-        handles=handles, loc="outside upper center", ncols=ncols, title=title, title_fontsize=NOTE_SIZE, **how
-    )
-    legend.get_title().set_color(FAINT)
+    legend_in(axes[0].figure, axes[0], handles, most=4, title=title, loc="outside upper center", **how)
 
 
 def color_bar(axes: Sequence[Axes], mappable: Any, label: str, **how: Any) -> None:
@@ -174,7 +196,8 @@ def draw_arm_lines(ax: Axes, lines: Sequence[ArmLine], styles: dict[str, ArmStyl
     for line in lines:
         style = styles[line.arm]
         if np.isfinite(line.low).any():
-            ax.fill_between(line.epochs, line.low, line.high, color=style.color, alpha=0.15, linewidth=0)
+            there = np.isfinite(line.low) & np.isfinite(line.high)
+            ax.fill_between(line.epochs, line.low, line.high, where=there, color=style.color, alpha=0.15, linewidth=0)
         if len(line.epochs) == 1:
             # A line and a band of one epoch have no length.
             error = [line.value - line.low, line.high - line.value]
@@ -182,7 +205,7 @@ def draw_arm_lines(ax: Axes, lines: Sequence[ArmLine], styles: dict[str, ArmStyl
         every = max(1, round(len(line.epochs) / 6))
         handles += ax.plot(
             line.epochs,
-            line.value,
+            np.where(np.isfinite(line.value), line.value, np.nan),
             color=style.color,
             linestyle=style.linestyle,
             linewidth=1.3,

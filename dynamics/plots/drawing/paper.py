@@ -15,13 +15,15 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgba
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 LINES, WORDS = 3.0, 4.5
+# Below this contrast with white a colour is a tint of the paper: a grid, the filling of a histogram.
+_TINT = 1.9
 
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
@@ -41,16 +43,17 @@ def readable(color: Any, papers: Sequence[Any], least: float) -> str:
     with the greatest contrast on the worst of them is returned.
     """
     own = np.asarray(to_rgba(color)[:3])
-    best, best_contrast = own, 0.0
+    best, best_contrast = str(to_hex(color)), 0.0
     for share in np.linspace(0.0, 1.0, 51):
         for end in (_BLACK, _WHITE):
-            mixed = (1 - share) * own + share * np.asarray(end)
+            # As it will be written, with 8 bits a channel.
+            mixed = str(to_hex(((1 - share) * own + share * np.asarray(end)).tolist()))
             worst = min(contrast(mixed, paper) for paper in papers)
             if worst >= least:
-                return to_hex(mixed)
+                return mixed
             if worst > best_contrast:
                 best, best_contrast = mixed, worst
-    return to_hex(best)
+    return best
 
 
 def paper_of(ax: Axes) -> Rgb:
@@ -84,10 +87,14 @@ class Inks:
 
     def __init__(self, axes: Sequence[Axes]) -> None:
         self._axes = list(axes)
+        self._panels = list(axes[0].figure.axes)
         self._there = {id(artist): artist for ax in self._axes for artist in _artists(ax)}
 
     def apply(self) -> None:
         """Give everything that was added a colour that can be read on the paper; on white all stays as it is."""
+        for legend in self._axes[0].figure.legends:
+            if id(legend) not in self._there:
+                legend.set_frame_on(False)
         for ax in self._axes:
             inside, around = paper_of(ax), paper_around(ax)
             if inside == _WHITE and around == _WHITE:
@@ -98,10 +105,14 @@ class Inks:
                     continue
                 self._there[id(artist)] = artist
                 if isinstance(artist, Legend):
+                    artist.set_frame_on(False)
                     _ink_legend(artist, papers, around)
                 else:
                     _ink(artist, papers, inside)
             _ink_frame(ax, around)
+        for bar in self._axes[0].figure.axes:
+            if bar not in self._panels and paper_around(bar) != _WHITE:
+                _ink_frame(bar, paper_around(bar))
 
 
 def _artists(ax: Axes) -> list[Artist]:
@@ -136,7 +147,21 @@ def _inked(color: Any, papers: Sequence[Rgb], inside: Rgb) -> Any:
     *own, alpha = to_rgba(color)
     if tuple(own) == _WHITE:
         return (*inside, alpha)
+    # A tint of the paper, such as a grid, stays one.
+    least = min(LINES, contrast(own, _WHITE))
+    if least < _TINT:
+        own = [0.5, 0.5, 0.5]
+        return (*_mixed(inside, own, least), alpha)
     return (*to_rgba(readable(own, papers, LINES))[:3], alpha)
+
+
+def _mixed(paper: Rgb, color: Any, wanted: float) -> Rgb:
+    """Return the first mixture of the paper with a colour that has the wanted contrast with the paper."""
+    for share in np.linspace(0.0, 1.0, 51):
+        mixed = (1 - share) * np.asarray(paper) + share * np.asarray(color)
+        if contrast(mixed, paper) >= wanted:
+            break
+    return tuple(mixed.tolist())
 
 
 def _ink_legend(legend: Legend, papers: Sequence[Rgb], around: Rgb) -> None:

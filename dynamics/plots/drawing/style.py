@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,8 @@ class ArmStyle:
     marker: str
 
 
-# Colours after Okabe and Ito (2008), which colour-blind readers tell apart.
+# Colours after Okabe and Ito (2008), which colour-blind readers tell apart; the lightest are darkened until they have a
+# contrast of 3 with white (WCAG 2.2, 1.4.11).
 _DASHED = (0, (4.5, 1.6))
 _DASH_DOT = (0, (5.0, 1.5, 1.0, 1.5))
 _ROLES: dict[Role, ArmStyle] = {
@@ -36,7 +38,7 @@ _ROLES: dict[Role, ArmStyle] = {
     "random": ArmStyle("#0072B2", _DASHED, "s"),
     "inverse": ArmStyle("#CC79A7", _DASH_DOT, "^"),
 }
-_COLORS = ("#009E73", "#56B4E9", "#B58900", "#7F3C8D", "#8C510A", "#A0A0A0")
+_COLORS = ("#009E73", "#4A9BC8", "#B58900", "#7F3C8D", "#8C510A", "#939393")
 _LINES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, (1.2, 1.2)),
     (0, (7.0, 1.5)),
@@ -46,7 +48,7 @@ _LINES: tuple[tuple[int, tuple[float, ...]], ...] = (
 )
 _MARKERS = ("v", "P", "X", "<", ">", "p", "*")
 
-LOW_COLOR, HIGH_COLOR = "#1F6F8B", "#E08E00"
+LOW_COLOR, HIGH_COLOR = "#1F6F8B", "#CE8300"
 INK, FAINT = "#262626", "#767676"
 NOTE_SIZE = 6.0
 # Pixels per inch on a screen: letters of 8 points are 13 pixels high, as those of a notebook.
@@ -83,6 +85,15 @@ _RC: dict[str, Any] = {
     "figure.dpi": 150.0,
     "figure.autolayout": False,
 }
+
+
+# The figures that a style made. Users' own are not changed in their size.
+_OURS: weakref.WeakSet[Figure] = weakref.WeakSet()
+
+
+def is_ours(figure: Figure) -> bool:
+    """Whether the library made the figure."""
+    return figure in _OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +138,11 @@ class Style:
         if self.shown:
             from matplotlib import pyplot
 
-            return pyplot.figure(figsize=(width, height), layout="constrained", dpi=_SCREEN_DPI)
-        return Figure(figsize=(width, height), layout="constrained")
+            figure = pyplot.figure(figsize=(width, height), layout="constrained", dpi=_SCREEN_DPI)
+        else:
+            figure = Figure(figsize=(width, height), layout="constrained")
+        _OURS.add(figure)
+        return figure
 
 
 def venues() -> list[str]:

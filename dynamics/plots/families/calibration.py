@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError
 from dynamics.plots.drawing.bucket_lines import BucketLines, draw_bucket_lines
-from dynamics.plots.drawing.labels import epoch_columns, legend_above, moments, named_after
+from dynamics.plots.drawing.labels import divergence, epoch_columns, legend_above, moments, named_after
 from dynamics.plots.drawing.panels import given, in_panel, in_panels
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK, arm_styles
@@ -209,7 +210,7 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
                 linewidth=1.0,
                 marker=style.marker,
                 markersize=3.4,
-                label=f"{name}: {row.error.estimate[e]:.2f}",
+                label=f"{name}: {_number(row, e)}",
             )
         )
         ends += [float(value) for value in np.concatenate([entropy, loss, low, high]) if np.isfinite(value)]
@@ -221,6 +222,13 @@ def _draw_calibration(rows: Sequence[Calibration], ax: Axes, epoch: int | None) 
     ax.set_ylabel(f"Mean {'validation' if rows[0].split == 'validation' else 'training'} loss (nats)")
     legend_above(ax, [*handles, *line], title=f"after epoch {moments(passes)}; {_NUMBER}\nbar: 95 % over documents")
     return ax
+
+
+def _number(row: Calibration, e: int) -> str:
+    error = float(row.error.estimate[e])
+    if math.isfinite(error):
+        return f"{error:.2f}"
+    return divergence(row.at, row.error.estimate) or "not known"
 
 
 def _draw_overconfidence(rows: Sequence[Overconfidence], axes: Sequence[Axes]) -> list[Axes]:

@@ -22,7 +22,7 @@ from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
 from dynamics.plots.drawing.lines import END_SIZE, signed
 from dynamics.plots.drawing.notes import note_over, text_width
-from dynamics.plots.drawing.panels import given, in_own_figure
+from dynamics.plots.drawing.panels import chosen_axes, given, in_given, in_own_figure
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, Style, arm_styles
 
@@ -106,8 +106,9 @@ def comparisons(
     rows = as_comparisons(data, baseline=baseline, margin=margin, split=split)
     if not rows:
         raise InputError("one arm alone has nothing to be compared with; give two arms or more")
-    if ax is not None:
-        return Plot([draw_comparisons(rows, ax)], own=False)
+    found = chosen_axes(ax, None, 1, "panels")
+    if found is not None:
+        return in_given(lambda axes: [draw_comparisons(rows, axes[0])], found)
 
     def draw(style: Style) -> list[Axes]:
         return [draw_comparisons(rows, comparisons_axes(style, rows)[1])]

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ValidationError
@@ -17,7 +19,8 @@ from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, dropped
 from dynamics.analysis.sums.arms import Arm, Source, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
-from dynamics.plots.drawing.labels import band_note, epoch_axis, legend_above, named_after, wrap_name
+from dynamics.plots.drawing.labels import band_note, epoch_axis, legend_above, named_after
+from dynamics.plots.drawing.legends import broken
 from dynamics.plots.drawing.panels import given, in_panel
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, arm_styles
@@ -296,7 +299,9 @@ def _draw_strength(
 
 
 def _row_name(name: str) -> str:
-    return wrap_name(name, 18)
+    size = FontProperties(size=matplotlib.rcParams["ytick.labelsize"]).get_size_in_points()
+    # A third of a narrow figure.
+    return broken(name, 11.5 * size, size)
 
 
 def _rows_height(names: Sequence[str]) -> float:
@@ -317,10 +322,10 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
     for y, arm in enumerate(summaries):
         style = styles[arm.arm]
         value, low, high = _outcome(arm, quantity)
-        if np.isnan(value):
+        if not np.isfinite(value):
             # A run that diverged: an empty row would look like a fault of the figure.
             place = ax.get_yaxis_transform()
-            ax.text(0.97, y, "NaN", transform=place, va="center", ha="right", fontsize=NOTE_SIZE)
+            ax.text(0.97, y, "diverged", transform=place, va="center", ha="right", fontsize=NOTE_SIZE)
             continue
         ax.plot([low, high], [y, y], color=style.color, linewidth=1.4, zorder=2, solid_capstyle="butt")
         ax.plot(
@@ -345,6 +350,8 @@ def _draw_outcomes(summaries: Sequence[ArmSummary], ax: Axes, quantity: Quantity
                 markeredgewidth=0.6,
                 zorder=2,
             )
+    if not any(np.isfinite(_outcome(arm, quantity)[0]) for arm in summaries):
+        ax.set_xticks([])
     if quantity == "rebound":
         ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
     ax.set_yticks(range(len(summaries)), [_row_name(name) for name in outcome_names(summaries)])

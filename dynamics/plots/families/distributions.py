@@ -21,7 +21,8 @@ from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE
 
 Distributions = Source | Iterable[Source] | EntropyDistribution | Sequence[EntropyDistribution]
 
-_REFERENCE, _DROPPED, _NOW = "#C9C9C9", "#D55E00", "#0072B2"
+# Greys: colours are those of arms and of buckets.
+_REFERENCE, _DROPPED, _NOW = "#C9C9C9", "#6B6B6B", INK
 
 
 def entropy_distribution(
@@ -116,7 +117,7 @@ def _dropped(row: EntropyDistribution, epoch: int) -> Any:
 def _draw(rows: Sequence[EntropyDistribution], axes: Sequence[Axes], epoch: int | None) -> list[Axes]:
     at = [_at(row, epoch) for row in rows]
     # One height for all, and room above it for the pool's bracket.
-    top = 1.25 * max(float(max(row.reference.max(), row.density[e].max())) for row, e in zip(rows, at, strict=True))
+    top = 1.25 * max(float(np.nanmax([*row.reference, *row.density[e]])) for row, e in zip(rows, at, strict=True))
     any_dropped = False
     passes = [float(row.at[e]) for row, e in zip(rows, at, strict=True)]
     names = named_after([row.arm for row in rows], passes)
@@ -170,7 +171,4 @@ def _legend(axes: Sequence[Axes], epoch: str, any_dropped: bool) -> None:
             )
         )
     handles.append(Line2D([], [], color=_NOW, linewidth=1.2, label=f"entropy in epoch {epoch}"))
-    if len(axes) > 1:
-        legend_over(axes, handles)
-    else:
-        axes[0].legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=2, columnspacing=1.0)
+    legend_over(axes, handles)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from dynamics.analysis.estimands.bucket_dynamics import BucketDynamics, bucket_dynamics
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
-from dynamics.plots.drawing.bucket_lines import BucketLines, draw_bucket_lines
+from dynamics.plots.drawing.bucket_lines import BucketLines, best_epochs, draw_bucket_lines
 from dynamics.plots.drawing.labels import epoch_columns
 from dynamics.plots.drawing.panels import given, in_panels
 from dynamics.plots.drawing.plot import Plot
@@ -27,7 +27,9 @@ def gap(
 ) -> Plot:
     """Draw the generalisation gap over epochs, one line an arm and one panel a bucket.
 
-    Bands are 95 % intervals, over seeds and the documents of both splits where an arm has two seeds or more.
+    A large marker is at the best epoch of each arm, that of the lowest validation loss of the bucket's tokens. An arm
+    that diverged is drawn until there, and the legend says at which epoch. Bands are 95 % intervals, over seeds and
+    the documents of both splits where an arm has two seeds or more.
 
     Parameters
     ----------
@@ -80,5 +82,8 @@ def gap_rows(dynamics: Sequence[BucketDynamics]) -> list[dict[str, Any]]:
 
 
 def _draw(dynamics: Sequence[BucketDynamics], axes: Sequence[Axes]) -> list[Axes]:
-    lines = [BucketLines(arm.arm, arm.over, arm.at, arm.labels, arm.gap) for arm in dynamics]
+    lines = [
+        BucketLines(arm.arm, arm.over, arm.at, arm.labels, arm.gap, best_epochs(arm.validation.estimate))
+        for arm in dynamics
+    ]
     return draw_bucket_lines(lines, axes, "Generalisation gap\n(nats per token)")

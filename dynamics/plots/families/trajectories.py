@@ -297,7 +297,7 @@ def _draw_cartography(maps: Sequence[CartographyMap], axes: Sequence[Axes], colo
             ax.text(0.985, y, text, transform=ax.transAxes, ha="right", va=where, **words)
         if not each.n_tokens.any():
             # A run that diverged: an empty panel would look like a fault of the figure.
-            ax.text(0.4, 0.5, "NaN", transform=ax.transAxes, ha="center", va="center", fontsize=NOTE_SIZE)
+            ax.text(0.25, 0.5, "diverged", transform=ax.transAxes, ha="center", va="center", fontsize=NOTE_SIZE)
         ax.set_title(wrap_name(each.arm, 20))
         ax.set_xlim(0.0, 0.57)
         ax.set_ylim(0.0, 1.0)

@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 LIGHT := .venv-light
 CONSTRAINTS := constraints.txt
 
-.PHONY: demo test test-oldest .suite install browser figures example lab acceptance bench coverage gpu .rivals torture lint clean
+.PHONY: demo test test-oldest .suite install browser figures example lab docs acceptance bench coverage gpu .rivals torture lint clean
 
 # The main job: three arms on real text, figures at the end.
 demo: install
@@ -39,9 +39,14 @@ example: install browser
 	$(BIN)/python -m dynamics.example.pack $(STUDY)
 	$(MAKE) figures
 	$(BIN)/python -m recipes.study.findings
-	DYNAMICS_REFRESH_PAGES=1 $(BIN)/python -m pytest -q tests/example
+	DYNAMICS_REFRESH_PAGES=1 $(BIN)/python -m pytest -q tests/example tests/docs/test_snippets.py
 	$(BIN)/python tests/test_notebooks.py
 	$(BIN)/python docs/images/make.py
+
+# The handbook and the reference as a site: build/docs/index.html. A warning is an error.
+docs: install
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 # JupyterLab on the notebooks.
 lab: install

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
-import venv
 from pathlib import Path
-
-import pytest
 
 from dynamics import open_study
 from dynamics.plots.arm_tables.arm_table import arm_table
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment that holds the wheel and nothing of the checkout."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)]
-    subprocess.run(pip, check=True)
-    (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "venv", with_pip=True)
-    install = [folder / "venv/bin/python", "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
-    # torch first, at the pinned version: a range could bring another build.
-    subprocess.run([*install, "torch"], check=True)
-    subprocess.run([*install, str(wheel)], check=True)
-    return folder
 
 
 def test_the_quickstart_learns_then_degrades_and_token_dropout_changes_that(elsewhere: Path) -> None:

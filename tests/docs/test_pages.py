@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,13 @@ def test_broken_links_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "gone.md",
     ]
     assert "in-code.md" not in found and "https://example.org/x_(y)" in found
+
+
+def test_the_messages_of_the_index_are_those_of_the_library() -> None:
+    """A message that the handbook explains is one that the library writes."""
+    table = (ROOT / "docs" / "index.md").read_text().partition("| message |")[2].partition("\n\n")[0]
+    said = [part.strip() for row in re.findall(r"^\| (\.\.\. .*?) \|", table, re.M) for part in row.split("...")]
+    said = [re.sub(r" N$", "", part) for part in said if part]
+    sources = "\n".join(path.read_text() for path in (ROOT / "dynamics").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", sources)
+    assert len(said) >= 7 and [part for part in said if part not in joined] == []

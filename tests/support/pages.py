@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 #: Pages that a reader starts from, and the handbook.
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _FENCE = re.compile(
-    r"^(?P<indent> *)(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^ *(?P=fence) *$", re.M | re.S
+    r"^(?P<indent> *)(?P<fence>```+)(?P<language>[\w-]*)[ ]*(?P<info>[^\n]*)\n(?P<code>.*?)^ *(?P=fence) *$", re.M | re.S
 )
 _REFERENCE = re.compile(r"^\[[^\]\n]+\]: (\S+)$", re.M)
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\((?P<target>[^()\s]+(?:\([^()]*\))?)\)")
@@ -26,15 +26,19 @@ class Block:
         The page's path from the repository's root.
     line : int
         The line of the page on which the code begins, from 1.
-    language : str
-        What follows the fence: ``python``, ``sh``, ``text``.
+    language, info : str
+        What follows the fence: ``python``, ``sh`` or ``text``, and the rest of that line.
     code : str
+    follows : bool
+        Whether only empty lines lie between the block before and this one.
     """
 
     page: str
     line: int
     language: str
+    info: str
     code: str
+    follows: bool
 
 
 def named(path: Path) -> str:
@@ -45,10 +49,13 @@ def named(path: Path) -> str:
 def blocks(path: Path) -> list[Block]:
     """Return the fenced blocks of a page, in order."""
     text = path.read_text()
-    return [
-        Block(named(path), text[: found.start("code")].count("\n") + 1, found["language"], found["code"])
-        for found in _FENCE.finditer(text)
-    ]
+    made, end = [], -1
+    for found in _FENCE.finditer(text):
+        line = text[: found.start("code")].count("\n") + 1
+        follows = end >= 0 and not text[end : found.start()].strip()
+        made.append(Block(named(path), line, found["language"], found["info"].strip(), found["code"], follows))
+        end = found.end()
+    return made
 
 
 def prose(text: str) -> str:

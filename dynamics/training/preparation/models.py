@@ -26,12 +26,12 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     tokenizer : PreTrainedTokenizerBase
         Its length is the vocabulary of a named size, and must not exceed that of a loaded model.
     block_size : int
-        Positions the model must have.
+        Number of positions that the model must support.
 
     Raises
     ------
     InputError
-        The model cannot be found or loaded, is no causal language model, or is too small for the tokenizer
+        The model cannot be found or loaded, is not a causal language model, or is too small for the tokenizer
         or the sequences.
     """
     if settings.name in NAMED_SIZES:
@@ -51,7 +51,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
 
 
 def require_model_name(settings: ModelSettings) -> None:
-    """Raise InputError for a name that can be no model's."""
+    """Raise InputError for a name that cannot be a model's."""
     name = settings.name
     if name not in NAMED_SIZES and not can_be_pretrained(name):
         raise InputError(
@@ -61,7 +61,7 @@ def require_model_name(settings: ModelSettings) -> None:
 
 
 def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens: int, block_size: int) -> None:
-    """Raise InputError where a model is too small for the `n_tokens` of a tokenizer, or for the sequences."""
+    """Raise InputError if a model has too few tokens for the tokenizer, or too few positions for the sequences."""
     if n_tokens > n_vocab:
         raise InputError(
             f"tokenizer: its vocabulary has {n_tokens} entries, more than the {n_vocab} of model "
@@ -76,7 +76,7 @@ def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens
 
 
 def named_config(name: str, *, vocab_size: int, block_size: int, **special: Any) -> Qwen3Config:
-    """Return the configuration of a named size; `special` are the ids of special tokens."""
+    """Return the configuration of a named size. `special` gives the ids of special tokens."""
     shape: dict[str, Any] = dict(NAMED_SIZES[name])
     return Qwen3Config(
         **shape,
@@ -98,7 +98,7 @@ def _from_named_size(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    # The initial weights belong to the starting model, which is the same for all seeds of a study.
+    # The initial weights do not depend on the run's seed: all seeds of a study start from the same model.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.init_seed)
         build: Any = AutoModelForCausalLM.from_config  # untyped in transformers

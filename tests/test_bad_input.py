@@ -202,7 +202,7 @@ CASES = [
         "parquet that is none", "corpus.source=rows.parquet", says=("rows.parquet", "parquet"), rows_parquet="text"
     ),
     bad_set("validation within training", "validation={source: corpus}", says=("validation.source: 12 documents",)),
-    bad_set("nothing left for the base", "base={corpus: corpus}", says=("base.corpus", "nothing is left")),
+    bad_set("nothing left for the base", "base={corpus: corpus}", says=("base.corpus", "no documents are left")),
     # Model and tokenizer.
     bad_set("no such model", "model.name=nanoo", says=("model.name: 'nanoo'", "did you mean 'nano'?")),
     bad_set("folder that holds no model", "model.name=corpus", says=("model.name", "corpus", "save_pretrained")),
@@ -331,7 +331,7 @@ def test_an_output_that_may_not_be_used_stays_as_it_is(refused: Command, tmp_pat
     (out / "notes.txt").write_text("mine")
     before = files_of(out)
     assert "not empty" in refused(["train", "recipe.yaml", "--output", "out"])
-    assert "something else than a run" in refused(["train", "recipe.yaml", "--output", "out", "--resume"])
+    assert "something other than a run" in refused(["train", "recipe.yaml", "--output", "out", "--resume"])
     (tmp_path / "study.yaml").write_text(STUDY)
     for more in ([], ["--list"], ["--index", "0"]):
         assert "something else" in refused(["study", "study.yaml", "--output", "out", *more])

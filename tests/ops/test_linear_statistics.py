@@ -661,7 +661,7 @@ H, W, Y = torch.zeros(4, 3), torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64
         ((H, W[:0], Y), {}, r"weight has shape \(0, 3\)"),
         ((H, W, Y[:2]), {}, r"targets has shape \(2,\): it must be \(4,\)"),
         ((H, W, Y.float()), {}, "targets have type torch.float32: they must be token ids"),
-        ((H, W, Y + 5), {}, "target 5 at row 0 is no column of a vocabulary of 5: give ids from 0 to 4, or -100"),
+        ((H, W, Y + 5), {}, "target 5 at row 0 is not in a vocabulary of 5: give ids from 0 to 4, or -100"),
         ((H, W, Y - 1), {}, "target -1 at row 0"),
         ((H, W.double(), Y), {}, "weight has type torch.float64 and hidden torch.float32: cast one"),
         ((H.long(), W, Y), {}, "hidden has type torch.int64"),
@@ -681,7 +681,7 @@ H, W, Y = torch.zeros(4, 3), torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64
         ((H, W, Y), {"softcap": math.nan}, "softcap is nan"),
         ((H, W, Y), {"logit_scale": -1.0}, "logit_scale is -1.0"),
         ((H, W, Y), {"label_smoothing": 1.0}, r"label_smoothing is 1.0: give a share in \[0, 1\)"),
-        ((H, W, Y), {"chunk_rows": 0}, "chunk_rows is 0: give a whole number of rows from 1"),
+        ((H, W, Y), {"chunk_rows": 0}, "chunk_rows is 0: give an integer from 1"),
         ((H, W, Y), {"chunk_rows": 2.0}, "chunk_rows is 2.0"),
     ],
 )

@@ -663,7 +663,7 @@ H, W, Y = torch.zeros(4, 3), torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64
         ((H, W, Y.float()), {}, "targets have type torch.float32: they must be token ids"),
         ((H, W, Y + 5), {}, "target 5 at row 0 is not in a vocabulary of 5: give ids from 0 to 4, or -100"),
         ((H, W, Y - 1), {}, "target -1 at row 0"),
-        ((H, W.double(), Y), {}, "weight has type torch.float64 and hidden torch.float32: cast one"),
+        ((H, W.double(), Y), {}, "weight has type torch.float64 but hidden torch.float32: cast one"),
         ((H.long(), W, Y), {}, "hidden has type torch.int64"),
         ((H, W.to("meta"), Y), {}, "weight is on meta and hidden on cpu"),
         ((H, W, Y), {"bias": torch.zeros(4)}, r"bias has shape \(4,\): it must be \(5,\)"),

@@ -193,7 +193,7 @@ OTHER_BATCHES = [
     ({"ignore_data_skip": True}, r"args\.ignore_data_skip is True, but the checkpoint of step 4 is within pass 2"),
     (
         {"accelerator_config": {"use_seedable_sampler": False}},
-        r"use_seedable_sampler \(was True|and the order of the pass",
+        r"use_seedable_sampler \(True then|and the order of the pass",
     ),
 ]
 

@@ -410,7 +410,7 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
     resume = {"resume_from": tmp_path / "checkpoint"}
     with pytest.raises(InputError, match="holds a run with different examples .train."):
         begin(train=batches(DATA[::-1]), **resume)
-    with pytest.raises(InputError, match=r"differs in training.lr \(was 0.1, now 0.2\); use the settings"):
+    with pytest.raises(InputError, match=r"differs in training.lr \(0.1 then, 0.2 now\); use the settings"):
         begin(settings={"lr": 0.2, "betas": (0.9, 0.95), "at": tmp_path}, **resume)
     # Training may last longer than was planned: it is noted.
     assert begin(total_steps=6, **resume)[1] == 1

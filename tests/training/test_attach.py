@@ -363,7 +363,9 @@ def test_a_mean_over_what_is_left_is_not_taken_for_one_over_all(tmp_path):
         trainer = Trainer(model, arguments(tmp_path), Padder(), train_dataset=examples())
         attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant", target=target))
         if refused:
-            with pytest.raises(InputError, match="OwnMean averages its loss over the remaining tokens itself.* use DynamicsTrainer"):
+            with pytest.raises(
+                InputError, match="OwnMean averages its loss over the remaining tokens itself.* use DynamicsTrainer"
+            ):
                 trainer.train()
             assert not any(module._forward_pre_hooks for module in model.modules())
         else:

@@ -222,7 +222,7 @@ def test_nothing_is_made_up_where_nothing_is_assumed(dynamics: Command) -> None:
     assert done.code == 0
     for name in ("train tokens", "train sequences", "steps per run", "disk: epochs/ per run", "time"):
         assert done.row(name)[0] == "unknown", name
-    assert "give an assumption with --tokens-per-document N" in " ".join(done.out.split())
+    assert "give --tokens-per-document N to assume a length" in " ".join(done.out.split())
     other = dynamics("study", str(PAPER[0]), "--dry-run", "--set", "model.name=somebody/else")
     assert other.row("parameters")[0] == "unknown"
     assert "somebody/else: its config.json would have to be downloaded" in " ".join(other.out.split())

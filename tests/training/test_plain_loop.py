@@ -392,9 +392,7 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
     recorder, _ = begin()
     with recorder.batch(Padder()([{"input_ids": [9, 9, 9], "labels": [9, 9, 9]}])) as left:
         model(**left)
-    with pytest.raises(
-        InputError, match="1 rows of a training batch hold a sequence that was not in the training set"
-    ):
+    with pytest.raises(InputError, match="1 rows of a training batch hold a sequence that was not in the training set"):
         recorder.step()
         recorder.epoch()
     shutil.rmtree(tmp_path / "run")

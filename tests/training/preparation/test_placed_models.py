@@ -177,9 +177,7 @@ def test_runs_of_one_study_start_from_one_model(study, placed, tmp_path, monkeyp
         train(tiny_recipe(**fields), study / "runs/baseline/seed-1", reporter=quiet())
     monkeypatch.setattr(prepare, "_last", None)  # as in a process that has run nothing yet
     for place in ("runs/baseline/seed-1", "tuning/baseline/trial-0"):
-        with pytest.raises(
-            InputError, match="model.name: 'cache:tiny' is not the model that .*seed-0 started from"
-        ):
+        with pytest.raises(InputError, match="model.name: 'cache:tiny' is not the model that .*seed-0 started from"):
             train(tiny_recipe(**fields), study / place, reporter=quiet())
         assert not (study / place / schema.MANIFEST_FILE).exists()
     # A run of no study may start from what it likes, wherever it lies.

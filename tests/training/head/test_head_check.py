@@ -298,7 +298,7 @@ def test_an_error_in_the_check_means_whole_logits(caplog, monkeypatch):
             with fused_head(model) as fused:
                 assert not fused
     assert [line.getMessage() for line in caplog.records] == [
-        "Qwen3ForCausalLM: its fused head fails (ZeroDivisionError: division by zero); losses are computed from whole "
+        "Qwen3ForCausalLM: its fused head fails (ZeroDivisionError: division by zero); losses are computed from full "
         "logits"
     ]
 

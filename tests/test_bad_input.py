@@ -202,7 +202,7 @@ CASES = [
         "parquet that is none", "corpus.source=rows.parquet", says=("rows.parquet", "parquet"), rows_parquet="text"
     ),
     bad_set("validation within training", "validation={source: corpus}", says=("validation.source: 12 documents",)),
-    bad_set("nothing left for the base", "base={corpus: corpus}", says=("base.corpus", "nothing is left")),
+    bad_set("nothing left for the base", "base={corpus: corpus}", says=("base.corpus", "no documents are left")),
     # Model and tokenizer.
     bad_set("no such model", "model.name=nanoo", says=("model.name: 'nanoo'", "did you mean 'nano'?")),
     bad_set("folder that holds no model", "model.name=corpus", says=("model.name", "corpus", "save_pretrained")),

@@ -358,7 +358,7 @@ def test_run_clm_resumes_within_a_stream(workplace: Workplace, step: int) -> Non
 def test_run_clm_does_not_resume_within_the_second_pass_of_a_stream(workplace: Workplace) -> None:
     stream = ["--streaming", "--max_train_samples", 40, "--max_steps", 9, "--do_eval", "false", "--save_steps", 1]
     with pytest.raises(
-        AssertionError, match="the checkpoint of step 5 lies within pass 2 of a data set without a length"
+        AssertionError, match="the checkpoint of step 5 is within pass 2 of a data set without a length"
     ):
         assert_resumes(workplace, "clm-stream", clm(workplace, *stream), 5)
     # Nothing was taken from the run.

@@ -1,4 +1,4 @@
-"""Tensor operations that depend on torch alone, and on the cache for which route of theirs is fast here."""
+"""Tensor operations. They depend only on torch, and on the cache that remembers which matrix product is faster."""
 
 from dynamics.ops.linear_statistics import LinearTokenStatistics, linear_token_statistics
 from dynamics.ops.routes import chosen_routes, restore_routes

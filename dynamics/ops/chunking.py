@@ -1,4 +1,4 @@
-"""How many rows of logits exist at a time."""
+"""The number of rows of logits that exist at a time."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import torch
 
 from dynamics.ops import placement
 
-# CPU: below this size glibc hands the same pages out again, chunk after chunk; above it every chunk is mapped, and
-# faulted in page by page, anew (measured: the first product then runs at less than half its speed).
+# CPU: up to this size glibc reuses the same pages for each chunk. Above it, each chunk is mapped and page-faulted again
+# (measured: the first product then runs at less than half its speed).
 _CPU_BYTES = 30 << 20
-_CPU_MOST_ROWS = 192  # more rows hardly speed the products up, and oneDNN keeps a copy of the chunk
-_CPU_FEWEST_ROWS = 64  # the weight's gradient is read and written once a chunk: too few rows and that dominates
+_CPU_MOST_ROWS = 192  # more rows hardly speed up the products, and oneDNN keeps a copy of the chunk
+_CPU_FEWEST_ROWS = 64  # with fewer rows, reading and writing the weight's gradient once per chunk dominates
 
-# Accelerators: not tuned, no such device was at hand; worked out for an H100 (3 TB/s, 700 T operations a second in
-# half precision). The weight's float32 gradient is read and written once a chunk, 8 V H bytes; a chunk's products are
-# 6 n V H operations. So the share of the first in the second is 8 / 3e12 over 6 n / 7e14, or 311 / n whatever V and H:
-# 15 % at 2,048 rows, 5.5 % at 5,632, 4 % at 8,192, beyond which little is to be gained. Small devices must have room
-# for the rest: fewer rows are slow rather than impossible.
+# Accelerators: computed for an H100 (3 TB/s, 700 T operations per second in half precision), not tuned by measurement.
+# The weight's float32 gradient is read and written once per chunk, 8 V H bytes. The products of a chunk of n rows take
+# 6 n V H operations. So the ratio of the two times is 8 / 3e12 over 6 n / 7e14, or 311 / n for any V and H: 15 % at
+# 2,048 rows, 5.5 % at 5,632, 4 % at 8,192, and more rows gain little. Small devices need memory for other things too,
+# so they use fewer rows, which is slow but works.
 _DEVICE_FEWEST_ROWS = 1024
 _DEVICE_MOST_ROWS = 8192
-# A device's whole memory over this is for a chunk: of 79 GiB some 5, which at V = 151,936 is 5,632 rows (float32 logits
-# and a gradient in half precision, 6 V bytes a row). What is free at the time must not matter: the chunk is in the
-# results' rounding, and a run that is repeated or gone on with must find the same.
+# The share of a device's total memory for a chunk: about 5 of 79 GiB, which is 5,632 rows at V = 151,936 (float32
+# logits and a half-precision gradient, 6 V bytes per row). It must not depend on free memory: the chunk size affects
+# rounding, and a repeated or resumed run must give the same results.
 _DEVICE_SHARE = 16
-_DEVICE_BYTES = 1 << 30  # for a device that does not tell how much it has
-_DEVICE_STEP = 512  # whole tiles of the products, and no difference between drivers that keep some MiB more or less
+_DEVICE_BYTES = 1 << 30  # for a device whose memory is unknown
+_DEVICE_STEP = 512  # whole tiles of the products; also hides small differences in memory between drivers
 
 
 def rows_per_chunk(n_vocab: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return the number of rows of logits to hold at a time: always the same for the same arguments.
+    """Return the number of rows of logits to hold at a time. It depends only on the arguments.
 
     Parameters
     ----------
     n_vocab : int
-        Columns.
+        Number of columns.
     dtype : torch.dtype
-        Of the products' factors.
+        The dtype of the factors.
     device : torch.device
 
     Returns
@@ -48,7 +48,7 @@ def rows_per_chunk(n_vocab: int, dtype: torch.dtype, device: torch.device) -> in
     if placement.host_computes(device):
         rows = min(_CPU_MOST_ROWS, max(_CPU_FEWEST_ROWS, _CPU_BYTES // (n_vocab * dtype.itemsize)))
         return rows // 16 * 16
-    # Logits are float32 at least; a gradient in half precision has memory of its own.
+    # Logits are at least float32. A half-precision gradient has separate memory.
     row_bytes = n_vocab * (dtype.itemsize if dtype.itemsize >= 4 else 4 + dtype.itemsize)
     rows = min(_DEVICE_MOST_ROWS, max(_DEVICE_FEWEST_ROWS, _device_bytes(device) // row_bytes))
     return rows // _DEVICE_STEP * _DEVICE_STEP
@@ -56,12 +56,12 @@ def rows_per_chunk(n_vocab: int, dtype: torch.dtype, device: torch.device) -> in
 
 @functools.cache
 def _device_bytes(device: torch.device) -> int:
-    """What of an accelerator's memory a chunk may take."""
+    """Return how much of an accelerator's memory a chunk may take."""
     if device.type == "cuda" and torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(device).total_memory) // _DEVICE_SHARE
     return _DEVICE_BYTES
 
 
 def spans(n: int, size: int) -> list[tuple[int, int]]:
-    """Cut [0, n) into consecutive [start, stop) of at most `size`."""
+    """Split [0, n) into consecutive [start, stop) of length at most `size`."""
     return [(start, min(start + size, n)) for start in range(0, n, size)]

@@ -1,13 +1,13 @@
-"""One pass over a linear head: the loss, what is known of every token, and the gradients, chunk by chunk.
+"""One pass over a linear head: the loss, the values of every token, and the gradients, chunk by chunk.
 
-Shapes: N rows, H hidden size, V vocabulary. Of the N x V logits only a chunk of rows exists at a time. A row's weight
-and the common factors enter where things are small, at N x H.
+Shapes: N rows, H hidden size, V vocabulary. Only a chunk of the N x V logits exists at a time. Row weights and common
+factors are applied to N x H tensors, which are smaller.
 
-On a CPU everything is float32 at least, and logits turn into their own gradient in place. On accelerators inputs of
-half precision stay the factors that they are, for the tensor cores, and products are float32. Rounded to the inputs'
-type, once each, are the gradient for the logits and hidden states times their row's weight, factors of the next
-products, and the gradients returned. Logits are not, nor is the weight's gradient between chunks. Inputs of float32 are
-multiplied as torch.set_float32_matmul_precision says.
+On a CPU all arithmetic is at least float32, and logits turn into their own gradient in place. On accelerators,
+half-precision inputs remain the factors of the products, for the tensor cores, and products are float32. Only the
+following are rounded to the inputs' dtype, once each: the gradient of the logits and the hidden states times their row
+weights (both are factors of the next products), and the returned gradients. Logits are not rounded, nor is the weight's
+gradient between chunks. float32 inputs are multiplied as torch.set_float32_matmul_precision says.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from dynamics.ops.products import (
 from dynamics.ops.routes import head_route
 from dynamics.ops.row_statistics import HeadOptions, RowValues, direct_rows, identity_entropy, normalised_rows_
 
-# Which of the N rows: a slice, or their indices as int64.
+# Selects some of the N rows: a slice, or their indices as int64.
 Rows = slice | torch.Tensor
 
-# Loss and entropy of some rows, each of shape (n,), and which rows they are, to their weights of shape (n,).
+# Maps loss and entropy of some rows, each of shape (n,), and the selection of these rows, to weights of shape (n,).
 WeightFunction = Callable[[torch.Tensor, torch.Tensor, Rows], torch.Tensor]
 
-# The largest |z| at which entropy is read off the gradient rather than summed: up to here its error stays near that of
-# z itself, within 1e-6 (10 + max |z|); above it, where W has a large common part, it was seen to be 1.5 times that.
+# The largest |z| at which entropy is computed from the gradient instead of summed. Up to here its error stays near that
+# of z itself, within 1e-6 (10 + max |z|). Above it, if W has a large common part, an error 1.5 times that was measured.
 IDENTITY_BOUND = 32.0
 
-# Accelerators: logits of which plain torch makes probabilities at a time, another tensor of float32.
+# Accelerators: number of logits per call when plain torch computes probabilities, which takes another float32 tensor.
 _TORCH_ELEMENTS = 1 << 26
 
-# Accelerators: rows begin a multiple of so many numbers apart, 128 bytes in half precision, so that products and kernel
-# move 16 bytes at a time whatever the vocabulary.
+# Accelerators: rows start at multiples of this many numbers (128 bytes in half precision), so that products and kernel
+# can move 16 bytes at a time for any vocabulary size.
 _ALIGNMENT = 64
 
 
 @dataclasses.dataclass
 class PassResult:
-    """What a pass returns: per-token values of shape (N,), NaN and False where ignored.
+    """The result of a pass: per-token values of shape (N,), NaN and False at ignored rows.
 
-    The gradients are of the total loss over `factor` (1 where that is None), which keeps them in the range of half
-    precision; None for what needs none. The weight's and the bias's are float32 at least.
+    The gradients are of the total loss divided by `factor` (None means 1), which keeps them in the range of half
+    precision. They are None for inputs that need none. Those of weight and bias are at least float32.
     """
 
     total_loss: torch.Tensor
@@ -88,10 +88,10 @@ def head_pass(
     ----------
     hidden : Tensor, shape (N, H)
     weight : Tensor, shape (V, H)
-        Of the type of `hidden`, as is `bias`.
+        Same dtype as `hidden`; so is `bias`.
     bias : Tensor, shape (V,), or None
     targets : Tensor of int64, shape (N,)
-        Checked by the caller.
+        Already checked by the caller.
     token_weight : Tensor of shape (N,), callable or None
     options : HeadOptions
     ignore_index : int
@@ -107,8 +107,8 @@ def head_pass(
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     head = _settle_head(weight, bias, options, exact, identity=on_cpu and needs[0], upcast=on_cpu)
     kept = targets != ignore_index
-    # On a CPU ignored rows are left out. Elsewhere the host would have to wait for their number, so they run along
-    # with a weight of 0.
+    # On a CPU ignored rows are left out. On a GPU the host would have to wait for their number, so they are
+    # computed with a weight of 0.
     index = kept.nonzero()[:, 0] if on_cpu and not bool(kept.all()) else None
     n_run = len(kept) if index is None else len(index)
     coefficient, factor = _coefficients(token_weight, kept, exact, normalise=hidden.dtype != exact)
@@ -122,7 +122,7 @@ def head_pass(
         rows: Rows = slice(start, stop) if index is None else index[start:stop]
         h = hidden[rows].to(head.weight.dtype).contiguous()
         y = targets[rows] if on_cpu else targets[rows].where(kept[rows], 0)
-        grad_logits = None  # frees the last chunk before the next comes
+        grad_logits = None  # free the last chunk before the next one
         found, grad_logits, back = _run_rows(head, h, y, needs, buffers)
         if callable(token_weight):
             coefficient[rows] = _called(token_weight, found, rows, kept[rows])
@@ -136,34 +136,34 @@ def head_pass(
 
     total = _total(coefficient, values.training_loss, kept, factor)
     if token_weight is None:
-        total = total.where(kept.any(), torch.nan)  # the mean of nothing
+        total = total.where(kept.any(), torch.nan)  # the mean of no values
     if not on_cpu:
         values = _blank(values, kept)
     return PassResult(total, values, *gradients, factor)
 
 
 class _Head(NamedTuple):
-    """A head as the products take it, and where its logit_scale goes."""
+    """A head in the form that the products take, and the place where its logit_scale is applied."""
 
-    weight: torch.Tensor  # of the factors' type
+    weight: torch.Tensor  # in the factors' dtype
     bias: torch.Tensor | None
     slices: tuple[torch.Tensor, ...]
     route: Route
-    scale: float  # all of logit_scale
-    hidden_scale: float  # what of it the rows of `hidden` take before the product
-    row_options: HeadOptions  # with what the rows of logits take of it
-    identity: bool  # whether entropy may be read off the gradient
+    scale: float  # the whole logit_scale
+    hidden_scale: float  # the part of it applied to the rows of `hidden` before the product
+    row_options: HeadOptions  # contain the part of it that is applied to the logits
+    identity: bool  # whether entropy may be computed from the gradient
 
 
 class _Buffers(NamedTuple):
-    """The memory of an accelerator's chunk, one for all chunks: the allocator cuts up what is freed in between."""
+    """An accelerator's chunk memory, reused for all chunks, because freeing it would fragment the allocator."""
 
     logits: torch.Tensor
-    gradient: torch.Tensor | None  # the logits' own where that is the factors' type, None where none is needed
+    gradient: torch.Tensor | None  # the logits' own memory if the dtypes agree; None if no gradient is needed
 
 
 class _Gradients(NamedTuple):
-    """The buffers that chunks write to; None for what needs none."""
+    """The buffers that chunks write to; None for inputs that need no gradient."""
 
     hidden: torch.Tensor | None
     weight: torch.Tensor | None
@@ -179,7 +179,7 @@ def _settle_head(
     identity: bool,
     upcast: bool,
 ) -> _Head:
-    """Settle types, layouts and route. CPUs gain little from half precision: `upcast` has no logits rounded to it."""
+    """Choose dtypes, layouts and route. CPUs gain little from half precision: `upcast` avoids rounding logits to it."""
     if upcast and weight.dtype != exact:
         weight, bias = weight.to(exact), None if bias is None else bias.to(exact)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
@@ -200,7 +200,7 @@ def _settle_head(
 
 
 def _no_values(kept: torch.Tensor, dtype: torch.dtype) -> RowValues:
-    """What is known of rows that are never run: NaN and False."""
+    """Return the values of rows that are not computed: NaN and False."""
     nan = torch.full(kept.shape, torch.nan, dtype=dtype, device=kept.device)
     return RowValues(nan, nan.clone(), nan.clone(), torch.zeros_like(kept), nan.clone())
 
@@ -208,7 +208,7 @@ def _no_values(kept: torch.Tensor, dtype: torch.dtype) -> RowValues:
 def _room_for_gradients(
     hidden: torch.Tensor, weight: torch.Tensor, needs: tuple[bool, bool, bool], exact: torch.dtype, n_run: int
 ) -> _Gradients:
-    """Buffers of zeros where `n_run` rows do not write all of them; the first chunk writes the weight's."""
+    """Allocate gradient buffers: zeros if `n_run` rows do not fill them. The first chunk overwrites the weight's."""
     need_hidden, need_weight, need_bias = needs
     for_hidden = torch.empty if n_run == len(hidden) else torch.zeros
     for_weight = torch.empty if n_run else torch.zeros
@@ -220,7 +220,7 @@ def _room_for_gradients(
 
 
 def _chunk_buffers(n_rows: int, weight: torch.Tensor, exact: torch.dtype, *, gradient: bool) -> _Buffers:
-    """Room for logits of the exact type, and for their gradient in the factors' type if that is another."""
+    """Allocate logits in the exact dtype, and their gradient in the factors' dtype if it differs."""
     n_vocab = len(weight)
     width = -(-n_vocab // _ALIGNMENT) * _ALIGNMENT
 
@@ -236,11 +236,11 @@ def _chunk_buffers(n_rows: int, weight: torch.Tensor, exact: torch.dtype, *, gra
 def _run_rows(
     head: _Head, h: torch.Tensor, y: torch.Tensor, needs: tuple[bool, bool, bool], buffers: _Buffers | None
 ) -> tuple[RowValues, torch.Tensor, torch.Tensor | None]:
-    """Return what is known of some rows, their loss's gradient for the logits, and that for `h` where it is needed.
+    """Return the values of some rows, the gradient of their loss for the logits, and that for `h` if needed.
 
-    The gradients are over logit_scale; the first is undefined where nothing needs one.
+    The gradients are divided by logit_scale. The first one is undefined if nothing needs it.
     """
-    # One name throughout, lest a second tensor of the chunk's size stay alive through the products.
+    # A single variable, so that no second tensor of the chunk's size stays alive during the products.
     room = None if buffers is None else buffers.logits[: len(y)]
     scaled = h if head.hidden_scale == 1.0 else h * head.hidden_scale
     logits = logits_product(scaled, head.slices, head.bias, head.route, room)
@@ -263,7 +263,7 @@ def _run_rows(
 def _accumulate_(
     gradients: _Gradients, head: _Head, grad_logits: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *, first: bool
 ) -> None:
-    """Add some rows' part of the weight's and the bias's gradient; `c`, of shape (n,), multiplies each row's."""
+    """Add the contribution of some rows to the gradients of weight and bias; `c`, shape (n,), multiplies the rows."""
     if gradients.weight is not None:
         weighted = (h * (c * head.scale)[:, None]).to(grad_logits.dtype)
         accumulate_outer_(gradients.weight, grad_logits, weighted, head.route, first=first)
@@ -274,7 +274,7 @@ def _accumulate_(
 def _accelerator_rows(
     logits: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad: torch.Tensor | None
 ) -> RowValues:
-    """The statistics, and the logits' gradient into `grad`, by Triton or by torch. The logits are scratch space."""
+    """Compute statistics with Triton or torch, and write the logits' gradient to `grad`. Overwrites the logits."""
     if uses_triton(logits):
         from dynamics.ops import triton_kernels
 
@@ -289,7 +289,7 @@ def _accelerator_rows(
 
 
 def uses_triton(logits: torch.Tensor) -> bool:
-    """Whether the Triton kernel takes these rows; on a CPU only under Triton's interpreter, for tests."""
+    """Whether the Triton kernel handles these rows. On a CPU only under Triton's interpreter, for tests."""
     if logits.dtype == torch.float64 or not _has_triton():
         return False
     interpreted = logits.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
@@ -304,10 +304,10 @@ def _has_triton() -> bool:
 def _coefficients(
     token_weight: torch.Tensor | WeightFunction | None, kept: torch.Tensor, dtype: torch.dtype, *, normalise: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The weight of every row in the total, 0 where ignored, over a common factor if `normalise`.
+    """Return each row's weight in the total (0 if ignored), divided by a common factor if `normalise`.
 
-    Weights are often 1 over the number of tokens, below what float16 resolves: the gradients are computed with the
-    largest weight at 1. A function's weights are known too late for that, and stand as they are.
+    Weights are often 1 over the number of tokens, which is below float16's resolution. Therefore gradients are computed
+    with the largest weight at 1. The weights of a function are known too late for that, and are used unchanged.
     """
     if callable(token_weight):
         return torch.zeros(len(kept), dtype=dtype, device=kept.device), None
@@ -322,7 +322,7 @@ def _coefficients(
 
 
 def _called(function: WeightFunction, found: RowValues, rows: Rows, kept: torch.Tensor) -> torch.Tensor:
-    """The weights that a function gives to rows, 0 where ignored."""
+    """Return a function's weights for some rows, 0 if ignored."""
     with torch.enable_grad():
         weights = function(found.loss, found.entropy, rows)
     if not isinstance(weights, torch.Tensor) or weights.shape != found.loss.shape:
@@ -339,13 +339,13 @@ def _called(function: WeightFunction, found: RowValues, rows: Rows, kept: torch.
 def _total(
     coefficient: torch.Tensor, training_loss: torch.Tensor, kept: torch.Tensor, factor: torch.Tensor | None
 ) -> torch.Tensor:
-    """Sum of coefficient times loss over the rows kept, summed in float64 where there is one."""
+    """Return the sum of coefficient times loss over the kept rows, in float64 if the device has it."""
     wide = training_loss.dtype if training_loss.device.type == "mps" else torch.float64
     total = (coefficient.to(wide) * training_loss.to(wide)).where(kept, 0.0).sum().to(training_loss.dtype)
     return total if factor is None else total * factor
 
 
 def _blank(values: RowValues, kept: torch.Tensor) -> RowValues:
-    """NaN and False in the rows ignored."""
+    """Set ignored rows to NaN and False."""
     blanked = [v.where(kept, torch.nan if v.is_floating_point() else False) for v in values]
     return RowValues(*blanked)

@@ -1,14 +1,13 @@
-"""Uniform numbers that depend on their keys alone.
+"""Uniform random numbers that depend only on their keys.
 
-A mask drawn from a stateful generator depends on how many numbers were drawn before it, hence on batch size,
-number of processes and workers, and on where a run was interrupted. Here each number is a hash of
-(seed, stream, epoch, sequence_id, position), so the masks of a training run are a property of the run, not of
-the way it was executed.
+A mask drawn from a stateful generator depends on how many numbers were drawn before it. So it depends on the batch
+size, the number of processes and workers, and on where a run was interrupted. Here each number is a hash of (seed,
+stream, epoch, sequence_id, position). So the masks of a training run do not depend on how it was executed.
 
-The hash applies the finaliser of SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number
-generators", OOPSLA 2014, with Stafford's variant 13 of the constants) once per key, adding the golden-ratio
-increment in between. torch integers are signed; their wrap-around products are those of unsigned 64-bit
-integers, and a logical shift is an arithmetic one followed by a mask.
+The hash applies the finaliser of SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014, with Stafford's variant 13 of the constants) once per key, and adds the golden-ratio increment in between.
+torch integers are signed. Their wrap-around products equal those of unsigned 64-bit integers, and a logical shift is an
+arithmetic shift followed by a mask.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
 
-# What a draw is for. Two uses of the same (seed, epoch, sequence, position) must not share a number.
+# The purpose of a draw. Two uses of the same (seed, epoch, sequence, position) must not share a number.
 STREAM_DROP = 1
 STREAM_REPLACEMENT = 2
 STREAM_ORDER = 3
@@ -38,16 +37,16 @@ def keyed_uniform(
     seed : int
         The run's seed, non-negative.
     stream : int
-        What the draw is for, one of the constants of this module.
+        The purpose of the draw, one of the constants of this module.
     epoch : int
-        The pass over the data, from 1.
+        The pass over the data, counted from 1.
     sequence_id, position : Tensor of int64
-        Stable identifiers of the sequences, and places in them; of shapes that broadcast, on one device.
+        Stable ids of the sequences, and positions in them. Their shapes must broadcast, on one device.
 
     Returns
     -------
-    Tensor of float64, in the shape that both broadcast to
-        In [0, 1), multiples of 2**-53; bit-identical on every device.
+    Tensor of float64, in the broadcast shape
+        In [0, 1), multiples of 2**-53. Bit-identical on every device.
     """
     assert sequence_id.dtype == torch.int64 and position.dtype == torch.int64, (sequence_id, position)
     state = mixed(seed, stream, epoch, sequence_id, position)
@@ -60,7 +59,7 @@ def mixed(*keys: int | torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     *keys : int or Tensor of int64
-        Of shapes that broadcast; at least one tensor.
+        Their shapes must broadcast. At least one must be a tensor.
     """
     device = next(key.device for key in keys if isinstance(key, torch.Tensor))
     state = torch.zeros((), dtype=torch.int64, device=device)

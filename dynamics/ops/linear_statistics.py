@@ -1,9 +1,9 @@
 """The fused operator: from hidden states and a head's weight to the loss, every token's statistics and the gradients.
 
-A language model's head makes N x V logits, by far the largest tensor of a training step, only to reduce them at
-once. Here a chunk of rows exists at a time; loss, entropy and argmax are read off it, and the gradients for the
-hidden states and for the weight are computed while it is there: three matrix products in all, which is what training
-needs without any statistics.
+A language model's head computes N x V logits, by far the largest tensor of a training step, and reduces them at once.
+Here only a chunk of rows exists at a time. Loss, entropy and argmax are computed from the chunk, and so are the
+gradients for hidden states and weight. This takes three matrix products in total, as many as training without any
+statistics.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dynamics.ops.head_pass import PassResult, WeightFunction, head_pass
 from dynamics.ops.row_statistics import HeadOptions
 from dynamics.ops.token_statistics import IGNORE_INDEX
 
-# Devices that can be told to fail on a condition without the host waiting for it.
+# Devices that support an asynchronous assertion, for which the host does not wait.
 _ASSERTING = ("cpu", "cuda")
 
 
 class LinearTokenStatistics(NamedTuple):
     """The loss of a batch, a scalar, and per-token values of shape (N,).
 
-    Only ``total_loss`` has a gradient. ``loss``, ``entropy`` and ``logsumexp`` are NaN, and ``correct`` False, where
-    the target is ignored; ``loss`` is without label smoothing.
+    Only ``total_loss`` has a gradient. At ignored targets, ``loss``, ``entropy`` and ``logsumexp`` are NaN and
+    ``correct`` is False. ``loss`` does not include label smoothing.
     """
 
     total_loss: torch.Tensor
@@ -50,59 +50,61 @@ def linear_token_statistics(
     label_smoothing: float = 0.0,
     chunk_rows: int | None = None,
 ) -> LinearTokenStatistics:
-    """Return the loss of a linear head, and loss, entropy and correctness of every token, in one pass.
+    """Return the loss of a linear head, and the loss, entropy and correctness of every token, in one pass.
 
-    The logits are z = logit_scale (W h + b), capped to softcap tanh(z / softcap), as transformers' models do it.
+    The logits are z = logit_scale (W h + b), capped to softcap tanh(z / softcap), as in transformers' models.
 
     Parameters
     ----------
     hidden : Tensor, shape (N, H)
-        The last hidden states. float32, float64, bfloat16 or float16; under autocast hidden, weight and bias are
+        The last hidden states: float32, float64, bfloat16 or float16. Under autocast, hidden, weight and bias are
         cast as ``torch.nn.functional.linear`` casts them.
     weight : Tensor, shape (V, H)
     targets : Tensor of int64, shape (N,)
         The token that each row predicts, or `ignore_index`.
     token_weight : Tensor of shape (N,), or callable, optional
-        The weight of each token's loss in the total; those of ignored rows count as 0, NaN too. A function is called
-        once a chunk with ``(loss, entropy, rows)`` and returns the weights of these rows, shape (n,). ``loss`` and
-        ``entropy`` are detached, of shape (n,) and the results' type; ``rows`` says which of the N rows they are, a
-        slice or indices as int64 on the inputs' device, so that ``known[rows]`` is what is known of them beforehand.
-        It must treat rows one by one; ignored ones may be among them (on accelerators). Weights get no gradient.
+        The weight of each token's loss in the total. Weights of ignored rows count as 0, even if they are NaN. A
+        function is called once per chunk with ``(loss, entropy, rows)``, and returns the weights of these rows, shape
+        (n,). ``loss`` and ``entropy`` are detached, of shape (n,) and in the results' dtype. ``rows`` selects these
+        rows among the N: a slice, or int64 indices on the inputs' device. Use it to index your own per-row data. The
+        function must treat each row separately. Ignored rows may be included (on accelerators). Weights get no
+        gradient.
     bias : Tensor, shape (V,), optional
         -inf masks a column.
     softcap : float, optional
         Gemma 2's ``final_logit_softcapping``.
     logit_scale : float, optional
-        Cohere's ``logit_scale``; Granite divides instead: give 1 / ``logits_scaling``.
+        Cohere's ``logit_scale``. Granite divides by ``logits_scaling`` instead: give its inverse.
     ignore_index : int
     label_smoothing : float
-        Share of a target spread evenly over the vocabulary, in the total and its gradients alone.
+        The share of the target's probability that is spread evenly over the vocabulary. Affects only the total and
+        its gradients.
     chunk_rows : int, optional
-        Rows of logits held at a time, on which last digits depend. The default suits the device (`ops.chunking`).
+        Rows of logits held at a time; affects rounding. The default depends on the device (`ops.chunking`).
 
     Returns
     -------
     LinearTokenStatistics
-        ``total_loss`` is the sum of weight times loss over the rows that are not ignored; without weights it is their
-        mean, NaN where there are none (as cross_entropy has it), with gradients of 0. The arithmetic is float32
-        (float64 for float64 inputs), and so are the results; ``correct`` is whether the target is the first argmax.
+        ``total_loss`` is the sum of weight times loss over the rows that are not ignored. Without weights it is their
+        mean, and NaN with gradients of 0 if there are none (like cross_entropy). Arithmetic and results are float32
+        (float64 for float64 inputs). ``correct`` is whether the target is the first argmax.
 
     Raises
     ------
     InputError
-        For shapes, types, devices or values that do not fit.
+        Shapes, dtypes, devices or values do not fit.
     RuntimeError
-        In the backward pass, where a gradient is asked through a per-token value (detach it) or a second derivative.
+        In the backward pass, if a gradient through a per-token value is needed (detach it), or a second derivative.
 
     Notes
     -----
-    On a CPU the products are float32 whatever the inputs, and entropy is read off the gradient where that is accurate
-    (`head_pass.IDENTITY_BOUND`). Elsewhere half-precision factors give float32 products: logits are not rounded as a
-    model's own are, but their gradient is, the next products' factor. On CUDA one Triton kernel treats the rows, or
-    plain torch where Triton is missing, as on other devices; neither has been run on a GPU so far.
+    On a CPU the products are float32 for any inputs, and entropy is computed from the gradient where that is accurate
+    (`head_pass.IDENTITY_BOUND`). On other devices half-precision factors give float32 products: logits are not rounded
+    as a model's own are, but their gradient is, because it is a factor of the next products. On CUDA a Triton kernel
+    treats the rows. Plain torch is used if Triton is missing, and on other devices. Neither has been run on a GPU yet.
 
-    Gradients are computed here, for the inputs that need them: none under ``no_grad``, where nothing is saved. Results
-    kept past the backward pass should be detached.
+    Gradients are computed here, for the inputs that need them. Under ``no_grad``, none are computed and nothing is
+    saved. Detach results that you keep beyond the backward pass.
 
     Examples
     --------
@@ -119,7 +121,7 @@ def linear_token_statistics(
 
 
 class _Static(NamedTuple):
-    """The arguments that are not tensors to autograd."""
+    """The arguments that are not tensors for autograd."""
 
     token_weight: torch.Tensor | WeightFunction | None
     options: HeadOptions
@@ -131,7 +133,7 @@ class _Static(NamedTuple):
 def _evaluated(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, static: _Static
 ) -> LinearTokenStatistics:
-    """With autograd where it is on and something needs a gradient."""
+    """Use autograd if it is enabled and an input needs a gradient."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
         outputs = _LinearTokenStatistics.apply(hidden, weight, bias, targets, static)  # type: ignore[no-untyped-call]
         return LinearTokenStatistics(*outputs)
@@ -147,7 +149,7 @@ def _run(
     *,
     needs: tuple[bool, bool, bool],
 ) -> PassResult:
-    # The types are settled: autocast must not round the chunks' own products.
+    # The dtypes are chosen already. Autocast must not round the products of the chunks.
     with torch.autocast(hidden.device.type, enabled=False):
         return head_pass(
             hidden.to(static.compute_type),
@@ -168,7 +170,7 @@ def _named(result: PassResult) -> LinearTokenStatistics:
 
 
 class _LinearTokenStatistics(torch.autograd.Function):
-    """Gradients are ready before anyone asks; backward multiplies them by the gradient that comes in."""
+    """Computes gradients in the forward pass. The backward pass multiplies them by the incoming gradient."""
 
     @staticmethod
     def forward(
@@ -183,7 +185,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
         result = _run(hidden, weight, bias, targets, static, needs=needs)
         ctx.save_for_backward(result.grad_hidden, result.grad_weight, result.grad_bias, result.factor)
         ctx.types = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        ctx.set_materialize_grads(False)  # tells a gradient of zeros from none at all
+        ctx.set_materialize_grads(False)  # distinguishes a zero gradient from none
         named = _named(result)
         ctx.mark_non_differentiable(named.correct)
         return tuple(named)
@@ -204,9 +206,9 @@ class _LinearTokenStatistics(torch.autograd.Function):
         if grad_total is None:
             return None, None, None, None, None
         *grads, factor = ctx.saved_tensors
-        # Not a scalar: as such it would be rounded to half precision before it multiplies a gradient in that.
+        # Not a scalar, which would be rounded to half precision before it multiplies a half-precision gradient.
         multiplier = (grad_total if factor is None else grad_total * factor).reshape(1)
-        # The buffers are multiplied in place unless this graph may be walked again.
+        # The buffers are multiplied in place, unless the graph may be used again.
         in_place = not _graph_is_kept()
         one = placement.host_computes(multiplier.device) and multiplier.item() == 1.0
         out: list[torch.Tensor | None] = []
@@ -216,14 +218,14 @@ class _LinearTokenStatistics(torch.autograd.Function):
             elif one:
                 out.append(grad.to(dtype))
             else:
-                # In one pass over the memory, rounded once.
+                # One pass over the memory, rounded once.
                 room = grad if in_place and grad.dtype == dtype else torch.empty_like(grad, dtype=dtype)
                 out.append(torch.mul(grad, multiplier, out=room))
         return (*out, None, None)
 
 
 def _graph_is_kept() -> bool:
-    """Whether the backward pass under way has retain_graph=True; True also where torch does not tell."""
+    """Whether the current backward pass has retain_graph=True; also True if torch does not tell."""
     kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return True if kept is None else bool(kept())
 
@@ -231,7 +233,7 @@ def _graph_is_kept() -> bool:
 def _options(softcap: float | None, logit_scale: float | None, label_smoothing: float) -> HeadOptions:
     for name, value in (("softcap", softcap), ("logit_scale", logit_scale)):
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value!r}: give a positive number, or None to have none")
+            raise InputError(f"{name} is {value!r}: give a positive number, or None to leave it out")
     if not 0.0 <= label_smoothing < 1.0:
         raise InputError(f"label_smoothing is {label_smoothing!r}: give a share in [0, 1)")
     return HeadOptions(
@@ -255,7 +257,7 @@ def _check_inputs(
     n_rows, n_hidden = hidden.shape
     if weight.ndim != 2 or weight.shape[1] != n_hidden or 0 in weight.shape:
         raise InputError(
-            f"weight has shape {tuple(weight.shape)}: it must be (vocabulary, {n_hidden}), as hidden has columns"
+            f"weight has shape {tuple(weight.shape)}: it must be (vocabulary, {n_hidden}), to match hidden's columns"
         )
     n_vocab = weight.shape[0]
     expected: list[tuple[str, Any, tuple[int, ...]]] = [("targets", targets, (n_rows,))]
@@ -276,21 +278,21 @@ def _check_inputs(
     if targets.dtype not in (torch.int64, torch.int32):
         raise InputError(f"targets have type {targets.dtype}: they must be token ids of type torch.int64")
     if chunk_rows is not None and (isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1):
-        raise InputError(f"chunk_rows is {chunk_rows!r}: give a whole number of rows from 1, or None")
+        raise InputError(f"chunk_rows is {chunk_rows!r}: give an integer from 1, or None")
     wrong = (targets != ignore_index) & ((targets < 0) | (targets >= n_vocab))
     if placement.host_computes(hidden.device) or hidden.device.type not in _ASSERTING:
         if bool(wrong.any()):
             raise InputError(
-                f"target {int(targets[wrong][0])} at row {int(wrong.nonzero()[0, 0])} is no column of a vocabulary of "
+                f"target {int(targets[wrong][0])} at row {int(wrong.nonzero()[0, 0])} is not in a vocabulary of "
                 f"{n_vocab}: give ids from 0 to {n_vocab - 1}, or {ignore_index} to ignore a row"
             )
     else:
-        # Checked on the device, for the host does not wait here; as in cross_entropy, it fails at the next wait.
+        # Checked on the device, so that the host need not wait. As in cross_entropy, it fails at the next wait.
         torch._assert_async(~wrong.any())
 
 
 def _compute_type(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.dtype:
-    """The type that a linear layer would compute in."""
+    """Return the dtype in which a linear layer would compute."""
     tensors = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
     for name, value in tensors.items():
         if value.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
@@ -301,6 +303,6 @@ def _compute_type(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     for name, value in tensors.items():
         if value.dtype != hidden.dtype:
             raise InputError(
-                f"{name} has type {value.dtype} and hidden {hidden.dtype}: cast one to the other, or use autocast"
+                f"{name} has type {value.dtype} but hidden {hidden.dtype}: cast one to the other, or use autocast"
             )
     return hidden.dtype

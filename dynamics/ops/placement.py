@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, and with it whether the host may look at a tensor at no cost."""
+"""Whether the host does the computing, so that it can read a tensor's values without waiting."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 
 
 def host_computes(device: torch.device) -> bool:
-    """Return whether the host computes, and so knows at once what a tensor holds.
+    """Return whether the host computes, and can read a tensor's values at no cost.
 
-    Elsewhere the host queues work and runs ahead; whatever makes it look at a value makes it wait. Every such decision
-    of `dynamics.ops` asks here, as ``placement.host_computes``: tests put another answer in its place to send a CPU
-    down the route of accelerators.
+    On other devices the host queues work and runs ahead, and reading a value makes it wait. All code in `dynamics.ops`
+    that depends on this calls ``placement.host_computes``. Tests replace this function to run the accelerator code on
+    a CPU.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
 """The three matrix products of a linear head, by either of two routes.
 
-Results are float32 at least. Of half-precision factors that is the exact sum's one rounding less than torch.mm makes:
-on CUDA the tensor cores add up in float32 and write that; on devices whose torch.mm has no such output the factors are
-turned to float32, which gives products of the same numbers.
+Results are at least float32. For half-precision factors this saves the rounding that torch.mm does at the end: on CUDA
+the tensor cores accumulate and write float32. On devices whose torch.mm has no such output, the factors are converted
+to float32, which gives the same products.
 
-On x86 CPUs torch's own float32 products (``torch.mm``) go to MKL; torch also carries oneDNN, whose dense float32
-product is reached through the operator that TorchInductor generates code for. Which of the two is faster differs
-between processors of one family, and with the shape: `dynamics.ops.routes` chooses. Both are exact to float32's
-rounding, and differ in it.
+On x86 CPUs torch's own float32 products (``torch.mm``) use MKL. torch also includes oneDNN, whose dense float32 product
+is available through the operator that TorchInductor generates code for. Which one is faster differs between processors
+of one family, and between shapes: `dynamics.ops.routes` chooses. Both are exact to float32 rounding, but round
+differently.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dynamics.ops.chunking import spans
 
 Route = Literal["onednn", "mm"]
 
-# Elements of a partial product of the weight's gradient: 1 MiB of float32, read back from cache when added.
+# Elements of a partial product of the weight's gradient: 1 MiB of float32, which is still in cache when it is added.
 _PARTIAL_ELEMENTS = 1 << 18
 
-# oneDNN adds up a dot product in order, in float32: beyond so many terms the error of logits nears 1e-6 (10 + max |z|).
-# Longer ones come in slices, which are added up.
+# oneDNN sums a dot product sequentially in float32. With more terms, the error of logits gets close to
+# 1e-6 (10 + max |z|). Longer dot products are split into slices, which are then added.
 _MOST_TERMS = 512
 _SLICE_TERMS = 256
 
@@ -37,7 +37,7 @@ def has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
     Parameters
     ----------
     dtype : torch.dtype
-        Of the factors.
+        The dtype of the factors.
     device : torch.device
 
     Returns
@@ -55,16 +55,16 @@ def has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def _onednn(route: Route, *factors: torch.Tensor) -> bool:
-    """Whether oneDNN multiplies these on a route: such as are laid out as matrices or transposes of such.
+    """Whether oneDNN multiplies these factors on a route: only matrices, or transposes of matrices, in memory.
 
-    oneDNN has a fast kernel for those; for two factors cut out of wider matrices it falls back to one that takes
-    seconds (seen in torch 2.13).
+    oneDNN has a fast kernel for these. For two factors cut out of wider matrices it uses one that takes seconds
+    (observed in torch 2.13).
     """
     return route == "onednn" and all(a.numel() > 0 and (a.is_contiguous() or a.t().is_contiguous()) for a in factors)
 
 
 def _by_onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """a b^T + bias, new."""
+    """Return a b^T + bias in a new tensor."""
     out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return out
 
@@ -74,7 +74,7 @@ def _half(a: torch.Tensor) -> bool:
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """a b, float32 of half-precision factors and of the factors' type otherwise; into `out` where that is given."""
+    """Return a b: float32 for half-precision factors, otherwise in the factors' dtype. Write to `out` if given."""
     if not _half(a):
         return torch.mm(a, b, out=out)
     if a.device.type == "cuda":
@@ -83,7 +83,7 @@ def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) 
 
 
 def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Add a b, as `_product` gives it, to `total`."""
+    """Add a b, computed like `_product`, to `total`."""
     if not _half(a):
         total.addmm_(a, b)
     elif a.device.type != "cuda":
@@ -93,7 +93,7 @@ def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None
 
 
 def weight_slices(weight: torch.Tensor, route: Route) -> tuple[torch.Tensor, ...]:
-    """Cut a weight along its columns as `logits_product` wants it: made once a pass, a copy if there are several.
+    """Split a weight by columns for `logits_product`. Called once per pass. Several slices are copies.
 
     Parameters
     ----------
@@ -103,11 +103,11 @@ def weight_slices(weight: torch.Tensor, route: Route) -> tuple[torch.Tensor, ...
     Returns
     -------
     Tensors of shape (V, at most H)
-        Side by side they are `weight`.
+        Placed side by side, they are `weight`.
     """
     if weight.shape[1] <= _MOST_TERMS or not _onednn(route, weight):
         return (weight,)
-    transposed = weight.t().contiguous()  # its rows are cut without leaving the layouts that are fast
+    transposed = weight.t().contiguous()  # slices of its rows keep a layout that is fast
     return tuple(transposed[start:stop].t() for start, stop in spans(weight.shape[1], _SLICE_TERMS))
 
 
@@ -124,16 +124,16 @@ def logits_product(
     ----------
     hidden : Tensor, shape (N, H)
     slices : Tensors of shape (V, at most H)
-        From `weight_slices`, for this route.
+        From `weight_slices`, for the same route.
     bias : Tensor, shape (V,), or None
     route : "onednn" or "mm"
     out : Tensor, shape (N, V), optional
-        Where to write it, of the result's type; new otherwise. Not for oneDNN.
+        The output, in the result's dtype. By default a new tensor. Not for oneDNN.
 
     Returns
     -------
     Tensor, shape (N, V)
-        float32 of half-precision factors, as of every product here.
+        float32 for half-precision factors, like every product here.
     """
     if not _onednn(route, hidden, *slices):
         (weight,) = slices
@@ -152,7 +152,7 @@ def logits_product(
 
 
 def hidden_product(grad: torch.Tensor, weight: torch.Tensor, route: Route) -> torch.Tensor:
-    """Return grad weight, new: the gradient for the hidden states.
+    """Return grad weight in a new tensor: the gradient for the hidden states.
 
     Parameters
     ----------
@@ -175,12 +175,12 @@ def hidden_product(grad: torch.Tensor, weight: torch.Tensor, route: Route) -> to
 
 
 def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, route: Route, *, first: bool) -> None:
-    """Add a^T b to `total`, or write it there.
+    """Add a^T b to `total`, or overwrite `total` with it.
 
     Parameters
     ----------
     total : Tensor, shape (V, H)
-        Changed in place. Of the factors' type, or float32 for half-precision factors.
+        Changed in place. In the factors' dtype, or float32 for half-precision factors.
     a : Tensor, shape (N, V)
     b : Tensor, shape (N, H)
     route : "onednn" or "mm"
@@ -188,7 +188,7 @@ def accumulate_outer_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rou
         Overwrite `total`, which may be uninitialised.
     """
     if _onednn(route, a, b):
-        # No output argument and no accumulation there: in slices, so that what is added is still in cache.
+        # oneDNN cannot write to or add to an output. Slices keep what is added in the cache.
         bt = b.t()
         for start, stop in spans(total.shape[0], max(64, _PARTIAL_ELEMENTS // total.shape[1])):
             partial = _by_onednn(a[:, start:stop].t(), bt)
@@ -208,7 +208,7 @@ def accumulate_rows_(total: torch.Tensor, a: torch.Tensor, c: torch.Tensor, scal
     Parameters
     ----------
     total : Tensor, shape (V,)
-        Changed in place. Of the factors' type, or float32 for half-precision factors.
+        Changed in place. In the factors' dtype, or float32 for half-precision factors.
     a : Tensor, shape (N, V)
     c : Tensor, shape (N,)
     scale : float

@@ -1,8 +1,8 @@
-"""Which route a head's products take, where torch offers two: measured once, kept, told, and restored.
+"""Chooses between the two routes that torch offers for a head's products. Measured once, cached, reported, restored.
 
-Which one is faster is known only by trying: it differs between processors of one family, and with the shape. The
-outcome of a timing must not change a run's bits, though. So what was chosen is kept in the cache, by processor, torch,
-threads and shape, where later processes find it; and a run can write down what it took and take it again.
+Only measuring tells which route is faster: it differs between processors of one family, and between shapes. But the
+outcome of a timing must not change the results of a run. Therefore the choice is cached by processor, torch version,
+threads and shape, and later processes use it. A run can also record its routes, and restore them later.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ ROUTES: tuple[Route, ...] = get_args(Route)
 VARIABLE = "DYNAMICS_HEAD_ROUTE"
 _FILE = "head-routes"
 
-# Shapes are told apart by powers of two, and not at all below these.
+# Shapes are rounded up to powers of two. Smaller shapes than these are treated alike.
 _LEAST_HIDDEN = 64
 _LEAST_VOCABULARY = 1024
 
-# What a timing may cost: some 8 ms a call on one slow core. Other work may disturb calls: the least of several is.
+# The size of a timing: about 8 ms per call on one slow core. Other work may disturb calls, so the minimum is used.
 _OPERATIONS = 8e8
 _FEWEST_ROUNDS = 5
 _MOST_ROUNDS = 9
 _ENOUGH_SECONDS = 0.06
 
-# By how much oneDNN must be faster. Where both are about equal, the noise of a timing should not choose.
+# How much faster oneDNN must be. If both are about equal, timing noise should not decide.
 _MARGIN = 0.95
 
 _lock = threading.RLock()
@@ -53,15 +53,15 @@ _forced: Route | None = None
 def head_route(n_hidden: int, n_vocab: int, dtype: torch.dtype, device: torch.device) -> Route:
     """Return the route of a head's products.
 
-    Where there are two (`products.has_onednn`) it is, in this order: the one that this process has taken or restored
-    for the shape, that of the environment variable DYNAMICS_HEAD_ROUTE, that of the cache, the faster one.
+    If there are two (`products.has_onednn`), it is the first of these: the one that this process has used or restored
+    for the shape, the environment variable DYNAMICS_HEAD_ROUTE, the cached one, the faster one.
 
     Parameters
     ----------
     n_hidden, n_vocab : int
         H and V of the weight.
     dtype : torch.dtype
-        Of the factors.
+        The dtype of the factors.
     device : torch.device
 
     Returns
@@ -71,7 +71,7 @@ def head_route(n_hidden: int, n_vocab: int, dtype: torch.dtype, device: torch.de
     Raises
     ------
     InputError
-        If the environment variable names no route.
+        The environment variable names no route.
     """
     if not has_onednn(dtype, device):
         return "mm"
@@ -89,34 +89,34 @@ def head_route(n_hidden: int, n_vocab: int, dtype: torch.dtype, device: torch.de
 
 
 def chosen_routes() -> dict[str, str]:
-    """Return the routes that this process has taken or restored: what a run should write down.
+    """Return the routes that this process has used or restored, for a run to record.
 
     Returns
     -------
     dict
-        From a description of processor, torch, threads and shape to "onednn" or "mm". Empty where there is nothing to
+        Maps a description of processor, torch, threads and shape to "onednn" or "mm". Empty if there is nothing to
         choose.
 
     Examples
     --------
-    >>> restore_routes(chosen_routes())  # in another process: takes the same routes, and measures nothing
+    >>> restore_routes(chosen_routes())  # in another process: uses the same routes, and measures nothing
     """
     with _lock:
         return dict(sorted(_chosen.items()))
 
 
 def restore_routes(routes: Mapping[str, str]) -> None:
-    """Take these routes from now on, whatever the cache says, and measure none of their shapes.
+    """Use these routes from now on, whatever the cache says, without measuring their shapes.
 
     Parameters
     ----------
     routes : mapping
-        From `chosen_routes`. Entries of other machines, versions and numbers of threads are kept, and have no effect.
+        From `chosen_routes`. Entries for other machines, versions and numbers of threads are kept but not used.
 
     Raises
     ------
     InputError
-        For what is no such mapping, or where DYNAMICS_HEAD_ROUTE says something else about this machine.
+        `routes` is not such a mapping, or DYNAMICS_HEAD_ROUTE contradicts it for this machine.
     """
     if not isinstance(routes, Mapping):
         raise InputError(f"routes are {routes!r}: give what chosen_routes() returned")
@@ -128,7 +128,7 @@ def restore_routes(routes: Mapping[str, str]) -> None:
         found[key] = _checked(name, f"the route of {key!r}")
         if override is not None and override != name and key.startswith(f"{_machine()};"):
             raise InputError(
-                f"{VARIABLE} is {override}, but what is gone on with took {name}: unset {VARIABLE}, or set it to {name}"
+                f"{VARIABLE} is {override}, but the resumed run used {name}: unset {VARIABLE}, or set it to {name}"
             )
     with _lock:
         _chosen.update(found)
@@ -136,7 +136,7 @@ def restore_routes(routes: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def forced(route: Route) -> Iterator[None]:
-    """Take a route for the while, where there are two, and remember nothing: to compare them.
+    """Temporarily use a route, if there are two, and do not remember it. For comparisons.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def forced(route: Route) -> Iterator[None]:
 
 @functools.cache
 def processor() -> str:
-    """Return the name of this machine's processor, as precisely as the system tells it."""
+    """Return the name of this machine's processor, as precisely as the system reports it."""
     path = Path("/proc/cpuinfo")
     fields: dict[str, str] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -166,14 +166,14 @@ def processor() -> str:
 
 
 def faster(seconds: Mapping[Route, float]) -> Route:
-    """Return the route to take, given each one's seconds."""
+    """Return the route to use, given the seconds of each."""
     return "onednn" if seconds["onednn"] <= _MARGIN * seconds["mm"] else "mm"
 
 
 def time_routes(
     calls: Mapping[Route, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
 ) -> dict[Route, float]:
-    """Return the least seconds that each call takes, in turns, after a first round that warms up.
+    """Return the fewest seconds that each call took. Calls alternate, after a first warm-up round.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def time_routes(
 
 
 def _bucket(size: int, least: int) -> int:
-    """The power of two from `size` on."""
+    """Return the smallest power of two that is at least `size` and `least`."""
     return 1 << (max(size, least) - 1).bit_length()
 
 
@@ -221,7 +221,7 @@ def _override() -> Route | None:
 
 
 def _from_cache(key: str, measure: Callable[[], dict[Route, float]]) -> Route:
-    """The cache's route, or the faster one, which the cache then holds."""
+    """Return the cached route; or measure, and cache the faster one."""
     made: list[dict[str, Any]] = []
 
     def make() -> dict[str, Any]:
@@ -239,9 +239,9 @@ def _from_cache(key: str, measure: Callable[[], dict[Route, float]]) -> Route:
 
 @functools.cache
 def _warn(problem: str) -> None:
-    """Once a process: every shape would say the same."""
+    """Warn once per process, because the warning would be the same for every shape."""
     log.warning(
-        "the cache does not keep which route of the head's products is faster (%s): another run may take another, and "
+        "the cache cannot keep which route of the head's products is faster (%s): another run may take the other, and "
         "differ in rounding; set DYNAMICS_CACHE to a folder that can be written, or %s",
         problem,
         VARIABLE,
@@ -249,10 +249,10 @@ def _warn(problem: str) -> None:
 
 
 def _measure(h: int, v: int) -> dict[Route, float]:
-    """Seconds of one chunk's three products, by each route.
+    """Return the seconds of one chunk's three products, by each route.
 
-    Of a large vocabulary a part, which takes the same time a column. Nothing random is drawn, and nothing that the
-    caller is in the midst of (autograd, autocast, a mode that watches or replaces operators) sees it.
+    For a large vocabulary only a part is measured, which takes the same time per column. No random numbers are drawn,
+    and the caller's torch state (autograd, autocast, modes that watch or replace operators) is not involved.
     """
     cpu = torch.device("cpu")
     n = rows_per_chunk(v, torch.float32, cpu)
@@ -267,11 +267,11 @@ def _measure(h: int, v: int) -> dict[Route, float]:
             accumulate_outer_(total, logits, hidden, route, first=False)
 
         calls = {route: functools.partial(chunk, route, weight_slices(weight, route)) for route in ROUTES}
-        # Of one thread the processor time, which other work on the same core does not stretch.
+        # With one thread, processor time is used, which other work on the same core does not affect.
         return time_routes(calls, time.thread_time if torch.get_num_threads() == 1 else time.perf_counter)
 
 
 def _data(rows: int, columns: int) -> torch.Tensor:
-    """Some numbers in [-0.5, 0.5)."""
+    """Return some numbers in [-0.5, 0.5)."""
     count = torch.arange(rows * columns, dtype=torch.float32, device="cpu")
     return count.remainder_(97.0).div_(97.0).sub_(0.5).view(rows, columns)

@@ -15,28 +15,28 @@ from dynamics.ops import placement
 # Columns reduced at a time in the search for the maximum.
 _BLOCK = 64
 
-# exp(-1e4) is 0 in float64 too: a logit this far below the largest has no share in any sum.
+# exp(-1e4) is 0, also in float64: a logit this far below the largest contributes nothing to any sum.
 _NO_SHARE = -1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
-    """What happens between a head's product u and its loss.
+    """The steps between a head's product u and its loss.
 
-    z = logit_scale u (Cohere; Granite divides: give the inverse), then z = softcap tanh(z / softcap) (Gemma 2, eq. in
+    z = logit_scale u (Cohere; for Granite, which divides, the inverse), then z = softcap tanh(z / softcap) (Gemma 2,
     section 2), then cross-entropy with a share `label_smoothing` of the target spread over the vocabulary.
     """
 
     softcap: float | None = None
     logit_scale: float = 1.0
     label_smoothing: float = 0.0
-    statistics: bool = True  # False: the loss alone, to measure what the rest costs
+    statistics: bool = True  # False computes only the loss, to measure the cost of the rest
 
 
 class RowValues(NamedTuple):
     """Per-row values of shape (N,), in float32 (float64 for float64 logits); `correct` is bool.
 
-    ``training_loss`` has label smoothing in it; the others are of the plain distribution.
+    ``training_loss`` includes label smoothing. The other values are of the plain distribution.
     """
 
     training_loss: torch.Tensor
@@ -49,8 +49,8 @@ class RowValues(NamedTuple):
 def first_argmax(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the largest value of each row and the first column that has it.
 
-    On CPUs torch finds a maximum ten times as fast as its index; so first the maxima of blocks, then the index in
-    one block.
+    On CPUs torch finds a maximum ten times as fast as its index. Therefore the maxima of blocks are found first, and
+    then the index in one block.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def first_argmax(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def gather(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return z[i, y[i]] of each row i."""
+    """Return z[i, y[i]] for each row i."""
     return z.gather(1, y[:, None])[:, 0]
 
 
 def not_negative_(x: torch.Tensor) -> torch.Tensor:
-    """Lift rounding errors below 0 to it, in place; adding 0 leaves no minus sign on it."""
+    """Set negative rounding errors to 0, in place. Adding 0 turns -0.0 into 0.0."""
     return x.clamp_min_(0.0).add_(0.0)
 
 
@@ -104,25 +104,25 @@ def subtract_target_(p: torch.Tensor, y: torch.Tensor, label_smoothing: float) -
 def direct_rows(
     u: torch.Tensor, y: torch.Tensor, options: HeadOptions, *, gradient: bool
 ) -> tuple[RowValues, torch.Tensor]:
-    """Return the statistics of rows, E_p[z] summed directly, and the gradient for `u` over logit_scale.
+    """Return the statistics of rows, with E_p[z] summed directly, and the gradient for `u` divided by logit_scale.
 
-    Entropy is log s - E_p[z - max], with s the sum of exp(z - max): two terms of one sign, nothing cancels.
+    Entropy is log s - E_p[z - max], where s is the sum of exp(z - max). Both terms have one sign, so nothing cancels.
 
     Parameters
     ----------
     u : Tensor, shape (N, V)
         The product, before logit_scale and softcap. Used as scratch space.
     y : Tensor of int64, shape (N,)
-        Targets, all of them columns.
+        Targets; each must be a column.
     options : HeadOptions
     gradient : bool
-        Whether the second result is wanted; otherwise it is undefined.
+        Whether the second result is needed. If not, it is undefined.
 
     Returns
     -------
     RowValues
     Tensor, shape (N, V)
-        d training_loss / d z times d z / d (logit_scale u), in the type that the arithmetic has.
+        d training_loss / d z times d z / d (logit_scale u), in the dtype of the arithmetic.
     """
     smoothing = options.label_smoothing
     z = u if u.dtype == torch.float64 else u.float()
@@ -142,53 +142,53 @@ def direct_rows(
     if not options.statistics:
         entropy = torch.full_like(loss, torch.nan)
     elif options.softcap is None:
-        # A logit of -inf would make NaN of 0 times it.
+        # A logit of -inf would give 0 times -inf, which is NaN.
         entropy = not_negative_(log_s - z.clamp_(min=_NO_SHARE).mul_(p).sum(-1) / mass)
-    else:  # capped logits are finite, and needed once more below
+    else:  # capped logits are finite, and are needed again below
         entropy = not_negative_(log_s - (z * p).sum(-1) / mass)
     if gradient:
         subtract_target_(p, y, smoothing)
         if options.softcap is not None:
             z.add_(top[:, None]).mul_(1.0 / options.softcap).square_()
             p.addcmul_(p, z, value=-1.0)
-    correct = (best == y) & (z_y == top)  # the second excludes rows with NaN
+    correct = (best == y) & (z_y == top)  # the second condition excludes rows with NaN
     return RowValues(smoothed(loss, mean_loss, smoothing), loss, entropy, correct, top + log_s), p
 
 
 def _log_of_sum(p: torch.Tensor, best: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """Return log s, s the sum of exp(z - max), from p = exp(z - max) / s~.
+    """Return log s, where s is the sum of exp(z - max), from p = exp(z - max) / s~.
 
-    The largest probability is 1/s~, which never underflows. torch's softmax adds up s~ in order, loses small terms
-    beside large ones, and leaves p with a mass that is not quite 1; torch's sum is pairwise: s = s~ mass.
+    The largest probability is 1/s~, which never underflows. torch's softmax sums s~ sequentially and loses small terms
+    next to large ones, so the sum of p (its mass) is not exactly 1. torch's sum is pairwise, so s = s~ mass.
     """
     return mass.log() - gather(p, best).log()
 
 
 class NormalisedRows(NamedTuple):
-    """Statistics without the entropy, and what the entropy needs once the gradient's product is known."""
+    """Statistics without the entropy, and the terms from which it is computed once the gradient's product is known."""
 
     values: RowValues
     mass: torch.Tensor
 
 
 def normalised_rows_(z: torch.Tensor, y: torch.Tensor, options: HeadOptions, bound: float) -> NormalisedRows | None:
-    """Turn logits into the gradient of their loss in place and return the statistics but for the entropy.
+    """Turn logits into the gradient of their loss, in place, and return all statistics except the entropy.
 
     Parameters
     ----------
     z : Tensor of float32 or float64, shape (N, V)
-        Logits on entry, p - q on return, with q the target distribution.
+        Logits on entry; p - q on return, where q is the target distribution.
     y : Tensor of int64, shape (N,)
     options : HeadOptions
         Its logit_scale is not applied.
     bound : float
-        Where the logits that matter exceed it, nothing is done.
+        If the logits that matter exceed it, nothing is changed.
 
     Returns
     -------
     NormalisedRows or None
-        None if a row's largest logit, its target's or its mean one (which counts under label smoothing) exceeds
-        `bound`; ``entropy`` is empty of meaning. Logits far below the largest do not matter: they have no share.
+        None if a row's largest logit, its target's logit or, under label smoothing, its mean logit exceeds `bound`.
+        ``entropy`` has no meaning. Logits far below the largest do not matter, because they contribute nothing.
     """
     smoothing = options.label_smoothing
     z_y = gather(z, y)
@@ -218,12 +218,12 @@ def normalised_rows_(z: torch.Tensor, y: torch.Tensor, options: HeadOptions, bou
 
 
 def identity_entropy(rows: NormalisedRows, product: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of rows from the gradient of their loss: no pass over the vocabulary of its own.
+    """Return the entropy of rows from the gradient of their loss, without another pass over the vocabulary.
 
-    For a head without bias and softcap, z = W h, and with L the loss and q the target distribution (label smoothing
-    included), H = L - <h, dL/dh>, since <h, dL/dh> = E_p[z] - E_q[z] and L = lse - E_q[z]. The gradient is computed
-    anyway. That holds for p of mass 1; rounding leaves it at `mass` = 1 + d, which would put an error of d z into
-    the difference, so E_p[z] is divided by it.
+    For a head without bias and softcap, z = W h. Let L be the loss and q the target distribution, with label smoothing.
+    Then H = L - <h, dL/dh>, because <h, dL/dh> = E_p[z] - E_q[z] and L = lse - E_q[z]. The gradient is computed anyway.
+    This holds if p sums to 1. Rounding makes its sum `mass` = 1 + d, which would add an error of d z to the difference.
+    Therefore E_p[z] is divided by it.
 
     Parameters
     ----------

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 IGNORE_INDEX = -100
 
-# Rows of logits turned to float32 at a time: 64 Mi elements are 256 MiB, far below the logits themselves.
+# Rows of logits converted to float32 at a time: 64 Mi elements are 256 MiB, much less than the logits themselves.
 _CHUNK_ELEMENTS = 1 << 26
 
 
 class TokenStatistics(NamedTuple):
-    """Per-token values, each of shape (N,): NaN and False where the target is ignored."""
+    """Per-token values, each of shape (N,): NaN and False at ignored targets."""
 
     loss: torch.Tensor
     entropy: torch.Tensor
@@ -23,20 +23,20 @@ class TokenStatistics(NamedTuple):
 
 @torch.no_grad()
 def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> TokenStatistics:
-    """Return loss, Shannon entropy and argmax-correctness of every prediction.
+    """Return the loss, the Shannon entropy and the argmax correctness of every prediction.
 
     Parameters
     ----------
     logits : Tensor, shape (N, V)
-        Any floating type; the arithmetic is float32 (float64 for float64 logits).
+        Any floating-point dtype. The arithmetic is float32 (float64 for float64 logits).
     targets : Tensor of int64, shape (N,)
-        Token predicted by each row, or -100 where there is no prediction.
+        The token that each row predicts, or -100 if it predicts none.
 
     Returns
     -------
     TokenStatistics
-        ``loss`` = lse(z) - z_y and ``entropy`` = lse(z) - E_p[z], both in nats; ``correct`` is whether y is
-        the argmax (the first one, where several logits are equal).
+        ``loss`` = lse(z) - z_y and ``entropy`` = lse(z) - E_p[z], both in nats. ``correct`` is whether y is the argmax
+        (the first one, if several logits are equal).
     """
     n_rows, n_vocab = logits.shape
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -52,12 +52,12 @@ def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> TokenStatis
         log_p = torch.log_softmax(z, dim=-1)
         chosen = log_p.gather(1, y.clamp_min(0)[:, None])[:, 0]
         p = log_p.exp()
-        # 0 log 0 = 0: a logit of -inf (a masked vocabulary entry) has no share in the entropy.
+        # 0 log 0 = 0: a logit of -inf (a masked vocabulary entry) contributes nothing to the entropy.
         plog = torch.where(p > 0, p * log_p, 0.0)
         loss[part] = torch.where(kept, -chosen, torch.nan)
         entropy[part] = torch.where(kept, -plog.sum(-1), torch.nan)
         correct[part] = kept & (z.argmax(-1) == y)
-    # A certain token comes out as -0.0, or a rounding error below it; adding 0 leaves no minus sign.
+    # For a certain token, rounding gives -0.0 or slightly less. Adding 0 turns -0.0 into 0.0.
     return TokenStatistics(loss.clamp_min_(0.0).add_(0.0), entropy.clamp_min_(0.0).add_(0.0), correct)
 
 
@@ -74,16 +74,16 @@ def weighted_loss(
     ----------
     logits : Tensor, shape (N, V)
     targets : Tensor of int64, shape (N,)
-        -100 where there is no prediction.
+        -100 where nothing is predicted.
     token_weight : Tensor, shape (N,), optional
-        A weight per token; without it each counts once.
+        A weight per token. By default each token counts once.
     label_smoothing : float
-        Share of the target's probability spread evenly over the vocabulary (Szegedy et al. 2016, eq. 3).
+        The share of the target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016, eq. 3).
 
     Returns
     -------
     Tensor, scalar
-        In nats, differentiable. Divide by the number of predicted tokens in the optimiser's whole batch.
+        In nats, differentiable. Divide it by the number of predicted tokens in all micro-batches of the step.
     """
     z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if token_weight is None:
@@ -93,14 +93,14 @@ def weighted_loss(
 
 
 def shift(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pair each prediction with the token that it predicts: the only place where the shift happens.
+    """Pair each prediction with the token that it predicts. This is the only place where the shift happens.
 
     Parameters
     ----------
     logits : Tensor, shape (B, T, V)
-        ``logits[b, p]`` is the prediction made after reading positions 0 to p.
+        ``logits[b, p]`` is the prediction after reading positions 0 to p.
     labels : Tensor of int64, shape (B, T)
-        The token at each position, or -100 where it has no prediction. Position 0 never has one.
+        The token at each position, or -100 if it is not predicted. Position 0 never is.
 
     Returns
     -------
@@ -112,18 +112,19 @@ def shift(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def unshift(values: torch.Tensor, n_sequences: int, fill: float | bool) -> torch.Tensor:
-    """Put values of predictions back at the tokens predicted: the inverse of `shift`.
+    """Move values of predictions back to the predicted tokens: the inverse of `shift`.
 
     Parameters
     ----------
-    values : Tensor, shape (n_sequences * (T - 1),)
+    values : Tensor, shape (B * (T - 1),)
     n_sequences : int
+        B, the number of batch rows.
     fill : float or bool
-        What position 0 gets.
+        The value at position 0.
 
     Returns
     -------
-    Tensor, shape (n_sequences, T)
+    Tensor, shape (B, T)
     """
     values = values.view(n_sequences, -1)
     return torch.cat([values.new_full((n_sequences, 1), fill), values], dim=1)

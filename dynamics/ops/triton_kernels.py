@@ -1,7 +1,7 @@
-"""The row kernel for CUDA: one program a row reads it once for all statistics, and once more for the gradient.
+"""The row kernel for CUDA: one program per row reads it once for all statistics, and once more for the gradient.
 
-Import it only where Triton is installed. It is checked under Triton's interpreter (TRITON_INTERPRET=1, on a CPU) and
-compiles for NVIDIA GPUs; it has not been run, or timed, on one.
+Import it only if Triton is installed. It is tested under Triton's interpreter (TRITON_INTERPRET=1, on a CPU) and
+compiles for NVIDIA GPUs. It has not been run or timed on a GPU.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import torch
 
 from dynamics.ops.row_statistics import HeadOptions, RowValues
 
-# By name, since type checkers need not find Triton.
+# Imported by name, because type checkers may not find Triton.
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-# Columns that a program holds at a time: 8 a thread, two loads of 16 bytes in float32 and one store of 16 in half
-# precision. Each thread keeps sums for each of its 8 (see `_reduced_row`), in some 64 registers: three or four programs
-# of 8 warps are on a multiprocessor together, with more than enough loads under way for its share of the bandwidth.
+# Columns that a program holds at a time: 8 per thread, two 16-byte loads in float32 and one 16-byte store in half
+# precision. Each thread keeps sums for each of its 8 columns (see `_reduced_row`), in about 64 registers. So three or
+# four programs of 8 warps fit on a multiprocessor, with more than enough loads in flight for its share of bandwidth.
 _MAX_BLOCK = 2048
 _WARPS = 8
 
 
-# A program has one row, and holds BLOCK of its columns at a time. Parameters have no annotations because Triton looks
-# their names up. The vocabulary is a constant of the compiled kernel: a model has one. All blocks but the last are full
-# and need no mask, which would narrow their loads where V is odd. What a kernel calls must be compiled for it too, and
-# is put into it.
+# A program handles one row, BLOCK columns at a time. Parameters have no annotations, because Triton looks their names
+# up. The vocabulary is a constant of the compiled kernel, since a model has only one. All blocks but the last are full
+# and need no mask, which would narrow their loads where V is odd. Functions that a kernel calls must be compiled by
+# Triton too, and are inlined.
 @triton.jit
 def _tanh_of_ratio(z, softcap):  # type: ignore[no-untyped-def]
-    """tanh(z / softcap), by the exponential."""
+    """Return tanh(z / softcap), computed with the exponential."""
     return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / softcap))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _as_logits(u, logit_scale, softcap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Products times logit_scale, capped, in float32."""
+    """Return products times logit_scale, capped, in float32."""
     z = u * logit_scale
     if CAPPED:
         z = softcap * _tanh_of_ratio(z, softcap)
@@ -45,15 +45,15 @@ def _as_logits(u, logit_scale, softcap, CAPPED: tl.constexpr):  # type: ignore[n
 
 @triton.jit
 def _taken_in(z, start, top, best, mass, moment):  # type: ignore[no-untyped-def]
-    """A block's logits taken into running values, each thread's columns into its own.
+    """Merge a block's logits into running values, one set per column of the block.
 
-    Online, after Milakov & Gimelshein, "Online normalizer calculation for softmax" (2018): `mass`, of exp(z - top), and
-    `moment`, of (z - top) exp(z - top), are relative to the largest logit so far.
+    An online algorithm after Milakov & Gimelshein, "Online normalizer calculation for softmax" (2018): `mass`, the sum
+    of exp(z - top), and `moment`, of (z - top) exp(z - top), are relative to the largest logit so far.
     """
     rise = z - top
-    higher = z > top  # strictly: the first of equals stays; not of NaN, which goes into mass
+    higher = z > top  # strict: the first of equal logits stays. False for NaN, which goes into mass
     shared = tl.exp(-tl.abs(rise))
-    rise = tl.minimum(tl.maximum(rise, -1.0e4), 1.0e4)  # as good as infinite, but 0 times it is 0
+    rise = tl.minimum(tl.maximum(rise, -1.0e4), 1.0e4)  # as good as infinite, but times 0 it is 0
     moment = tl.where(higher, shared * (moment - rise * mass), moment + shared * rise)
     mass = tl.where(higher, shared * mass + 1.0, mass + shared)
     return tl.maximum(top, z), tl.where(higher, start, best), mass, moment
@@ -69,14 +69,14 @@ def _reduced_row(  # type: ignore[no-untyped-def]
     SMOOTHED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Largest logit, its first column, sums of exp(z - top) and (z - top) exp(z - top), and sum of all.
+    """Return the largest logit, its first column, sums of exp(z - top) and (z - top) exp(z - top), and that of all.
 
-    Threads meet once, at the end: in the loop each keeps these values of its own columns. The last is 0 but for
-    smoothing.
+    Threads are combined once, at the end. In the loop each keeps these values for its own columns. The last sum is 0
+    without label smoothing.
     """
     FULL: tl.constexpr = N_VOCAB // BLOCK * BLOCK
     lane = tl.arange(0, BLOCK)
-    # The start is finite, lest masked columns (-inf) make NaN of -inf + inf.
+    # Start with a finite value, because masked columns (-inf) would give -inf + inf, which is NaN.
     top = tl.full((BLOCK,), -3.0e38, tl.float32)
     best = tl.zeros((BLOCK,), tl.int32)
     mass = tl.zeros((BLOCK,), tl.float32)
@@ -116,7 +116,7 @@ def _gradient(  # type: ignore[no-untyped-def]
     CAPPED: tl.constexpr,
     SMOOTHED: tl.constexpr,
 ):
-    """The loss's gradient for products of some columns, over logit_scale."""
+    """Return the loss's gradient for the products of some columns, divided by logit_scale."""
     z = u * logit_scale
     slope = 1.0
     if CAPPED:
@@ -144,9 +144,9 @@ def _write_gradient(  # type: ignore[no-untyped-def]
     SMOOTHED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the gradient for a row, which may be written over the row itself.
+    """Write a row's gradient, possibly over the row itself.
 
-    From the last block to the first: what was read last is still in the L2 cache.
+    Goes from the last block to the first, because what was read last is still in the L2 cache.
     """
     FULL: tl.constexpr = N_VOCAB // BLOCK * BLOCK
     lane = tl.arange(0, BLOCK)
@@ -199,11 +199,11 @@ def row_kernel(  # type: ignore[no-untyped-def]
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Reduce one row, store its statistics, and with GRADIENT its loss's gradient."""
-    row = tl.program_id(0).to(tl.int64)  # 64 bits: rows times columns may exceed 2**31
+    """Reduce one row and store its statistics; with GRADIENT, also its loss's gradient."""
+    row = tl.program_id(0).to(tl.int64)  # 64 bits, because rows times columns may exceed 2**31
     u_row = u_ptr + row * row_stride
     target = tl.load(target_ptr + row).to(tl.int32)
-    # Read before anything is written over it.
+    # Read this before anything overwrites it.
     target_z = _as_logits(tl.load(u_row + target), logit_scale, softcap, CAPPED)
     top, first, mass, moment, sum_z = _reduced_row(u_row, logit_scale, softcap, N_VOCAB, CAPPED, SMOOTHED, BLOCK)
     log_mass = tl.log(mass)
@@ -217,8 +217,8 @@ def row_kernel(  # type: ignore[no-untyped-def]
     tl.store(logsumexp_ptr + row, top + log_mass)
     if STATISTICS:
         tl.store(entropy_ptr + row, log_mass - moment / mass)
-        tl.store(correct_ptr + row, (first == target) & (mass > 0.0))  # mass is NaN where a logit is
-    else:  # the compiler leaves out what only these need
+        tl.store(correct_ptr + row, (first == target) & (mass > 0.0))  # mass is NaN if a logit is
+    else:  # the compiler removes what only these need
         tl.store(entropy_ptr + row, float("nan"))
         tl.store(correct_ptr + row, False)
     if GRADIENT:
@@ -234,13 +234,13 @@ def row_statistics(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad:
     Parameters
     ----------
     u : Tensor of float32, shape (N, V)
-        The product, before logit_scale and softcap; rows contiguous, and best 16 numbers or a multiple of it apart.
+        The product, before logit_scale and softcap. Rows are contiguous, and start ideally at multiples of 16 numbers.
     y : Tensor of int64, shape (N,)
-        Targets, all of them columns.
+        Targets; each must be a column.
     options : HeadOptions
     grad : Tensor, shape (N, V), or None
-        Where to leave d training_loss / d u over logit_scale, of any floating type, rows contiguous: `u` itself, or
-        memory apart from it.
+        Output for d training_loss / d u divided by logit_scale, of any floating-point dtype, with contiguous rows:
+        `u` itself, or separate memory.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def row_statistics(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad:
     training_loss, loss, entropy, logsumexp = torch.empty(4, n_rows, dtype=torch.float32, device=u.device)
     correct = torch.empty(n_rows, dtype=torch.bool, device=u.device)
     if n_rows:
-        # Triton launches on the current device; on a CPU this does nothing.
+        # Triton launches on the current device. On a CPU this does nothing.
         with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]
             row_kernel[(n_rows,)](
                 u,
@@ -277,7 +277,7 @@ def row_statistics(u: torch.Tensor, y: torch.Tensor, options: HeadOptions, grad:
                 GRADIENT=grad is not None,
                 BLOCK=min(_MAX_BLOCK, triton.next_power_of_2(n_vocab)),
                 num_warps=_WARPS,
-                enable_fp_fusion=True,  # Triton is about to change what it does unasked
+                enable_fp_fusion=True,  # the current default of Triton, which will change
             )
     loss.clamp_(min=0.0)
     entropy.clamp_(min=0.0)

@@ -256,7 +256,7 @@ def _notes(
         if train.documents is None:
             yield "documents: the recipe does not set corpus.documents, so all are used; their number is unknown here"
         elif train.tokens is None:
-            yield "tokens: unknown before the download; give an assumption with --tokens-per-document N"
+            yield "tokens: unknown before the download; give --tokens-per-document N to assume a length"
         else:
             yield (
                 f"assumed: {_per_document(train)} tokens per document (--tokens-per-document), {ASSUMED_TOKEN_BYTES} "

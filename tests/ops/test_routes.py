@@ -129,7 +129,7 @@ def test_the_environment_overrides(measured, monkeypatch, tmp_path):
     assert route() == "onednn" and list(chosen_routes().values()) == ["onednn"]
     assert not asked and not (tmp_path / "cache").exists()
     # What is gone on with took another: that would change its bits.
-    with pytest.raises(InputError, match="DYNAMICS_HEAD_ROUTE is onednn, but what is gone on with took mm: unset"):
+    with pytest.raises(InputError, match="DYNAMICS_HEAD_ROUTE is onednn, but the resumed run used mm: unset"):
         restore_routes({key: "mm" for key in chosen_routes()})
     restore_routes({"elsewhere; H 64; V 1024": "mm"} | chosen_routes())
 
@@ -170,7 +170,7 @@ def test_a_cache_that_cannot_be_written(measured, monkeypatch, tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         assert route() == route() == route(h=512) == "onednn"
     assert asked == [(128, 4096), (512, 4096)]
-    assert len(caplog.messages) == 1 and "another run may take another" in caplog.text
+    assert len(caplog.messages) == 1 and "another run may take the other" in caplog.text
 
 
 def test_a_disk_that_fills_up_measures_once(measured, monkeypatch):

@@ -220,7 +220,7 @@ def test_a_model_that_sees_masked_tokens_elsewhere_is_refused():
     # The hook replaces the ids of the inner model alone.
     method.attach(model.inner)
     with pytest.raises(
-        InputError, match="MaskedInputRegularization: the logits of Sees still depend .* leave the method"
+        InputError, match="MaskedInputRegularization: the logits of Sees still depend .* remove the method"
     ):
         require_hidden(model, Methods([method]), dtype=torch.float32)
     whole = prepared(training_data())

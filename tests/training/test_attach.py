@@ -306,7 +306,7 @@ def test_changing_tokens_are_refused(tmp_path):
 
     trainer = Trainer(build(), arguments(tmp_path), Changing(), train_dataset=examples())
     attach(trainer, EntroDrop())
-    with pytest.raises(InputError, match="4 rows of a training batch hold a sequence that the training set did not"):
+    with pytest.raises(InputError, match="4 rows of a training batch hold a sequence that was not in the training set"):
         trainer.train()
 
 
@@ -342,7 +342,7 @@ def test_a_recorder_with_bad_settings(settings, message):
 
 def test_a_field_set_twice_is_refused(tmp_path):
     args = arguments(tmp_path, weight_decay=0.5)
-    with pytest.raises(InputError, match=r"args.weight_decay is 0.5, and a regulariser sets it to 0.1; keep one"):
+    with pytest.raises(InputError, match=r"args.weight_decay is 0.5, but a regulariser sets it to 0.1; keep one"):
         DynamicsTrainer(build(), args, Padder(), train_dataset=examples(), regularizers=[WeightDecay(value=0.1)])
     trainer = DynamicsTrainer(
         build(), arguments(tmp_path), Padder(), train_dataset=examples(), regularizers=[WeightDecay(value=0.1)]
@@ -363,7 +363,9 @@ def test_a_mean_over_what_is_left_is_not_taken_for_one_over_all(tmp_path):
         trainer = Trainer(model, arguments(tmp_path), Padder(), train_dataset=examples())
         attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant", target=target))
         if refused:
-            with pytest.raises(InputError, match="OwnMean takes the mean of its loss itself.* use DynamicsTrainer"):
+            with pytest.raises(
+                InputError, match="OwnMean averages its loss over the remaining tokens itself.* use DynamicsTrainer"
+            ):
                 trainer.train()
             assert not any(module._forward_pre_hooks for module in model.modules())
         else:
@@ -383,7 +385,7 @@ class OwnStep(Trainer):
 def test_a_step_that_does_not_say_how_many_tokens_there_are(tmp_path):
     trainer = OwnStep(build(), arguments(tmp_path), Padder(), train_dataset=examples())
     attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant", target="loss"))
-    with pytest.raises(InputError, match="takes the mean of its loss itself"):
+    with pytest.raises(InputError, match="averages its loss over the remaining tokens itself"):
         trainer.train()
     trainer = OwnStep(build(), arguments(tmp_path), Padder(), train_dataset=examples())
     attach(trainer, RandomTokenDropout(ratio=0.4, schedule="constant"))
@@ -418,7 +420,7 @@ def test_a_resumed_pass_in_another_order_is_not_taken_for_whole(tmp_path):
         return trainer
 
     make().train()
-    with pytest.raises(InputError, match="pass 2, which was resumed, came to its end without some of the sequences"):
+    with pytest.raises(InputError, match="pass 2, which was resumed, ended without some of the sequences"):
         make().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-10"))
 
 

@@ -238,8 +238,8 @@ def test_a_loop_of_ones_own_refuses(setting, tmp_path):
     with pytest.raises(InputError) as caught:
         train("plain loop", setting, tmp_path, one_step())
     assert str(caught.value) == (
-        "LoopRecorder: MaskedInputRegularization needs a second forward pass in each step, and here the loop makes its "
-        "passes itself; use attach on a Trainer, or DynamicsTrainer"
+        "LoopRecorder: MaskedInputRegularization needs a second forward pass in each step, but here the loop runs "
+        "the forward passes itself; use attach on a Trainer, or DynamicsTrainer"
     )
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="needs a second forward pass"):

@@ -69,7 +69,7 @@ def test_a_stream_goes_on_where_the_trainer_can(door, save_at, setting, tmp_path
     if save_at == 4:
         # The Trainer skips batches of a first pass alone.
         before = files(tmp_path / "broken" / "run")
-        with pytest.raises(InputError, match="lies within pass 2 of a data set without a length"):
+        with pytest.raises(InputError, match="is within pass 2 of a data set without a length"):
             train(door, setting, tmp_path / "broken", replace(training, resume=True))
         assert files(tmp_path / "broken" / "run") == before
         return
@@ -190,10 +190,10 @@ def test_changes_that_change_the_training_are_refused(door, setting, tmp_path):
 
 # What fetches other batches than the training that was interrupted would have, with the same tokens in each pass.
 OTHER_BATCHES = [
-    ({"ignore_data_skip": True}, r"args\.ignore_data_skip is True, and the checkpoint of step 4 lies within pass 2"),
+    ({"ignore_data_skip": True}, r"args\.ignore_data_skip is True, but the checkpoint of step 4 is within pass 2"),
     (
         {"accelerator_config": {"use_seedable_sampler": False}},
-        r"use_seedable_sampler \(True then|and the order of a pass",
+        r"use_seedable_sampler \(True then|and the order of the pass",
     ),
 ]
 
@@ -220,7 +220,7 @@ def test_a_pass_whose_order_would_be_another_is_refused(door, drawn, setting, tm
     training = Training(save_at=4, arguments=drawn)
     with pytest.raises(KeyboardInterrupt):
         train(door, setting, tmp_path, replace(training, stop_at=6))
-    with pytest.raises(InputError, match="the checkpoint of step 4 lies within pass 2, and the order of a pass"):
+    with pytest.raises(InputError, match="the checkpoint of step 4 is within pass 2, and the order of the pass"):
         train(door, setting, tmp_path, replace(training, resume=True))
     # At the end of a pass nothing is seen twice.
     resumed = train(door, setting, tmp_path, replace(training, save_at=3, resume=True))

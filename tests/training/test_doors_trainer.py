@@ -170,7 +170,7 @@ def test_several_evaluation_sets(door, setting, tmp_path):
     assert_whole(found)
     assert_exact(found, splits={"train": setting.train, **{f"validation-{name}": rows for name, rows in sets.items()}})
     spoilt = make_trainer(door, setting, tmp_path / "spoilt", training, eval_dataset={"a/b": setting.validation})
-    with pytest.raises(InputError, match="the name 'a/b' becomes part of a file's name"):
+    with pytest.raises(InputError, match="the name 'a/b' becomes part of a file name"):
         spoilt.train()
 
 
@@ -283,7 +283,7 @@ def test_a_models_own_loss_is_seen_after_a_batch_that_predicts_nothing(setting, 
 
     arguments = {"train_sampling_strategy": "sequential"}
     training = Training(wrap=mixture, rows=silent_first, arguments=arguments)
-    with pytest.raises(InputError, match="MixtralForCausalLM: its own training loss of a row is"):
+    with pytest.raises(InputError, match="MixtralForCausalLM: its own training loss on a row is"):
         train("DynamicsTrainer", setting, tmp_path, training)
 
 
@@ -321,7 +321,7 @@ NOT_CAUSAL = {
         lambda: bert("BertForSequenceClassification"),
         "BertForSequenceClassification does not predict the next token",
     ),
-    "prompt tuning": (prompted, "the adapter PromptTuningConfig puts virtual tokens before every sequence"),
+    "prompt tuning": (prompted, "the adapter PromptTuningConfig adds virtual tokens before every sequence"),
 }
 
 
@@ -350,5 +350,5 @@ def test_a_head_without_weights_is_refused(setting, tmp_path):
     setting.fresh().save_pretrained(
         tmp_path / "model", state_dict={k: v for k, v in state.items() if "lm_head" not in k}
     )
-    with pytest.raises(InputError, match=r"model.name: .* has no weights for lm_head.weight, which would be random"):
+    with pytest.raises(InputError, match=r"model.name: .* has no weights for lm_head.weight; they would be random"):
         train("recipe", replace(setting, model=tmp_path / "model"), tmp_path, Training())

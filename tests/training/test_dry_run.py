@@ -191,7 +191,7 @@ def test_time_at_a_throughput_is_six_and_two_operations_a_parameter(dynamics: Co
     train_, validation = (int(done.row(f"{split} sequences")[0]) for split in ("train", "validation"))
     # Three epochs of training; four recordings of five sequences, and of all of the validation set.
     operations = 32 * n * (6 * 3 * train_ + 2 * 4 * (5 + validation))
-    assert done.row("time: a run")[0] == f"{operations / 1e9:.3g} s"
+    assert done.row("time: one run")[0] == f"{operations / 1e9:.3g} s"
     assert "1e+09 FLOP/s" in done.out
 
 
@@ -220,12 +220,12 @@ def test_recipes_of_the_paper_resolve_with_nothing_of_the_hub(dynamics: Command,
 def test_nothing_is_made_up_where_nothing_is_assumed(dynamics: Command) -> None:
     done = dynamics("study", str(PAPER[0]), "--dry-run", "--set", "block_size=64")
     assert done.code == 0
-    for name in ("train tokens", "train sequences", "steps a run", "disk: epochs/ of a run", "time"):
+    for name in ("train tokens", "train sequences", "steps per run", "disk: epochs/ per run", "time"):
         assert done.row(name)[0] == "unknown", name
-    assert "--tokens-per-document N says what to assume" in " ".join(done.out.split())
+    assert "give --tokens-per-document N to assume a length" in " ".join(done.out.split())
     other = dynamics("study", str(PAPER[0]), "--dry-run", "--set", "model.name=somebody/else")
     assert other.row("parameters")[0] == "unknown"
-    assert "somebody/else: needs the download of its config.json" in " ".join(other.out.split())
+    assert "somebody/else: its config.json would have to be downloaded" in " ".join(other.out.split())
 
 
 def hub_cache(folder: Path, *, name: str) -> None:
@@ -281,7 +281,7 @@ def test_what_was_downloaded_is_counted(dynamics: Command, tmp_path: Path) -> No
     assert "would be downloaded" not in done.out
     counts = [done.row(f"{split} documents") for split in ("train", "validation")]
     assert sum(int(count) for count, _ in counts) == 50 and {how for _, how in counts} == {"counted"}
-    assert done.row("train tokens")[1] == "counted" and done.row("steps a run")[1] == "exact"
+    assert done.row("train tokens")[1] == "counted" and done.row("steps per run")[1] == "exact"
     # Two layers of 2 x (32 x 32) + 2 x (32 x 16) + 3 x (32 x 64) + 2 x 16 + 2 x 32, an embedding, and a last norm.
     assert done.row("parameters")[0] == f"{2 * (2 * 1024 + 2 * 512 + 3 * 2048 + 32 + 64) + 320 * 32 + 32:,}"
     assert "2 steps and a recorded batch timed here" in done.out

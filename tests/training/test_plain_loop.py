@@ -267,7 +267,7 @@ def test_a_loader_without_an_end_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dynamics.training.batches.dataset_sequences.MOST_EXAMPLES", 100)
     loader = DataLoader(Endless(), batch_size=4, collate_fn=Padder())
-    with pytest.raises(InputError, match="LoopRecorder: train has no length and goes on after 100 rows"):
+    with pytest.raises(InputError, match="LoopRecorder: train has no length and did not end after 100 rows"):
         LoopRecorder(TokenRecorder(tmp_path / "run")).begin(build(), train=loader, total_steps=1)
 
 
@@ -325,11 +325,11 @@ def test_a_model_of_ones_own(tmp_path, names_head, dtype):
 def test_what_is_out_of_turn_is_said(tmp_path):
     recorder = LoopRecorder(TokenRecorder(tmp_path / "run"))
     for call in (recorder.step, recorder.epoch, recorder.finish, lambda: recorder.save(tmp_path)):
-        with pytest.raises(InputError, match=r"begin\(\) comes before"):
+        with pytest.raises(InputError, match=r"call begin\(\) before"):
             call()
-    with pytest.raises(InputError, match=r"begin\(\) comes before batch\(\)"), recorder.batch(batches()[0]):
+    with pytest.raises(InputError, match=r"call begin\(\) before batch\(\)"), recorder.batch(batches()[0]):
         pass
-    with pytest.raises(InputError, match="total_steps is 0; give the optimiser steps"):
+    with pytest.raises(InputError, match="total_steps is 0; give the number of optimiser steps"):
         recorder.begin(build(), train=batches(), total_steps=0)
     recorder.begin(build(), train=batches(), total_steps=4)
     with pytest.raises(InputError, match=r"step\(\) without a batch since the last one"):
@@ -338,13 +338,13 @@ def test_what_is_out_of_turn_is_said(tmp_path):
         recorder.epoch()
     with recorder.batch(batches()[0]):
         for call in (recorder.step, recorder.epoch, recorder.finish, lambda: recorder.save(tmp_path)):
-            with pytest.raises(InputError, match="within `with recorder.batch"):
+            with pytest.raises(InputError, match="inside `with recorder.batch"):
                 call()
-        with pytest.raises(InputError, match="within `with recorder.batch"), recorder.batch(batches()[1]):
+        with pytest.raises(InputError, match="inside `with recorder.batch"), recorder.batch(batches()[1]):
             pass
     recorder.step()
     recorder.finish()
-    with pytest.raises(InputError, match=r"begin\(\) comes before finish\(\)"):
+    with pytest.raises(InputError, match=r"call begin\(\) before finish\(\)"):
         recorder.finish()
 
 
@@ -366,9 +366,9 @@ def test_a_block_that_fails_is_not_a_batch(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((EntroDrop(),), "is no TokenRecorder; give one first"),
-        ((TokenRecorder("x"), TokenRecorder("y")), "is no regulariser; give instances of one"),
-        ((TokenRecorder("x"), EntroDrop), "is no regulariser; give instances of one"),
+        ((EntroDrop(),), "is not a TokenRecorder; give the recorder first"),
+        ((TokenRecorder("x"), TokenRecorder("y")), "is not a regulariser; give instances of regularisers"),
+        ((TokenRecorder("x"), EntroDrop), "is not a regulariser; give instances of regularisers"),
         ((TokenRecorder("x", training_pass=True),), "training_pass=True records what the optimiser saw"),
         ((TokenRecorder("x"), WeightDecay(value=0.1)), "WeightDecay is a setting of the trainer"),
         ((TokenRecorder("x"), EntropyAdaptiveWeighting()), "needs a loss of its own; use DynamicsTrainer"),
@@ -387,14 +387,12 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
         fields = {"train": batches(), "total_steps": 4, "settings": {"lr": 0.1, "betas": (0.9, 0.95), "at": tmp_path}}
         return recorder, recorder.begin(model, **{**fields, **changes})
 
-    with pytest.raises(InputError, match=r"settings has total_steps 5, and begin\(\) was given 4; leave it out"):
+    with pytest.raises(InputError, match=r"settings has total_steps 5, but begin\(\) was given 4; remove it"):
         begin(settings={"total_steps": 5, "seed": 3})
     recorder, _ = begin()
     with recorder.batch(Padder()([{"input_ids": [9, 9, 9], "labels": [9, 9, 9]}])) as left:
         model(**left)
-    with pytest.raises(
-        InputError, match="1 rows of a training batch hold a sequence that the training set did not have"
-    ):
+    with pytest.raises(InputError, match="1 rows of a training batch hold a sequence that was not in the training set"):
         recorder.step()
         recorder.epoch()
     shutil.rmtree(tmp_path / "run")
@@ -403,14 +401,14 @@ def test_other_data_and_other_settings_are_refused(tmp_path):
         model(**left)
     recorder.step()
     recorder.save(tmp_path / "checkpoint")
-    with pytest.raises(InputError, match="is not empty, and training starts from its first step"):
+    with pytest.raises(InputError, match="is not empty, but training starts from its first step"):
         begin()
     with pytest.raises(InputError, match="has no dynamics.json"):
         begin(resume_from=tmp_path / "nowhere")
     resume = {"resume_from": tmp_path / "checkpoint"}
-    with pytest.raises(InputError, match="holds a run of other examples than are given now .train."):
+    with pytest.raises(InputError, match="holds a run with different examples .train."):
         begin(train=batches(DATA[::-1]), **resume)
-    with pytest.raises(InputError, match=r"differs in training.lr \(0.1 then, 0.2 now\); go on with the settings"):
+    with pytest.raises(InputError, match=r"differs in training.lr \(0.1 then, 0.2 now\); use the settings"):
         begin(settings={"lr": 0.2, "betas": (0.9, 0.95), "at": tmp_path}, **resume)
     # Training may last longer than was planned: it is noted.
     assert begin(total_steps=6, **resume)[1] == 1
@@ -526,7 +524,7 @@ def test_two_processes_equal_one(tmp_path):
     said = launch(tmp_path / "two", ["-c", TOGETHER, str(TESTS), "4"])
     for each in said:
         refused = json.loads(each.splitlines()[0])
-        assert "holds other sequences, or another order, in one process than in another" in refused
+        assert "differs between ranks in its sequences or their order" in refused
     for name, n_rows, tolerances in (("run", 16, (1e-5, 1e-4, 1e-3)), ("filled", 17, (1e-5,))):
         alone, run = open_run(tmp_path / "one" / name), open_run(tmp_path / "two" / name)
         assert run.complete and check_run(run.path).ok and run.epochs == [0, 1, 2] == alone.epochs

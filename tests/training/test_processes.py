@@ -133,7 +133,7 @@ def test_what_is_made_once_is_made_by_one_process(tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError) as caught:
         patch.setenv("DYNAMICS_CACHE", environment["DYNAMICS_CACHE"])
         launch(tmp_path, ["-m", "dynamics", "train", str(recipe), "--output", "run"])
-    assert "the reference pass is not done yet, and 2 processes were started: run `dynamics reference" in str(
+    assert "the reference pass is not done yet, but 2 processes were started: first run `dynamics reference" in str(
         caught.value
     )
     assert not (tmp_path / "run").exists()

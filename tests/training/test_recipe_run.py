@@ -271,14 +271,14 @@ def test_a_validation_set_of_documents_that_are_trained_on_is_refused(tmp_path):
         run_tiny(tmp_path / "run", corpus=corpus, validation=leaking)
     docs = load_documents("builtin:python-reference", documents=16)
     n_trained = len(split_documents(docs, fraction=0.3)["train"])
-    assert f"validation.general.source: {n_trained} documents are in the training corpus too" in str(raised.value)
+    assert f"validation.general.source: {n_trained} documents are also in the training corpus" in str(raised.value)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match=r"validation\.source: 16 documents are in the training corpus too"):
+    with pytest.raises(InputError, match=r"validation\.source: 16 documents are also in the training corpus"):
         run_tiny(tmp_path / "run", corpus=corpus, validation={"source": "builtin:python-reference"})
     # Nor may one lie in the part for tuning, by which settings are chosen.
     parts = split_documents(docs, fraction=0.3, tuning=0.3)
     file = tmp_path / "general.txt"
-    for part, match in (("tuning", "1 documents are in the training"), ("validation", None)):
+    for part, match in (("tuning", "1 documents are also in the training"), ("validation", None)):
         file.write_text(parts[part][0].text)
         recipe = tiny_recipe(
             corpus=corpus, tuning={"fraction": 0.3}, validation={**leaking, "general": {"source": str(file)}}

@@ -24,8 +24,8 @@ def where_in(inputs: Mapping[str, Any], *, pad_token_id: int | None) -> Layout:
     for name in ("input_ids", "labels"):
         if inputs.get(name) is None:
             raise InputError(
-                f"the batches of this trainer have no {name} (they have {', '.join(map(str, inputs))}), which is needed "
-                "to identify tokens; use a collator that keeps it"
+                f"the batches of this trainer have no {name} (they have {', '.join(map(str, inputs))}), which is "
+                "needed to identify tokens; use a collator that keeps it"
             )
     ids, labels = inputs["input_ids"], inputs["labels"]
     if ids.ndim != 2 or labels.shape != ids.shape:

@@ -60,7 +60,7 @@ class DatasetSequences:
 
 
 def keys_of(inputs: Mapping[str, Any], where: Layout) -> torch.Tensor:
-    """Return the key of each sequence of a batch: its `sequence_id` if the collator keeps one, else a hash of its tokens.
+    """Return the key of each sequence of a batch: its `sequence_id` if the collator keeps it, or a hash of its tokens.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Who calls the loop: the Trainer, by a callback; and where a Trainer's data sets are read for it."""
+"""What drives the loop: a Trainer, through a callback, with its data sets; or your own loop."""

@@ -1,4 +1,4 @@
-"""The loss of one micro-batch under the regularisers, and what its tokens' predictions are worth."""
+"""The loss of one micro-batch under the regularisers, and the values of its tokens."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def batch_loss(
     fused: bool,
     label_smoothing: float,
 ) -> tuple[Any, torch.Tensor, TokenValues | None]:
-    """Return the model's output, the weighted sum of the losses, and each token's own values where they are free.
+    """Return the model's output, the weighted sum of the losses, and each token's values if they come at no cost.
 
     Parameters
     ----------
     model : Module
-        As the trainer runs it, with the methods' hooks armed.
+        The model as the trainer runs it, with the methods activated.
     inputs : mapping
-        What its forward takes, without labels.
+        The forward pass's arguments, without labels.
     labels : Tensor of int64, shape (B, T)
     batch : Batch
     loop : TrainingLoop
     fused : bool
-        Whether the model answers a `HeadRequest`. Whole logits are made where it does not, or where a method weighs
-        tokens by them.
+        Whether the model answers a `HeadRequest`. If not, or if a method computes weights from logits, full logits are
+        computed.
     label_smoothing : float
     """
     methods = loop.methods
@@ -79,9 +79,9 @@ def loss_by_function(
     function: Callable[..., torch.Tensor],
     n_items: Any,
 ) -> tuple[Any, torch.Tensor, TokenValues | None]:
-    """Return the model's output, the loss that a user's function computes, and each token's values if they are kept.
+    """Return the model's output, the loss from a user's function, and each token's values if they are kept.
 
-    The function gets the labels that the methods leave: -100 at tokens without a weight.
+    The function gets the labels that the methods leave: -100 at tokens with weight 0.
     """
     weight = loop.methods.token_weight(batch)
     outputs = model(**inputs)
@@ -95,14 +95,14 @@ def loss_by_function(
 def current_values(
     model: torch.nn.Module, inputs: Mapping[str, Any], *, dtype: torch.dtype, fused: bool
 ) -> TokenValues:
-    """Return clean values of a batch under the weights as they are, in the training's own precision.
+    """Return clean values of a batch under the current weights, in the precision of training.
 
-    One more forward pass, in evaluation mode; the global generators are as before.
+    This takes one more forward pass, in evaluation mode. The global generators are restored.
 
     Returns
     -------
     TokenValues of tensors of shape (B, T)
-        Of every token: which are predicted is the batch's business.
+        Of every token. The batch says which tokens are predicted.
     """
     left_out = ("labels", "sequence_id", "num_items_in_batch")
     forward = {key: value for key, value in inputs.items() if key not in left_out}
@@ -112,7 +112,7 @@ def current_values(
 
 
 def _combined(weight: torch.Tensor | None, labels: torch.Tensor, loop: TrainingLoop) -> Any:
-    """Return what the head takes as token weights: those known beforehand, times those that follow from predictions."""
+    """Return the token weights for the head: those known in advance, times those computed from predictions."""
     methods = loop.methods
     if not methods.adapting:
         return weight
@@ -137,12 +137,12 @@ def _unshifted(found: Any, n_rows: int) -> TokenValues:
 
 
 def require_plain_loss(model: torch.nn.Module, inputs: dict[str, Any], *, dtype: torch.dtype) -> None:
-    """Raise InputError if a model's own training loss holds more than the loss of tokens, on a row of a batch.
+    """Raise InputError if a model's own training loss on a row of a batch contains more than the token loss.
 
     Parameters
     ----------
     model : Module
-        As the trainer runs it.
+        The model as the trainer runs it.
     inputs : mapping
         A batch with its labels.
     dtype : torch.dtype
@@ -152,8 +152,8 @@ def require_plain_loss(model: torch.nn.Module, inputs: dict[str, Any], *, dtype:
     if found is not None and not found.is_cross_entropy:
         name = type(causal_model(model)).__name__
         raise InputError(
-            f"{name}: its own training loss of a row is {found.own:.4f} nats and the cross-entropy of the row's tokens "
-            f"{found.cross_entropy:.4f}; this trainer computes the loss of tokens alone and would drop the rest. "
-            "Switch it off in the model's configuration (output_router_logits, z_loss_coefficient), or use attach on a "
-            "Trainer, which keeps the model's loss"
+            f"{name}: its own training loss on a row is {found.own:.4f} nats, but the cross-entropy of the row's "
+            f"tokens is {found.cross_entropy:.4f}; this trainer computes only the token loss and would drop the rest. "
+            "Switch it off in the model's configuration (output_router_logits, z_loss_coefficient), or use attach on "
+            "a Trainer, which keeps the model's loss"
         )

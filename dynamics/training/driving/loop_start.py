@@ -1,4 +1,4 @@
-"""The starting point of a loop of one's own: its data as sequences, its model as it is measured, the run it becomes."""
+"""Prepares a training in your own loop: its data as sequences, its model for measuring, and the plan of its run."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from dynamics.training.recording.token_recorder import TokenRecorder
 from dynamics.training.resuming.loop_state import LoopState, read_loop_state
 from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
 
-#: What a loop trains on: a loader, or any iterable of batches that can be gone through once.
+#: Training data of a loop: a data loader, or any iterable of batches that can be iterated over once.
 Batches = Iterable[Mapping[str, Any]]
-#: From a model and a batch's ``input_ids``, shape (B, T), to logits of shape (B, T, V).
+#: Maps a model and a batch's ``input_ids``, shape (B, T), to logits of shape (B, T, V).
 Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
-# Sequences in a forward pass that measures, where nobody says how many.
+# Sequences per measuring forward pass, if the loader does not tell its batch size.
 _BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopTraining:
-    """What `begin` was told.
+    """The arguments of `begin`.
 
     Attributes
     ----------
     model : Module
-        Called as transformers' are.
+        Called like a transformers model.
     data : mapping of str to DatasetSequences
         By split.
     tokenizer : PreTrainedTokenizerBase, optional
@@ -66,16 +66,16 @@ class LoopTraining:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps, as planned."""
+        """Planned optimiser steps."""
         return int(self.settings["total_steps"])
 
 
 class AsCausal(nn.Module):
-    """A model of one's own, called as transformers' are, for measuring alone."""
+    """Makes your own model callable like a transformers model, for measuring only."""
 
     def __init__(self, model: nn.Module, logits: Logits) -> None:
         super().__init__()
-        # The name by which wrappers hold what they wrap.
+        # Wrappers conventionally use this name.
         self.module = model
         self._logits = logits
 
@@ -98,10 +98,10 @@ def gathered(
 
 
 def in_order(batches: Batches) -> Batches:
-    """Return the batches of a loader's whole data set in its own order; of another iterable, its own."""
+    """Return the batches of a loader's whole data set in its own order; for another iterable, its own batches."""
     if not isinstance(batches, DataLoader):
         return batches
-    # Of accelerate's loaders, and of custom ones, the sampler of batches knows how large they are.
+    # For accelerate's and custom loaders, the batch sampler knows the batch size.
     size = getattr(batches.batch_sampler, "batch_size", None) or batches.batch_size
     if size is None and batches.batch_sampler is not None:
         size = _BATCH_SIZE
@@ -109,18 +109,18 @@ def in_order(batches: Batches) -> Batches:
 
 
 def require_alike(splits: Mapping[str, PackedSplit]) -> None:
-    """Raise InputError, in all processes, unless each has the same data."""
+    """Raise InputError on all ranks unless every rank has the same data."""
     mine = {split: packed.tokens_hash() for split, packed in splits.items()}
     differs = on_rank_zero(lambda: mine) != mine
     if highest_of_ranks(int(differs)):
         raise InputError(
-            "LoopRecorder: train or validation holds other sequences, or another order, in one process than in "
-            "another; give every process the whole data: a DataLoader over the data set, or a list of all batches"
+            "LoopRecorder: train or validation differs between ranks in its sequences or their order; give every "
+            "rank the whole data: a DataLoader over the data set, or a list of all batches"
         )
 
 
 def plan_of(recorder: TokenRecorder, loop: TrainingLoop, training: LoopTraining, resumed: LoopState | None) -> RunPlan:
-    """Return what is known of the run, the values of the starting model among it."""
+    """Return the plan of the run, including the values of the starting model."""
     splits, dtype, batch_size = training.splits, training.dtype, recorder.batch_size or _BATCH_SIZE
     if resumed is None:
         reference = {
@@ -149,7 +149,7 @@ def plan_of(recorder: TokenRecorder, loop: TrainingLoop, training: LoopTraining,
 
 
 def config_of(recorder: TokenRecorder, loop: TrainingLoop, training: LoopTraining) -> dict[str, Any]:
-    """Return what stands for a recipe."""
+    """Return the config that takes the place of a recipe."""
     model = causal_model(training.model)
     return {
         "name": recorder.name,
@@ -161,18 +161,18 @@ def config_of(recorder: TokenRecorder, loop: TrainingLoop, training: LoopTrainin
 
 
 def settings_of(given: Mapping[str, Any] | None, *, total_steps: int, seed: int) -> dict[str, Any]:
-    """Return what the run's config says of the training: the user's own settings, and these two.
+    """Return the training settings for the run's config: the user's own, the number of steps, and the seed.
 
     Raises
     ------
     InputError
-        The user's say something else.
+        The user's settings contradict these two.
     """
     ours = {"total_steps": total_steps, "mask_seed": seed}
     for key, value in ours.items():
         if given is not None and given.get(key, value) != value:
             raise InputError(
-                f"LoopRecorder: settings has {key} {given[key]!r}, and begin() was given {value!r}; leave it out of "
+                f"LoopRecorder: settings has {key} {given[key]!r}, but begin() was given {value!r}; remove it from "
                 "settings"
             )
     return {**(given or {}), **ours}
@@ -185,8 +185,8 @@ def state_in(folder: Path, loop: TrainingLoop) -> LoopState:
 
 
 def resumption_of(plan: RunPlan, resumed: LoopState) -> Resumption:
-    """Return where the run goes on; InputError if it was trained with other settings."""
-    remedy = "go on with the settings of that run, or start anew in a new directory"
+    """Return where the run resumes. Raise InputError if it was trained with other settings."""
+    remedy = "use the settings of that run, or start from the beginning in a new directory"
     what = f"TokenRecorder: {plan.output}"
     changed = allowed_changes(open_run(plan.output).config, plan.config, common_only=False, what=what, remedy=remedy)
     return Resumption(epoch=resumed.recorded, step=int(resumed.facts["step"]), changed=changed)

@@ -1,4 +1,4 @@
-"""When the Trainer calls: its events, turned into the loop's passes and steps."""
+"""Turns a Trainer's events into the passes and steps of the loop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dynamics.training.loop.hiding import require_hidden
 from dynamics.training.loop.training_loop import TrainingLoop
 from dynamics.training.resuming.loop_state import LoopState, read_loop_state, write_loop_state
 
-#: Called when training begins: opens the loop, and what records it. Gets the state of the checkpoint that is resumed.
+#: Called when training begins, to open the loop and its recording. Gets the state of a resumed checkpoint, or None.
 Start = Callable[[Trainer, LoopState | None], None]
 
 
 def checkpoint_folder(trainer: Trainer, resume_from_checkpoint: str | bool | None) -> Path | None:
-    """Return the folder that `Trainer.train` will resume from, if it will."""
+    """Return the folder from which `Trainer.train` will resume, or None."""
     folder: Any = resume_from_checkpoint
     if folder is True:
         folder = cast(Any, get_last_checkpoint)(trainer.args.output_dir)
@@ -40,11 +40,11 @@ class LoopCallback(TrainerCallback):
     ----------
     loop : TrainingLoop
     start : callable, optional
-        See `Start`; without, the loop is open already.
+        See `Start`. Without it, the loop must be open already.
     fused : bool
-        Let the model answer a `HeadRequest` for the length of training.
+        Let the model answer a `HeadRequest` during training.
     saves : bool
-        Write the loop's state into the trainer's checkpoints once they are there; else the trainer does so itself.
+        Write the loop's state into the trainer's checkpoints when they exist. If false, the trainer does this itself.
     """
 
     def __init__(
@@ -60,22 +60,22 @@ class LoopCallback(TrainerCallback):
         self._n_batches: int | None = None
         self._steps_before_epoch = 0
         self._goes_on = False
-        #: Whether the model answers a `HeadRequest` now.
+        #: Whether the model can answer a `HeadRequest` at the moment.
         self.fused = False
-        #: The checkpoint that the training about to begin resumes from.
+        #: The checkpoint from which the next training resumes.
         self.resumes_from: Path | None = None
-        #: The order of the training set, where the trainer keys it by epoch; and which of its tokens are predicted.
+        #: The order of the training set, if the trainer keys it by epoch; and which tokens are predicted.
         self.order: KeyedOrder | None = None
         self.predicted: np.ndarray | None = None
 
     def bind(self, trainer: Trainer) -> None:
-        """Say whose callback this is."""
+        """Set the trainer that this callback belongs to."""
         self._trainer = trainer
 
     def require_resumable(self, resumed: LoopState) -> None:
-        """Raise InputError where the Trainer could not go on: within a pass of a stream that is not the first.
+        """Raise InputError if the Trainer cannot resume: inside a pass over a stream, unless it is the first pass.
 
-        `predicted` is known, and nothing is written yet.
+        Called when `predicted` is known, and before anything is written.
         """
         facts, steps = resumed.facts, self.steps_per_pass
         # A checkpoint at the last step of a pass is written before the Trainer knows that the pass is over.
@@ -87,47 +87,47 @@ class LoopCallback(TrainerCallback):
             )
         if within and self._trainer.args.ignore_data_skip:
             raise InputError(
-                f"args.ignore_data_skip is True, and the checkpoint of step {facts['step']} lies within pass "
-                f"{facts['epoch']}: the pass would begin again, and see some sequences twice; set it to False, or "
+                f"args.ignore_data_skip is True, but the checkpoint of step {facts['step']} is within pass "
+                f"{facts['epoch']}: the pass would start again, and see some sequences twice; set it to False, or "
                 "resume from a checkpoint at the end of a pass"
             )
         if steps is not None and within and facts["epoch"] > 1 and self._order_is_drawn():
             raise InputError(
-                f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']}, and the order of a pass "
-                "(group_by_length, or no seedable sampler) is drawn anew when training is resumed, so that some "
-                "sequences would be seen twice; resume from a checkpoint at the end of a pass"
+                f"the checkpoint of step {facts['step']} is within pass {facts['epoch']}, and the order of the pass "
+                "(group_by_length, or a sampler without a seed) changes when training resumes, so some sequences "
+                "would be seen twice; resume from a checkpoint at the end of a pass"
             )
         if steps is None and within and facts["epoch"] > 1:
             raise InputError(
-                f"the checkpoint of step {facts['step']} lies within pass {facts['epoch']} of a data set without a "
-                "length, and the Trainer can go on within the first pass alone; resume from a checkpoint at the end of "
-                "a pass, or give the data set a length"
+                f"the checkpoint of step {facts['step']} is within pass {facts['epoch']} of a data set without a "
+                "length, where the Trainer can only resume within the first pass; resume from a checkpoint at the end "
+                "of a pass, or give the data set a length"
             )
 
     def _order_is_drawn(self) -> bool:
-        """Whether the order of a pass hangs on the global generator, which is another where training is resumed."""
+        """Whether the order of a pass depends on the global generator, whose state is different after resuming."""
         args = self._trainer.args
         if args.train_sampling_strategy != "random":
             return bool(args.train_sampling_strategy == "group_by_length")
         return self.order is None and not getattr(args.accelerator_config, "use_seedable_sampler", True)
 
     def detach(self) -> None:
-        """Take every hook and patch off the model."""
+        """Remove all hooks and patches from the model."""
         self.loop.methods.detach()
         self._patches.close()
         self.fused = False
 
     @property
     def steps_per_pass(self) -> int | None:
-        """Optimiser steps in one pass over the data, where the data set has a length."""
+        """Optimiser steps in one pass over the data; None if the data set has no length."""
         return None if self._n_batches is None else self._steps_per_pass(self._n_batches)
 
-    # What the Trainer calls. --------------------------------------------------------------------
+    # The Trainer's events. ----------------------------------------------------------------------
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the loop, put hooks on the model, and record it as it is, or go on where a checkpoint was."""
+        """Open the loop, add the hooks, and record the initial model or resume from a checkpoint."""
         trainer = self._trainer
         assert trainer is not None, "bind() comes first"
         self.detach()
@@ -139,7 +139,7 @@ class LoopCallback(TrainerCallback):
         model = trainer.model_wrapped
         if self._wants_fused:
             self.fused = self._patches.enter_context(fused_head(model, dtype=forward_dtype(args)))
-        # NEFTune's hooks are there already, so that masks act after its noise.
+        # NEFTune has added its hooks already, so masks act after its noise.
         self.loop.methods.attach(trainer.accelerator.unwrap_model(trainer.model))
         require_hidden(model, self.loop.methods, dtype=forward_dtype(args))
         if resumed is None:
@@ -156,18 +156,18 @@ class LoopCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin a pass, or go on with one that the checkpoint cut."""
+        """Begin a pass, or continue the one that the checkpoint interrupted."""
         self._goes_on = self.loop.under_way
         self.loop.begin_pass()
         self._steps_before_epoch = state.global_step
         if self.order is not None:
-            # Set here, since what several processes wrap around a sampler does not hand the epoch on.
+            # Set here, because the wrappers that several ranks put around a sampler do not pass the epoch on.
             self.order.set_epoch(self.loop.epoch - 1)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note the rate that this step used, before the scheduler moves on."""
+        """Note the learning rate of this step before the scheduler changes it."""
         self._learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -178,14 +178,14 @@ class LoopCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Hand on the pass: whole, or cut where training stops within it."""
+        """Record the pass, which is finished or cut short by the end of training."""
         empty = self._n_batches is None and state.global_step == self._steps_before_epoch
         if empty and not self._goes_on:
             self.loop.forget_pass()
             return
         passes = self._passes(state)
         if empty:
-            # Of the pass that the checkpoint lies in, nothing was left: it has come to its end.
+            # Nothing was left of the pass of the checkpoint, so it is finished.
             passes = float(self.loop.epoch)
         elif self._n_batches is None:
             share = self.loop.share_visited(self.predicted) if self.predicted is not None else 1.0
@@ -196,7 +196,7 @@ class LoopCallback(TrainerCallback):
         self.loop.end_pass(self._trainer.model_wrapped, passes=passes)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Put the loop's state beside the trainer's."""
+        """Save the loop's state in the trainer's checkpoint."""
         if self.saves:
             folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
             write_loop_state(self.loop, folder)
@@ -204,21 +204,21 @@ class LoopCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the model as it was found, and say that training is done."""
+        """Restore the model, and note that training is done."""
         self.detach()
         self.loop.finish()
 
     # ---------------------------------------------------------------------------------------------
 
     def _require_every_sequence(self) -> None:
-        """Raise InputError if a pass that was resumed is not the rest of the one that the checkpoint cut."""
+        """Raise InputError if a resumed pass is not the rest of the pass that the checkpoint interrupted."""
         if self.predicted is None or self._trainer.args.dataloader_drop_last:
             return
         if self.loop.share_visited(self.predicted) < 1.0:
             raise InputError(
-                f"pass {self.loop.epoch}, which was resumed, came to its end without some of the sequences: its order "
-                "is not that of the pass that the checkpoint cut, so that others came twice; use a sampler whose order "
-                "depends on seed and epoch alone, or resume from a checkpoint at the end of a pass"
+                f"pass {self.loop.epoch}, which was resumed, ended without some of the sequences: its order is not "
+                "that of the interrupted pass, so other sequences came twice; use a sampler whose order depends only "
+                "on seed and epoch, or resume from a checkpoint at the end of a pass"
             )
 
     def _steps_per_pass(self, n_batches: int) -> int:
@@ -226,10 +226,10 @@ class LoopCallback(TrainerCallback):
         return max(1, math.ceil(n_batches / accumulation))
 
     def _passes(self, state: TrainerState) -> float:
-        """Return how many passes over the data have been made, as far as steps tell."""
+        """Return the number of passes over the data so far, according to the steps."""
         if self._n_batches is not None:
             return float(state.epoch or 0.0)
-        # Of a stream the Trainer does not know the length; the loop knows its sequences.
+        # For a stream, the Trainer does not know the length, but the loop knows the sequences.
         if self.predicted is None or not self.loop.under_way:
             return float(self.loop.epoch)
         expected = -(-len(self.predicted) // examples_per_step(self._trainer))

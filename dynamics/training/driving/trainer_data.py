@@ -1,4 +1,4 @@
-"""The data sets of any Trainer, read as its batches will be, in their own order."""
+"""Reads the data sets of any Trainer, collated like its batches, in the order of the data set."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from dynamics.training.environment.generators import isolated_rng
 
 
 def read_dataset(trainer: Trainer, dataset: Any, *, split: str) -> DatasetSequences:
-    """Return the sequences of a data set, in its order, as the trainer's own collator makes batches of them.
+    """Return the sequences of a data set, in its order, collated into batches by the trainer's own collator.
 
-    The trainer's samplers have no part in it: nothing is left out (dataloader_drop_last), nothing grouped by length.
+    The trainer's samplers are not used: nothing is left out (dataloader_drop_last) or grouped by length.
 
     Parameters
     ----------
     trainer : Trainer
     dataset : Dataset
-        Of torch or of datasets, with a length or without.
+        A data set of torch or of datasets, with or without a length.
     split : str
-        For messages.
+        The split's name, for messages.
 
     Raises
     ------
     InputError
-        There is none, it never ends, or its batches do not say which tokens are predicted.
+        There is no data set, it never ends, or its batches do not say which tokens are predicted.
     """
     if dataset is None:
         raise InputError("the trainer has no train_dataset; recording and regularisers need one")
@@ -48,15 +48,15 @@ def read_dataset(trainer: Trainer, dataset: Any, *, split: str) -> DatasetSequen
 
 
 def _ending(collator: Any, trainer: Trainer, split: str) -> Any:
-    """Return a collator that refuses a stream which goes on for longer than it can be of use.
+    """Return a collator that raises InputError if a stream has more examples than training can use.
 
-    It counts what it is given: of packed rows, and of rows that it packs, only the data set knows how many there are.
+    It counts the examples that it gets. With packing, only the data set knows how many examples make a row.
     """
     if split == "train":
         most = max(trainer.args.max_steps, 1) * examples_per_step(trainer)
         message = (
-            f"the training set has no length and goes on after the {most:,} examples that max_steps can train on, so "
-            "that no pass over it ends and no epoch can be recorded; give it an end (dataset.take(N)), or raise "
+            f"the training set has no length and does not end after the {most:,} examples that max_steps can train "
+            "on, so no pass over it ends and no epoch can be recorded; give it an end (dataset.take(N)), or raise "
             "max_steps"
         )
     else:
@@ -75,12 +75,12 @@ def _ending(collator: Any, trainer: Trainer, split: str) -> Any:
 
 
 def evaluation_sets(trainer: Trainer) -> dict[str, Any]:
-    """Return the trainer's evaluation data by the split that it is recorded as.
+    """Return the trainer's evaluation data sets by the name of their split in the records.
 
     Raises
     ------
     InputError
-        A name becomes part of a file's, and cannot.
+        The name of a data set cannot be part of a file name.
     """
     given = trainer.eval_dataset
     if given is None:
@@ -90,7 +90,7 @@ def evaluation_sets(trainer: Trainer) -> dict[str, Any]:
     for name in given:
         if not SAFE_NAME.fullmatch(str(name)):
             raise InputError(
-                f"eval_dataset: the name {name!r} becomes part of a file's name; begin with a letter or digit and use "
+                f"eval_dataset: the name {name!r} becomes part of a file name; begin with a letter or digit and use "
                 "only letters, digits, '.', '_' and '-'"
             )
     return {f"validation-{name}": dataset for name, dataset in given.items()}
@@ -103,19 +103,19 @@ def tokenizer_of(trainer: Trainer) -> Any:
 
 
 def pad_token_id(trainer: Trainer) -> int | None:
-    """Return what the trainer pads with, or None."""
+    """Return the id of the trainer's padding token, or None."""
     found = getattr(tokenizer_of(trainer), "pad_token_id", None)
     return found if found is not None else getattr(getattr(trainer.model, "config", None), "pad_token_id", None)
 
 
 def _collating(trainer: Any, dataset: Any) -> tuple[Any, Any]:
-    """Return the rows and the collator with which the trainer's loaders would be made."""
+    """Return the rows and the collator that the trainer's own loader would use."""
     if isinstance(dataset, datasets.Dataset):
         return trainer._remove_unused_columns(dataset, description="recorded"), trainer.data_collator
     return dataset, trainer._get_collator_with_removed_columns(trainer.data_collator, description="recorded")
 
 
 def examples_per_step(trainer: Trainer) -> int:
-    """Return how many examples an optimiser step takes, in all processes."""
+    """Return the number of examples per optimiser step, over all ranks."""
     args = trainer.args
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)

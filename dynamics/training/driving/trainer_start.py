@@ -1,4 +1,4 @@
-"""The starting point of a Trainer's training: its data sets as sequences, its model's values, the run it becomes."""
+"""Prepares a training with a Trainer: its data sets as sequences, the starting model's values, the plan of its run."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ from dynamics.training.resuming.beside import methods_beside
 from dynamics.training.resuming.loop_state import LoopState
 from dynamics.training.resuming.same import Resumption, allowed_changes, require_same_run
 
-#: In the trainer's output_dir: what a resumed training, whose model has changed, ranks tokens by.
+#: In the trainer's output_dir: the starting model's values, which a resumed training needs to rank tokens.
 REFERENCE_FILE = "reference-values.safetensors"
 
 
 def loop_of(
     regularizers: Sequence[Regularizer], recorder: TokenRecorder | None, *, losses: bool, fused: bool
 ) -> LoopCallback:
-    """Return the callback of a Trainer whose data sets are read when its training begins.
+    """Return the callback for a Trainer. It reads the trainer's data sets when training begins.
 
     Parameters
     ----------
     regularizers : sequence of Regularizer
     recorder : TokenRecorder, optional
     losses : bool
-        Whether the trainer tells the loss of each batch.
+        Whether the trainer provides the loss of each batch.
     fused : bool
-        Whether it wants a model that answers a `HeadRequest`.
+        Whether the trainer uses a model that answers a `HeadRequest`.
     """
     loop = TrainingLoop(regularizers, training_pass=recorder is not None and recorder.training_pass)
     callback = LoopCallback(
@@ -112,7 +112,7 @@ def _start(
 
 
 def require_whole_weights(trainer: Trainer, regularizers: Sequence[Regularizer]) -> None:
-    """Raise InputError, while nothing is written, where the mean of weights is wanted that will be sharded."""
+    """Raise InputError if an average of weights is needed but the weights will be sharded. Nothing is written yet."""
     if methods_beside(regularizers):
         require_whole(cast(Any, trainer.model), sharded=trainer.is_fsdp_enabled)
 
@@ -150,9 +150,9 @@ def _resumption(
     splits: Mapping[str, PackedSplit],
     resumed: LoopState,
 ) -> Resumption:
-    """Return where the run in the recorder's output goes on; InputError if it is another one."""
+    """Return where the run in the recorder's output resumes. Raise InputError if it is another run."""
     what = f"TokenRecorder: {recorder.output}"
-    remedy = "resume with the settings of that run, or give the recorder a new directory and start anew"
+    remedy = "use the settings of that run, or give the recorder a new directory and start from the beginning"
     run = require_same_run(recorder.output, splits, what=what)
     now = _config(recorder.name, trainer, regularizers)
     changed = allowed_changes(run.config, now, common_only=True, what=what, remedy=remedy)
@@ -160,8 +160,8 @@ def _resumption(
 
 
 def _config(name: str, trainer: Trainer, regularizers: Sequence[Regularizer]) -> dict[str, Any]:
-    """Return what stands for a recipe: what the run was trained with, as plain values."""
-    # What says where things go, and how often they are told, is no part of what was trained.
+    """Return the config that takes the place of a recipe: the training's settings, as plain values."""
+    # Arguments about output folders and logging do not affect what is trained.
     told = ("output_dir", "run_name", "resume_from_checkpoint", "report_to", "disable_tqdm", "log", "save_", "hub_")
     arguments = {key: value for key, value in cast(Any, trainer.args).to_dict().items() if not key.startswith(told)}
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -178,7 +178,7 @@ def _config(name: str, trainer: Trainer, regularizers: Sequence[Regularizer]) ->
 def _references(
     trainer: Trainer, splits: Mapping[str, PackedSplit], recorder: TokenRecorder | None, *, resumed: bool
 ) -> dict[str, TokenValues]:
-    """Return the values of the starting model: measured now, or before the training that is resumed."""
+    """Return the starting model's values: measured now, or before the training that is resumed."""
     file = Path(cast(str, trainer.args.output_dir)) / REFERENCE_FILE
     if resumed:
         if recorder is None:
@@ -200,9 +200,9 @@ def _references(
 
 
 def _kept_reference(file: Path, splits: Mapping[str, PackedSplit]) -> dict[str, TokenValues]:
-    remedy = "resume from the output_dir in which training began, with the same examples, or start anew"
+    remedy = "resume with the original output_dir and the same examples, or start from the beginning"
     if not file.is_file():
-        raise InputError(f"{file} is missing, which holds the values of the starting model; {remedy}")
+        raise InputError(f"{file}, which holds the values of the starting model, is missing; {remedy}")
     if read_identity(file).get("tokens_hash") != splits["train"].tokens_hash():
-        raise InputError(f"{file} holds the values of other examples than those of this training; {remedy}")
+        raise InputError(f"{file} holds values of different examples than this training's; {remedy}")
     return {"train": reference_values(file)}

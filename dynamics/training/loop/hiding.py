@@ -40,7 +40,7 @@ def require_hidden(model: torch.nn.Module, methods: Methods, *, dtype: torch.dty
         with evaluating(model), forward_context(device, dtype):
             found = dependence_on_dropped(logits, mask.n_vocab, mask.armed_with, device)
             if found == 0.0 and mask.settings.replacement == "unattended":
-                # The replacement token must be hidden too, so this check also runs on it.
+                # The other tokens must not see the replacement token either.
                 found = dependence_on_dropped(
                     lambda ids: logits(ids)[:, list(KEPT)],
                     mask.n_vocab,

@@ -55,7 +55,7 @@ class StepMetrics:
     ) -> None:
         """Add one micro-batch: its part of the step's loss, and its numbers of dropped and predicted tokens.
 
-        `auxiliary` is what second forward passes add to the loss. Give it for every micro-batch of a training, or for none.
+        `auxiliary` is what second forward passes add to the loss; given for every micro-batch of a training, or none.
         """
         assert (loss_sum is not None) == self._with_losses, "losses are known, or not"
         if loss_sum is None:

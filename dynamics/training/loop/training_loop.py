@@ -348,7 +348,7 @@ class TrainingLoop:
         self.metrics.restart_clock()
 
     def _check(self, landed: list[tuple[tuple[int, list[torch.Tensor]], np.ndarray]]) -> Any:
-        """Return the first of some steps with a non-finite loss, and its rows; None if there is none or it may go on."""
+        """Return the first step with a non-finite loss, and its rows; None if there is none, or training may go on."""
         for (step, rows), (unknown, not_finite) in landed:
             if unknown:
                 raise InputError(unknown_rows_message(int(unknown)))

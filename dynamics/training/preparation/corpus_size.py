@@ -1,4 +1,4 @@
-"""How large a recipe's corpus is: counted where it is on this machine, else from what the user assumes."""
+"""The size of a recipe's corpus: counted if it is on this machine, otherwise computed from assumptions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dynamics.records import schema
 from dynamics.training.preparation.documents import base_documents, domain_documents, n_ids, pack, recipe_tokenizer
 from dynamics.training.preparation.model_size import offline
 
-#: Bytes of text a token, where the text is not there to be measured.
+#: Assumed bytes of text per token, if the text is not available.
 ASSUMED_TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSize:
-    """One part of the corpus; None is unknown.
+    """The size of one part of the corpus. None means unknown.
 
     Attributes
     ----------
     documents, tokens, sequences, text_bytes : int, optional
-        Tokens with one end-of-text token a document, and without padding.
+        Tokens include one end-of-text token per document, but no padding.
     fields_bytes : int
-        What is kept of documents beside their text.
+        Bytes of document fields other than the text.
     """
 
     documents: int | None = None
@@ -41,26 +41,26 @@ class SplitSize:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSize:
-    """What is known of a recipe's data.
+    """What is known about a recipe's data.
 
     Attributes
     ----------
     splits : dict of str to SplitSize
-        As they would be recorded.
+        The splits as they would be recorded.
     base : SplitSize, optional
-        What the starting model is pretrained on.
+        The data on which the starting model is pretrained.
     vocabulary : int, optional
-        Entries of the tokenizer.
+        Number of entries of the tokenizer.
     missing : list of str
-        What would be downloaded.
+        What would have to be downloaded.
     counted : bool
-        Whether documents and tokens were counted; else tokens and what follows from them is assumed.
+        Whether documents and tokens were counted. If not, token counts and what follows from them are assumptions.
     documents_counted : bool
-        Whether documents were, at least.
+        Whether at least the documents were counted.
     packed : PackedSplit, optional
-        The training set, where it was counted.
+        The training set, if it was counted.
     tokenizer : PreTrainedTokenizerFast, optional
-        Where it is at hand.
+        None if it is not on this machine.
     """
 
     splits: dict[str, SplitSize]
@@ -74,18 +74,18 @@ class CorpusSize:
 
 
 def corpus_size(recipe: Recipe, *, tokens_per_document: float | None = None) -> CorpusSize:
-    """Return how large a recipe's data are; nothing is downloaded.
+    """Return the size of a recipe's data. Nothing is downloaded.
 
     Parameters
     ----------
     recipe : Recipe
     tokens_per_document : float, optional
-        What to assume of documents that cannot be tokenised here.
+        Assumed length of documents that cannot be tokenised here.
 
     Raises
     ------
     InputError
-        For whatever of the data is on this machine and cannot be used.
+        Data that is on this machine cannot be used.
     """
     with offline():
         missing = _missing_sources(recipe)
@@ -111,7 +111,7 @@ def corpus_size(recipe: Recipe, *, tokens_per_document: float | None = None) -> 
 
 
 def _missing_sources(recipe: Recipe) -> list[str]:
-    """Return the hub data sets of a recipe that are not in the hub's cache."""
+    """Return the data sets of a recipe that are not in the local hub cache."""
     corpora = [recipe.corpus]
     corpora += [one.settings.corpus(recipe.corpus) for one in recipe.held_out if one.settings.source is not None]
     corpora += [recipe.base.corpus] if recipe.base is not None else []
@@ -132,7 +132,7 @@ def _is_here(name: str, corpus: CorpusSettings) -> bool:
     place = hub_place(name)
     try:
         datasets.load_dataset_builder(place.name, corpus.subset, data_dir=place.folder)
-    except (OSError, ValueError, ConnectionError):  # not in the cache, or not this subset of it
+    except (OSError, ValueError, ConnectionError):  # not in the cache, or not this subset
         return place.local
     return True
 
@@ -141,7 +141,7 @@ def _tokenizer_here(name: str) -> PreTrainedTokenizerFast | None:
     try:
         return load_tokenizer(name)
     except InputError:
-        # A hub name that is not in the cache; what is here and broken, or no name at all, is the recipe's mistake.
+        # A hub name that is not in the cache is fine. A broken tokenizer here, or an impossible name, is an error.
         from transformers.utils.hub import cached_file
 
         if name.count("/") == 1 and not name.startswith((".", "/", "~", "cache:")):
@@ -180,7 +180,7 @@ def _assumed(
     missing: list[str],
     each: float | None,
 ) -> CorpusSize:
-    """Return what is known where something is missing: documents, if they are here, else those that are asked for."""
+    """Return what is known if something is missing: the documents, if they are here, or the numbers asked for."""
     documents: dict[str, int | None] = {name: len(docs) for name, docs in parts.items()} or _asked_for(recipe)
     vocabulary = n_ids(tokenizer) if tokenizer is not None else None
     if not isinstance(recipe.tokenizer, str):

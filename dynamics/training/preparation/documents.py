@@ -1,4 +1,4 @@
-"""The documents of a recipe, their parts, the tokenizer, and the tokens."""
+"""A recipe's documents, their division into parts, the tokenizer, and the tokens."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def _load(corpus: CorpusSettings) -> list[Document]:
 
 
 def domain_documents(recipe: Recipe) -> tuple[dict[str, list[Document]], list[Document]]:
-    """Return the parts of the corpus and the validation sets beside it, and all these documents together.
+    """Return the parts of the corpus and the separate validation sets, and all their documents together.
 
     Raises
     ------
     InputError
-        A validation set with a source of its own holds documents that are trained or tuned on.
+        A validation set with its own source contains documents that are used for training or tuning.
     """
     docs = _load(recipe.corpus)
     require_kept(docs)
@@ -61,7 +61,7 @@ def domain_documents(recipe: Recipe) -> tuple[dict[str, list[Document]], list[Do
         if both:
             first = next(doc.origin for doc in found if doc.content_hash in both)
             raise InputError(
-                f"{one.key}.source: {len(both)} documents are in the training corpus too (the first: {first}); "
+                f"{one.key}.source: {len(both)} documents are also in the training corpus (the first: {first}); "
                 "remove them"
             )
         parts[one.split] = found
@@ -75,7 +75,7 @@ def base_documents(base: BaseSettings, domain: Sequence[Document]) -> list[Docum
         excluded = {doc.content_hash for doc in domain}
         docs = [doc for doc in docs if doc.content_hash not in excluded]
     if not docs:
-        raise InputError("base.corpus: nothing is left of it without the domain's documents; name a larger one")
+        raise InputError("base.corpus: no documents are left without those of the domain; name a larger corpus")
     return docs
 
 

@@ -1,4 +1,4 @@
-"""What a model weighs, from its configuration alone: nothing is allocated and nothing is downloaded."""
+"""The size of a model, from its configuration alone. Nothing is allocated or downloaded."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dynamics.recipe.named_sizes import NAMED_SIZES
 from dynamics.training.loop.clean_pass import forward_context
 from dynamics.training.preparation.models import named_config
 
-#: Published models whose architecture is that of a named size, and the rows of their embedding. Positions as published.
+#: Published models that have the architecture of a named size, with the published embedding rows and positions.
 PUBLISHED = {f"Qwen/Qwen3-{size}-Base": f"qwen3-{size.lower()}" for size in ("0.6B", "1.7B", "4B", "8B")}
 _QWEN3_VOCABULARY, _QWEN3_POSITIONS = 151_936, 32_768
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the hub's libraries to what lies in their caches."""
+    """Restrict the hub libraries to their local caches."""
     import datasets
     import huggingface_hub.constants
 
@@ -44,25 +44,25 @@ def offline() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What is known of a model.
+    """What is known about a model.
 
     Attributes
     ----------
     config : PreTrainedConfig
     source : str
-        Where the configuration is from.
+        Where the configuration comes from.
     parameters : int
-        Each once, though it may be used twice (tied embeddings).
+        Number of parameters, each counted once, even if it is used twice (tied embeddings).
     tensors : int
-        Of parameters, as an optimiser counts them.
+        Number of parameter tensors, as an optimiser counts them.
     vocabulary : int
         Rows of the input embedding.
     embedding, layer : int
-        Parameters of the embedding, and of the largest layer of the decoder.
+        Parameters of the embedding, and of the largest decoder layer.
     layers, hidden : int
-        Layers of the decoder, and the width of its residual stream.
+        Number of decoder layers, and the hidden size.
     weights_here : bool
-        Whether its weights are on this machine, or made here.
+        Whether the weights are on this machine, or are created here.
     """
 
     config: Any
@@ -80,21 +80,21 @@ class ModelSize:
 def model_size(
     settings: ModelSettings, *, vocabulary: int | None, block_size: int, given: Path | None = None
 ) -> ModelSize | None:
-    """Return what a recipe's model weighs; None where its configuration is not on this machine.
+    """Return the size of a recipe's model; None if its configuration is not on this machine.
 
     Parameters
     ----------
     settings : ModelSettings
     vocabulary : int, optional
-        Entries of the tokenizer, which are those of a named size; None where it is not known.
+        Entries of the tokenizer, which determine the vocabulary of a named size; None if unknown.
     block_size : int
     given : Path, optional
-        A config.json, or a folder that holds one, in place of the model's own.
+        A config.json, or a folder that contains one, to use instead of the model's own.
 
     Raises
     ------
     InputError
-        The name can be none of a model, or its configuration cannot be read, or is not of a causal language model.
+        The name cannot be a model's, or the configuration cannot be read or is not of a causal language model.
     """
     config, source, here = _config(settings, vocabulary, block_size, given)
     if config is None:
@@ -106,7 +106,7 @@ def model_size(
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"model.name: {settings.name!r}: no causal language model can be made from {source} ({reason}); give the "
-            "configuration of one"
+            "configuration of a causal language model"
         ) from error
     embedding: Any = model.get_input_embeddings()
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) > 0]
@@ -128,7 +128,7 @@ def model_size(
 def _config(
     settings: ModelSettings, vocabulary: int | None, block_size: int, given: Path | None
 ) -> tuple[Any, str, bool]:
-    """Return a configuration (None: it is not here), where it is from, and whether the weights are here too."""
+    """Return a configuration (None if it is not here), where it comes from, and whether the weights are here too."""
     name = settings.name
     if given is not None:
         if not given.exists():
@@ -160,7 +160,7 @@ def _read(path: str, settings: ModelSettings, key: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{key}: {path} holds no configuration that transformers reads ({reason}); give a config.json, or a "
+            f"{key}: {path} holds no configuration that transformers can read ({reason}); give a config.json, or a "
             "folder that holds one"
         ) from error
 
@@ -179,18 +179,18 @@ def _model(config: Any, settings: ModelSettings) -> PreTrainedModel:
 
 
 def saved_bytes(size: ModelSize, settings: ModelSettings, *, block_size: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Return what the decoder keeps for the backward pass: bytes that do not depend on the batch, and bytes a sequence.
+    """Return the size of the decoder's saved tensors: bytes that do not depend on the batch, and bytes per sequence.
 
-    Autograd's saved tensors are counted in a forward pass over one sequence and over two, on tensors that have shapes
-    and types but no numbers; weights do not count. What does not depend on the batch is mostly the copies of weights
-    that autocast makes.
+    Tensors that autograd saves are counted in a forward pass over one sequence and over two, on fake tensors without
+    data. Weights are not counted. The part that does not depend on the batch is mostly the copies of weights that
+    autocast makes.
 
     Parameters
     ----------
     size : ModelSize
     settings : ModelSettings
     block_size : int
-        Tokens a sequence.
+        Tokens per sequence.
     dtype : torch.dtype
         float32, or the autocast type of training.
     """
@@ -203,7 +203,7 @@ def _saved(config: Any, settings: ModelSettings, n_sequences: int, block_size: i
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        held[storage._cdata] = storage  # kept, so that no other takes its number
+        held[storage._cdata] = storage  # keep it, so that no other storage gets the same address
         return tensor
 
     with FakeTensorMode():
@@ -217,7 +217,7 @@ def _saved(config: Any, settings: ModelSettings, n_sequences: int, block_size: i
             torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
             forward_context(torch.device("cpu"), dtype),
         ):
-            kept = decoder(input_ids=inputs, use_cache=False)  # as long as it is there, nothing is freed
+            kept = decoder(input_ids=inputs, use_cache=False)  # keep the output, so that nothing is freed
         total: int = sum(storage.nbytes() for number, storage in held.items() if number not in weights)
         del kept
     torch.clear_autocast_cache()

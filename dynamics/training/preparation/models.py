@@ -26,12 +26,12 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
     tokenizer : PreTrainedTokenizerBase
         The ids that it needs are the vocabulary of a named size, and must not exceed that of a loaded model.
     block_size : int
-        Positions the model must have.
+        Number of positions that the model must support.
 
     Raises
     ------
     InputError
-        The model cannot be found or loaded, is no causal language model, or is too small for the tokenizer
+        The model cannot be found or loaded, is not a causal language model, or is too small for the tokenizer
         or the sequences.
     """
     if settings.name in NAMED_SIZES:
@@ -50,7 +50,7 @@ def build_model(settings: ModelSettings, *, tokenizer: PreTrainedTokenizerBase, 
 
 
 def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens: int, block_size: int) -> None:
-    """Raise InputError where a model is too small for a tokenizer that needs `n_tokens` ids, or for the sequences."""
+    """Raise InputError if a model is too small for a tokenizer that needs `n_tokens` ids, or for the sequences."""
     if n_tokens > n_vocab:
         raise InputError(
             f"tokenizer: it needs {n_tokens} ids, more than the {n_vocab} of model {settings.name!r}; leave tokenizer "
@@ -65,7 +65,7 @@ def require_room(settings: ModelSettings, config: Any, *, n_vocab: int, n_tokens
 
 
 def named_config(name: str, *, vocab_size: int, block_size: int, **special: Any) -> Qwen3Config:
-    """Return the configuration of a named size; `special` are the ids of special tokens."""
+    """Return the configuration of a named size. `special` gives the ids of special tokens."""
     shape: dict[str, Any] = dict(NAMED_SIZES[name])
     return Qwen3Config(
         **shape,
@@ -87,7 +87,7 @@ def _from_named_size(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    # The initial weights belong to the starting model, which is the same for all seeds of a study.
+    # The initial weights do not depend on the run's seed: all seeds of a study start from the same model.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.init_seed)
         build: Any = AutoModelForCausalLM.from_config  # untyped in transformers

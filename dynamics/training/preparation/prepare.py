@@ -1,4 +1,4 @@
-"""Everything before training, the same for all arms and seeds: corpus, tokenizer, starting model, reference pass."""
+"""Everything before training that all arms and seeds share: corpus, tokenizer, starting model, reference pass."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from dynamics.training.preparation.starting_model import Pretrain, starting_mode
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a run starts from.
+    """The starting point of a run.
 
     Attributes
     ----------
     tokenizer : PreTrainedTokenizerFast
     splits : dict of str to PackedSplit
-        ``train``, ``validation``, where the recipe sets one aside ``tuning``, and ``validation-NAME`` for each further
+        ``train``, ``validation``, ``tuning`` if the recipe has this part, and ``validation-NAME`` for each further
         validation set.
     reference : dict of str to TokenValues
-        Of every split, under the frozen starting model.
+        The values of every split under the starting model.
     reference_path : Path
-        The cached reference pass.
+        The folder of the reference pass in the cache.
     reference_cached : bool
-        Whether it was there already.
+        Whether it was already in the cache.
     reference_made : dict
-        The device and the precision that it was made in.
+        The device and precision that computed it.
     load_model : callable
         Returns a fresh starting model.
     facts : dict
@@ -61,9 +61,9 @@ _last: tuple[Any, Prepared] | None = None
 
 
 def prepare(recipe: Recipe, reporter: Reporter, *, pretrain: Pretrain, precision: str | None = None) -> Prepared:
-    """Return what a run of `recipe` starts from, made or found in the cache.
+    """Return the starting point of a run of `recipe`, computed or found in the cache.
 
-    The runs of a study share all of it, so the last result is kept for the next run in the same process.
+    All runs of a study share it, so the last result is kept in memory for the next run in the same process.
 
     Parameters
     ----------
@@ -72,25 +72,25 @@ def prepare(recipe: Recipe, reporter: Reporter, *, pretrain: Pretrain, precision
     pretrain : callable
         See `Pretrain`.
     precision : str, optional
-        That of the run that goes on; see `training_arguments`.
+        The precision of a resumed run; see `training_arguments`.
 
     Raises
     ------
     InputError
-        For whatever in the recipe cannot be done; nothing has been written to the output then.
+        Something in the recipe cannot be done. Nothing has been written to the output yet.
     """
     global _last
     arithmetic = {name: recipe.training[name] for name in ARITHMETIC if name in recipe.training}
     key = (recipe.model_dump_json(include=_SHARED_FIELDS), arithmetic, precision)
     if _last is None or _last[0] != key:
         check_training(recipe.training)
-        # Of the training only where it computes and in what: what is left out may want several processes.
+        # Only the device and precision matter here. Other arguments might need several processes.
         args = training_arguments(arithmetic, output_dir=Path("unused"), seed=recipe.seed, precision=precision)
         _last = (key, _prepare(recipe, args, reporter, pretrain))
     return _last[1]
 
 
-# What the starting point depends on, beside `ARITHMETIC`; training, regularisers and seeds are left out.
+# What the starting point depends on, in addition to `ARITHMETIC`. Training, regularisers and seeds do not matter.
 _SHARED_FIELDS = {"corpus", "tokenizer", "model", "base", "block_size", "validation", "tuning"}
 
 

@@ -1,4 +1,4 @@
-"""The values of every token under the starting model, kept in the cache."""
+"""The values of every token under the starting model, computed once and cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILE = "reference.safetensors"
 
 
 class Reference(NamedTuple):
-    """Values by split, the folder of the cache that holds them, whether it was there, and what they were made on."""
+    """Values by split, their folder in the cache, whether they were found there, and what computed them."""
 
     values: dict[str, TokenValues]
     path: Path
@@ -40,7 +40,7 @@ def reference_pass(
     args: TrainingArguments,
     reporter: Reporter,
 ) -> Reference:
-    """Measure the starting model, or find what was measured: where `args` compute, and in their precision."""
+    """Measure the starting model, or load the values from the cache. Uses the device and precision of `args`."""
     dtype = forward_dtype(args)
     tokens = hashlib.sha256("".join(packed.tokens_hash() for packed in splits.values()).encode()).hexdigest()
     key: dict[str, Any] = {
@@ -50,7 +50,7 @@ def reference_pass(
         "versions": {name: versions()[name] for name in ("torch", "transformers")},
     }
     if args.device.type == "cuda":
-        # Devices that share a cache share these values too, which arms of a study must have in common.
+        # All CUDA devices that share a cache share these values, because the arms of a study must have the same.
         key |= {"device": "cuda", "float32_products": float32_products()}
 
     def build(path: Path) -> None:

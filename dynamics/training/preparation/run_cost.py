@@ -1,4 +1,4 @@
-"""What a run costs, by arithmetic alone: steps, operations, memory of a process, and bytes on disk."""
+"""The cost of a run, from arithmetic alone: steps, operations, memory per process, and bytes on disk."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from dynamics.training.preparation.corpus_size import SplitSize
 from dynamics.training.preparation.model_size import ModelSize
 from dynamics.training.recording.record_sizes import RecordedSplit, record_bytes
 
-#: Checkpoints that lie on disk while one more is written: the two that are kept, and that one.
+#: Checkpoints on disk while one more is being written: the two that are kept, and the new one.
 CHECKPOINTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes of one process; None where they are not known.
+    """Memory of one process in bytes. None means unknown.
 
     Attributes
     ----------
     weights, gradients : int
-        4 bytes a parameter, over the processes where they are sharded.
+        4 bytes per parameter, divided by the number of processes if they are sharded.
     optimiser : int, optional
-        AdamW: two float32 values a parameter, sharded as they are, and a float32 step a tensor.
+        AdamW: two float32 values per parameter, sharded like the weights, and a float32 step per tensor.
     averages : int
-        4 bytes a parameter for each model that a method keeps beside the trained one.
+        4 bytes per parameter for each model that a method keeps in addition to the trained one.
     copies : int, optional
-        One process: what autocast copies of the weights in its type. FSDP: a process gathers, in that type, what lies
-        outside the layers, and two layers (one is computed while the next is fetched). DDP: buckets of gradients too.
+        One process: the copies of weights that autocast makes in its dtype. FSDP: in that dtype, the gathered weights
+        outside the layers and of two layers (one computes while the next is fetched). DDP: gradient buckets too.
     activations : int, optional
-        Batch times what the decoder saves a sequence; with checkpointing, a float32 residual a layer, and one layer.
+        Batch size times what the decoder saves per sequence. With checkpointing, one float32 residual per layer, and
+        one layer's activations.
     head : int
-        Float32 logits and their gradient: of a chunk of rows, or of the whole batch where a method needs logits.
+        Float32 logits and their gradient: of a chunk of rows, or of the whole batch if a method needs logits.
     """
 
     weights: int
@@ -52,7 +53,7 @@ class Memory:
 
     @property
     def total(self) -> int | None:
-        """The sum, if all of it is known."""
+        """The sum, if all parts are known."""
         parts = vars(self).values()
         return None if any(part is None for part in parts) else sum(parts)
 
@@ -66,13 +67,13 @@ def memory_of(
     block_size: int,
     processes: int,
 ) -> Memory:
-    """Return what a process holds at the end of a forward pass in training.
+    """Return the memory of a process at the end of a forward pass in training.
 
     Parameters
     ----------
     size : ModelSize
     saved : (int, int), optional
-        From `saved_bytes`; None where the model's code could not be traced.
+        From `saved_bytes`; None if the model's code could not be traced.
     args : TrainingArguments
     methods : sequence of Regularizer
     block_size, processes : int
@@ -111,7 +112,7 @@ def _checkpoints_activations(args: TrainingArguments) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """One run; None is unknown.
+    """The cost of one run. None means unknown.
 
     Attributes
     ----------
@@ -119,11 +120,11 @@ class RunCost:
     steps_per_epoch : int, optional
         Optimiser steps.
     train_tokens, recorded_tokens : int, optional
-        Positions that are computed in all: trained on, in all passes of all epochs, and measured with nothing dropped.
+        Positions computed in total: in all training passes of all epochs, and in clean recording passes.
     tokens_bytes, epochs_bytes : int, optional
-        Of the folders tokens/ and epochs/, of all runs that it writes (`weight_averaging` has one of its own).
+        Sizes of the folders tokens/ and epochs/, over all runs that it writes (`weight_averaging` adds a run).
     models : int
-        Models that are saved.
+        Number of saved models.
     """
 
     epochs: int
@@ -136,7 +137,7 @@ class RunCost:
 
     @property
     def steps(self) -> int | None:
-        """Optimiser steps in all."""
+        """Total optimiser steps."""
         return None if self.steps_per_epoch is None else self.steps_per_epoch * self.epochs
 
 
@@ -148,7 +149,7 @@ def run_cost(
     *,
     processes: int,
 ) -> RunCost:
-    """Return what a run does and writes."""
+    """Return the cost of a run."""
     epochs = round(args.num_train_epochs)
     models = 1 + sum(method.beside is not None for method in methods)
     recorded = {split: _recorded(recipe, split, one) for split, one in splits.items()}
@@ -166,7 +167,7 @@ def run_cost(
         )
     steps = _steps(train, args, processes)
     assert steps is not None
-    # Passes that also go backward; one that does not, for a method that wants current values, is a recording's.
+    # Passes with a backward pass. A pass for current values has none, and counts like a recording pass.
     passes = 1 + sum(method.auxiliary_weight != 0 for method in methods)
     extra = any(method.needs_current_values for method in methods)
     of_epoch = sum(one.recorded for one in known.values())
@@ -191,7 +192,7 @@ def run_cost(
 
 
 def _steps(sequences: int | None, args: TrainingArguments, processes: int) -> int | None:
-    """Return optimiser steps a pass, as `DynamicsTrainer.steps_per_epoch` counts them."""
+    """Return the optimiser steps per pass, as `DynamicsTrainer.steps_per_epoch` counts them."""
     if sequences is None:
         return None
     batches = math.ceil(sequences / (args.per_device_train_batch_size * processes))
@@ -213,7 +214,7 @@ def _recorded(recipe: Recipe, split: str, size: SplitSize) -> RecordedSplit | No
 
 
 def device_bytes(device: torch.device) -> int | None:
-    """Return the memory of a device, or of the machine where the host computes; None if it is not told."""
+    """Return the memory of a device, or of the machine if it computes on the CPU; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     import os

@@ -1,4 +1,4 @@
-"""The model that a recipe starts from: named, loaded, or pretrained first and kept in the cache."""
+"""The model that a recipe starts from: a named size, loaded, or pretrained first and cached."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dynamics.training.environment.processes import launched
 from dynamics.training.preparation.documents import pack
 from dynamics.training.preparation.models import build_model, model_hash
 
-#: Trains a model in place on sequences, with arguments and a seed, in a folder; returns its mean loss, in nats, over
-#: the last epoch. A door's business, since it takes a trainer.
+#: Trains a model in place on sequences, with arguments and a seed, in a folder. Returns its mean loss over the last
+#: epoch, in nats. It is passed in, because it needs a trainer, which this module may not import.
 Pretrain = Callable[[PreTrainedModel, PackedSplit, dict[str, Any], int, Path, Reporter], float]
 
-# What pretraining a small model from nothing wants; `base.training` overrides each.
+# Settings for pretraining a small model from scratch. `base.training` overrides each of them.
 BASE_TRAINING: dict[str, Any] = {
     "learning_rate": 2e-3,
     "per_device_train_batch_size": 16,
@@ -53,19 +53,19 @@ def starting_model(
         facts = {"name": settings.name, "hash": _hash_of(untrained(), settings)}
 
         def unchanged() -> PreTrainedModel:
-            # What a name stands for may change while a study is run, whose next run would start from it unsaid.
+            # A name may refer to new weights while a study is running. The next run would silently start from them.
             model = untrained()
             if model_hash(model) != facts["hash"]:
                 raise InputError(
-                    f"model.name: {settings.name!r} is another model now than when this study or run started; restore "
-                    "it, or begin anew"
+                    f"model.name: {settings.name!r} is not the model that this study or run started from; restore "
+                    "it, or start from the beginning"
                 )
             return model
 
         return unchanged, facts
     base = recipe.base
     training = {**BASE_TRAINING, **base.training, "num_train_epochs": base.epochs}
-    # Where the run computes, its starting model is made, unless the recipe says otherwise.
+    # The starting model is pretrained on the device of the run, unless the recipe says otherwise.
     where = {"use_cpu": True} if recipe.training.get("use_cpu") and "use_cpu" not in training else {}
     cuda = on_cuda({**training, **where})
     key: dict[str, Any] = {
@@ -111,12 +111,12 @@ def starting_model(
 
 
 def _hash_of(model: PreTrainedModel, settings: ModelSettings) -> str:
-    """Return a model's hash; InputError where the recipe expects another."""
+    """Return a model's hash. Raise InputError if the recipe expects another one."""
     found = model_hash(model)
     if settings.hash is not None and found != settings.hash:
         raise InputError(
-            f"model.hash: the weights of {settings.name!r} are {found}, before any pretraining, and the recipe expects "
-            f"{settings.hash}; give the model that the recipe was written for, or leave model.hash out"
+            f"model.hash: the weights of {settings.name!r} (before any pretraining) have hash {found}, but the recipe "
+            f"expects {settings.hash}; give the model that the recipe was written for, or remove model.hash"
         )
     return found
 
@@ -124,6 +124,6 @@ def _hash_of(model: PreTrainedModel, settings: ModelSettings) -> str:
 def require_one_process(what: str) -> None:
     if launched() > 1:
         raise InputError(
-            f"{what}, and {launched()} processes were started: run `dynamics reference RECIPE` once, in one process, "
-            "with the same $DYNAMICS_CACHE; what it makes is found in the cache then"
+            f"{what}, but {launched()} processes were started: first run `dynamics reference RECIPE` in one process "
+            "with the same $DYNAMICS_CACHE; the result is then found in the cache"
         )

@@ -1,1 +1,1 @@
-"""What is written: clean values, epochs, the run directory."""
+"""Writing records: clean values, epochs, the run directory."""

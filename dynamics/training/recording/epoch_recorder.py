@@ -1,4 +1,4 @@
-"""The clean values of every chosen token after every epoch, as one immutable unit on disk."""
+"""Measures and writes the clean values of the chosen sequences after each epoch, as one immutable set of files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dynamics.training.loop.training_pass import Moment, TrainingPass
 
 
 class EpochRecorder:
-    """Measures the chosen sequences of each split and writes them as an epoch of a run.
+    """Measures the chosen sequences of each split, and writes them as an epoch of a run.
 
     Parameters
     ----------
     run_dir : Path
-        A run whose tokens are written.
+        A run whose token files are already written.
     splits : mapping of str to PackedSplit
     recorded : mapping of str to ndarray of int
-        The sequences to record of each split, by id, ascending.
+        The ids of the sequences to record from each split, ascending.
     config_hash : str
-        Of the resolved recipe; binds the epoch to its run.
+        Hash of the resolved recipe. It ties the epoch to its run.
     batch_size : int
         Sequences per forward pass.
     value_dtype : str
@@ -39,8 +39,8 @@ class EpochRecorder:
     Attributes
     ----------
     values : dict of str to TokenValues
-        What was recorded last, of each split, in the precision on disk: of all its sequences, NaN where one is not
-        recorded.
+        The last recorded values of each split, in the precision on disk, for all its sequences; NaN for sequences
+        that are not recorded.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class EpochRecorder:
         self.values: dict[str, TokenValues] = {}
 
     def record(self, model: torch.nn.Module, moment: Moment, *, seen: TrainingPass | None = None) -> dict[str, float]:
-        """Measure and write one moment.
+        """Measure and write one moment of training.
 
         Parameters
         ----------
         model : Module
-            Left in the mode that it was in.
+            Its mode is restored.
         moment : Moment
         seen : TrainingPass, optional
-            What was dropped of the training set in this pass, and what the optimiser saw of it.
+            What was dropped from the training set in this pass, and the values that the optimiser saw.
 
         Returns
         -------
@@ -118,12 +118,12 @@ class EpochRecorder:
         return means
 
     def recorded(self, split: str, records: Records, epoch: int) -> TokenValues:
-        """Return what the records of `split` hold of `epoch`, in the form of `values`."""
+        """Return the recorded values of `split` at `epoch`, in the form of `values`."""
         found = TokenValues(loss=records.loss(epoch), entropy=records.entropy(epoch), correct=records.correct(epoch))
         return self._spread(split, found, self._recorded[split])
 
     def _spread(self, split: str, measured: TokenValues, rows: np.ndarray) -> TokenValues:
-        """Put the values of some sequences, in the precision on disk, in their places among all."""
+        """Put the values of some sequences into an array of all sequences, rounded to the precision on disk."""
         shape = self._splits[split].token_id.shape
         whole = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("loss", "entropy")}
         for name, into in whole.items():
@@ -142,7 +142,7 @@ def measure_share(
     batch_size: int,
     dtype: torch.dtype,
 ) -> tuple[np.ndarray, TokenValues]:
-    """Measure this process's share of some sequences: each world-th one; all make as many forward passes.
+    """Measure this rank's share of some sequences: every W-th one of W ranks. All make as many forward passes.
 
     Parameters
     ----------
@@ -150,15 +150,15 @@ def measure_share(
     packed : PackedSplit
     rows : ndarray of int, shape (R,)
         Sequences of `packed`, ascending.
-    labels : ndarray of int64, shape (R, n_positions)
-        Theirs.
+    labels : ndarray of int64, shape (R, P)
+        The labels of these sequences.
     batch_size : int
     dtype : torch.dtype
 
     Returns
     -------
     ndarray of int, TokenValues
-        The rows that were measured, and their values.
+        The rows that this rank measured, and their values.
     """
     world = world_size()
     mine = slice(rank(), None, world)
@@ -175,7 +175,7 @@ def measure_share(
 
 
 def measure_all(model: torch.nn.Module, packed: PackedSplit, *, batch_size: int, dtype: torch.dtype) -> TokenValues:
-    """Measure every sequence of a split, each in one process; the values are those of all, in all processes."""
+    """Measure every sequence of a split, shared out over the ranks. All ranks return all values."""
     rows, found = measure_share(
         model,
         packed,
@@ -195,7 +195,7 @@ def measure_all(model: torch.nn.Module, packed: PackedSplit, *, batch_size: int,
 
 
 def values_over_ranks(found: TokenValues) -> TokenValues:
-    """Return values of which each process knows some, as all know them."""
+    """Merge values of which each rank knows a part, so that all ranks have all of them."""
     return TokenValues(
         loss=over_ranks(found.loss, blank=np.nan),
         entropy=over_ranks(found.entropy, blank=np.nan),
@@ -209,9 +209,9 @@ def _of_rows(seen: TrainingPass, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def choose_sequences(n_sequences: int, wanted: int | str, *, split: str) -> np.ndarray:
-    """Return the ids of the sequences to record, ascending: all, or `wanted` of them at random.
+    """Return the ids of the sequences to record, ascending: all of them, or `wanted` at random.
 
-    The choice depends on the numbers alone, so every run of a study records the same sequences.
+    The choice depends only on the two numbers, so every run of a study records the same sequences.
     """
     if wanted == "all" or int(wanted) >= n_sequences:
         return np.arange(n_sequences)

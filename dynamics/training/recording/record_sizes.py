@@ -1,4 +1,4 @@
-"""How many bytes the records of a run take, from shapes and types alone: what `records.writer` would write."""
+"""The size of a run's records in bytes, computed from shapes and dtypes, as `records.writer` would write them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from dynamics.records import schema
 
-# Codes and bytes of the types that records are in.
+# Names and bytes of the dtypes in records.
 _CODES = {"float16": ("F16", 2), "float32": ("F32", 4), "int32": ("I32", 4), "int64": ("I64", 8), "uint8": ("U8", 1)}
 _SHA256 = "0" * 64
 
-#: Of a tensor: its type and its shape.
+#: The dtype and the shape of each tensor.
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedSplit:
-    """What decides how large a split's records are.
+    """What determines the size of a split's records.
 
     Attributes
     ----------
     sequences, block_size : int
-        (S, B), the shape of the split.
+        The shape of the split: S sequences, P positions.
     recorded : int
         Sequences that are recorded after every epoch.
     documents, text_bytes : int
-        Of the whole split.
+        For the whole split.
     fields_bytes : int
-        What is kept of documents beside their text; 0 where nothing is.
+        Bytes of document fields other than the text; 0 if there are none.
     """
 
     sequences: int
@@ -51,7 +51,7 @@ def record_bytes(
     training_pass: bool,
     processes: int = 1,
 ) -> tuple[int, int]:
-    """Return the bytes of the folders ``tokens/`` and ``epochs/`` of a run.
+    """Return the sizes in bytes of the folders ``tokens/`` and ``epochs/`` of a run.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def record_bytes(
     value_dtype : str
         ``float16`` or ``float32``.
     drops, training_pass : bool
-        Whether masks, and what the optimiser saw, are recorded of the training set.
+        Whether masks, and the values that the optimiser saw, are recorded for the training set.
     processes : int
-        Each writes a shard of every split; process r of P records every P-th sequence from the r-th on.
+        Number of ranks W. Each writes a shard of every split; rank r records every W-th sequence, starting at r.
     """
     tokens = sum(
         _file_bytes(_tokens_layout(one), {"dynamics": schema.tokens_identity(split)}) for split, one in splits.items()
@@ -134,11 +134,11 @@ def _epoch_layout(shape: tuple[int, int], value_dtype: str, *, drops: bool, seen
 
 
 def _file_bytes(layout: Layout, metadata: Mapping[str, Any]) -> int:
-    """Return the size of a safetensors file: 8 bytes, a JSON header in whole units of 8, and the tensors."""
+    """Return the size of a safetensors file: 8 bytes, a JSON header padded to a multiple of 8, and the tensors."""
     texts = {name: schema.canonical_json(value).decode("ascii") for name, value in metadata.items()}
     header: dict[str, Any] = {"__metadata__": texts}
     at = 0
-    # Wide types come first, and then names in order, so that every tensor is aligned.
+    # safetensors sorts wide types first, then by name, so that every tensor is aligned.
     for name, (dtype, shape) in sorted(layout.items(), key=lambda one: (-_CODES[one[1][0]][1], one[0])):
         code, width = _CODES[dtype]
         size = width

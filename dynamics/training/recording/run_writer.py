@@ -1,4 +1,4 @@
-"""The one owner of a run directory while training goes on: it begins, resumes, records epochs, and finishes."""
+"""The only writer of a run directory during training: begins, resumes, records epochs, and finishes the run."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ from dynamics.training.loop.training_pass import Moment, TrainingPass
 from dynamics.training.recording.epoch_recorder import EpochRecorder, choose_sequences
 from dynamics.training.resuming.same import Resumption
 
-#: Called after an epoch is recorded, with the model, the moment, the mean loss of each split, and what the pass saw.
+#: Called after an epoch is recorded, with the model, the moment, the mean loss of each split, and the pass.
 OnRecorded = Callable[[torch.nn.Module, Moment, dict[str, float], TrainingPass], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What is known of a run before it begins, whichever door it came through.
+    """What is known about a run before it begins, for every way to train.
 
     Attributes
     ----------
     output : Path
     name : str
     config : mapping
-        What the run was asked to be: a resolved recipe, or what stands for one. Its hash binds every epoch to the run.
+        The resolved recipe, or settings in its place. Its hash ties every epoch to the run.
     splits : mapping of str to PackedSplit
     reference : mapping of str to TokenValues
-        Under the starting model, of every split.
+        The values of every split under the starting model.
     reference_made : mapping
-        The device and the precision that they were made in, where another run or command made them.
+        The device and precision that computed them, if another run or command did.
     sequences : mapping of str to int or "all"
-        How many of each split to record.
+        How many sequences of each split to record.
     regularizers : sequence of Regularizer
     value_dtype : str
         ``float16`` or ``float32``, on disk.
     forward_dtype : torch.dtype
         The autocast type of training, or float32.
     weight_dtype : torch.dtype
-        Of the model's weights: what it computes in without autocast.
+        The dtype of the model's weights, in which it computes without autocast.
     device : torch.device
-        Where it computes.
+        The device that computes.
     batch_size : int
         Sequences per forward pass.
     seeds : mapping
     facts : mapping
-        More for the manifest: hashes of data, model and tokenizer.
+        Further entries for the manifest: hashes of data, model and tokenizer.
     beside : str, optional
-        What the run's model is called beside the trained one; None for the trained one itself.
+        The name of a model that is measured next to the trained one; None for the trained one.
     """
 
     output: Path
@@ -87,13 +87,13 @@ class RunPlan:
 
     @property
     def precision(self) -> str:
-        """What training computes in: `float32`, `bfloat16` or `float16`."""
+        """The precision of training: `float32`, `bfloat16` or `float16`."""
         dtype = self.weight_dtype if self.forward_dtype == torch.float32 else self.forward_dtype
         return str(dtype).removeprefix("torch.")
 
 
 def plain_values(value: Any) -> Any:
-    """Return a value as a run's config can hold it: mappings, lists, numbers and text; all else as its text."""
+    """Convert a value for a run's config: mappings, lists, numbers and text are kept, anything else becomes text."""
     if isinstance(value, Mapping):
         return {str(key): plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -102,31 +102,31 @@ def plain_values(value: Any) -> Any:
 
 
 def reference_of_run(output: Path, splits: Iterable[str]) -> dict[str, TokenValues]:
-    """Return the values of the starting model that the run in `output` holds."""
+    """Return the starting model's values from the run in `output`."""
     return {split: reference_values(output / schema.tokens_file(split)) for split in splits}
 
 
 def reference_values(file: Path) -> TokenValues:
-    """Return the values of the starting model that a file of tokens, or one beside checkpoints, holds."""
+    """Return the starting model's values from a token file, or from the file next to checkpoints."""
     arrays = load_file(file)
-    # The first version named them shortly beside checkpoints.
+    # The first version used shorter names in the file next to checkpoints.
     loss = arrays["reference_loss"] if "reference_loss" in arrays else arrays["loss"]
     entropy = arrays["reference_entropy"] if "reference_entropy" in arrays else arrays["entropy"]
     return TokenValues(loss=loss, entropy=entropy, correct=np.zeros(loss.shape, dtype=np.bool_))
 
 
 def _require_precision(run: Run, plan: RunPlan) -> None:
-    """Raise InputError where a run would go on in another precision than it was trained in."""
+    """Raise InputError if a run would be resumed in another precision."""
     before = run.manifest.get("precision", plan.precision)
     if before != plan.precision:
         raise InputError(
-            f"{plan.output} holds a run that was trained in {before}, and training would go on in {plan.precision}; "
-            f"go on in {before}, or start anew in a new directory"
+            f"{plan.output} holds a run that was trained in {before}, but training would continue in {plan.precision}; "
+            f"continue in {before}, or start from the beginning in a new directory"
         )
 
 
 class RunWriter:
-    """Writes a run as it is trained; a `Recording` of the loop.
+    """Writes a run during training. Implements the loop's `Recording`.
 
     Parameters
     ----------
@@ -134,8 +134,8 @@ class RunWriter:
     on_recorded : callable, optional
         See `OnRecorded`.
     completes : bool
-        Whether the run is complete when training is done; else something is still to be written (the model), and
-        `complete` is for the caller to call.
+        Whether the run is complete when training ends. If not, something else must still be written (the model),
+        and the caller then calls `complete`.
     """
 
     def __init__(self, plan: RunPlan, *, on_recorded: OnRecorded | None = None, completes: bool = True) -> None:
@@ -147,16 +147,16 @@ class RunWriter:
         self._moment = Moment(epoch=0, step=0, passes=0.0)
 
     def begin(self, *, total_steps: int, steps_per_epoch: int | None, resumption: Resumption | None) -> None:
-        """Write what is known before training; or bring the run that is there back to where training goes on.
+        """Write what is known before training; or return the existing run to the point where training resumes.
 
         Parameters
         ----------
         total_steps : int
-            As planned.
+            The planned number.
         steps_per_epoch : int, optional
-            Where it is known; else the first pass tells.
+            None if it is unknown; then the first pass determines it.
         resumption : Resumption, optional
-            From `dynamics.training.resuming.same`, which has seen that the run is the same.
+            From `dynamics.training.resuming.same`, which has checked that the run is the same.
         """
         plan = self._plan
         recorded = {
@@ -170,10 +170,10 @@ class RunWriter:
             _require_precision(before, plan)
             started, config_hash = before.manifest["timing"]["started"], before.manifest["config_hash"]
             reference_made = before.manifest.get("reference", {})
-            # Of the texts in the files of tokens, which stay as they are.
+            # This hash is of the texts in the token files, which do not change.
             facts.pop("token_text", None)
             facts |= {key: before.manifest[key] for key in ("token_text",) if key in before.manifest}
-            # A run that goes on as it was leaves no trace of it: its bytes are those of one that was not interrupted.
+            # A run resumed without changes gets no entry, so its files equal those of an uninterrupted run.
             entries = [resumption.entry(total_steps)] if resumption.changed else []
             history = [*before.manifest.get("resumed", []), *entries]
             recorded = {split: before.records(split).sequence_id for split in plan.splits}
@@ -214,7 +214,7 @@ class RunWriter:
             "curriculum": curricula(plan.regularizers, total_steps),
             "steps_per_epoch": total_steps if steps_per_epoch is None else steps_per_epoch,
             "total_steps": total_steps,
-            # By what routes the head's products were made: chosen by measuring, and taken again where a run goes on.
+            # Which kernels computed the head's products. The choice was measured, and is reused when the run resumes.
             "head_routes": chosen_routes(),
             **({"resumed": history} if history else {}),
             "timing": {"started": started},
@@ -222,7 +222,7 @@ class RunWriter:
         on_rank_zero(lambda: self._write_manifest(self._manifest))
 
     def epoch(self, model: torch.nn.Module, moment: Moment, seen: TrainingPass) -> TokenValues:
-        """Measure and write a moment; return the clean values of the training set, as recorded."""
+        """Measure and write a moment. Return the clean values of the training set as recorded."""
         assert self._recorder is not None, "begin() comes first"
         means = self._recorder.record(model, moment, seen=seen)
         self._moment = moment
@@ -230,7 +230,7 @@ class RunWriter:
         if moment.epoch == 1 and moment.whole:
             self._manifest["steps_per_epoch"] = moment.step
         self._manifest["head_routes"] = {**before["head_routes"], **chosen_routes()}
-        # What process 0 knows; the others may have taken other routes, and must not be waited for.
+        # Only rank 0 decides. Other ranks may have chosen other routes, and need not be asked.
         if rank() == 0 and self._manifest != before:
             self._write_manifest(self._manifest)
         if self._on_recorded is not None:
@@ -238,14 +238,14 @@ class RunWriter:
         return self._recorder.values["train"]
 
     def recorded(self, epoch: int) -> TokenValues:
-        """Return the clean values of the training set that were recorded as `epoch`."""
+        """Return the clean values of the training set that were recorded at `epoch`."""
         assert self._recorder is not None, "begin() comes first"
         run = open_run(self._plan.output)
         self._moment = Moment(epoch=epoch, step=run.step(epoch) or 0, passes=run.passes(epoch))
         return self._recorder.recorded("train", run.records("train"), epoch)
 
     def diverged(self, step: int) -> None:
-        """Note that training ends since its loss at `step` is no number; one that goes on takes the note back."""
+        """Note that training ends because the loss at `step` is not finite. Resuming removes the note."""
         self._manifest["diverged"] = {"step": step}
         if rank() == 0:
             self._write_manifest(self._manifest)
@@ -256,7 +256,7 @@ class RunWriter:
             self.complete()
 
     def complete(self) -> None:
-        """Write the manifest of the complete run: what was trained, where that is not what was planned."""
+        """Write the manifest of the complete run, including what was trained if it differs from the plan."""
         if rank() == 0:
             plan, moment = self._plan, self._moment
             done: dict[str, Any] = {"total_steps": moment.step, "epochs_trained": moment.passes}

@@ -1,4 +1,4 @@
-"""The run of a trained model, and the runs of models measured beside it, written by one `Recording` of the loop."""
+"""Writes the run of the trained model, and the runs of models measured next to it, as one `Recording`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from dynamics.training.resuming.same import Resumption, allowed_changes, require
 
 
 class RunWriters:
-    """Writes the run of the trained model, and one for each method that keeps a model beside it.
+    """Writes the run of the trained model, and a run for each method that keeps a model of its own.
 
-    An epoch is recorded of the trained model first, then of the others, and a checkpoint comes after all of them: where
-    training was killed in between, it goes on before that epoch, and all of them record it anew. The run of the trained
-    model is complete last.
+    Each epoch is recorded for the trained model first, then for the others, and the checkpoint comes last. If training
+    is killed in between, it resumes before that epoch, and all runs record it again. The run of the trained model is
+    completed last.
 
     Parameters
     ----------
     plan : RunPlan
-        Of the trained model's run.
+        The plan of the trained model's run.
     on_recorded : callable, optional
-        Called with the plan of each run; returns what is called after each of its epochs.
+        Called with the plan of each run. Returns the function to call after each of its epochs.
     completes : bool
         As for `RunWriter`.
     claimed : bool
-        Whether it is known already that the directories of all runs may be written to.
+        Whether the caller has already checked that all run directories may be written.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class RunWriters:
             self.beside.append(Beside(method, one, writer(one), StepCopies(plan.output, one.output)))
 
     def begin(self, *, total_steps: int, steps_per_epoch: int | None, resumption: Resumption | None) -> None:
-        """Write what is known before training, of every run; parameters as for `RunWriter.begin`.
+        """Write what is known before training, for every run. Parameters as for `RunWriter.begin`.
 
         Raises
         ------
         InputError
-            The directory of a run beside is not empty; or, where training goes on, holds another run, or not as much.
+            The directory of an additional run is not empty; or, when resuming, it holds another run or lacks epochs.
         """
         if not self._claimed:
             on_rank_zero(lambda: self._require_places(resumption))
@@ -74,7 +74,7 @@ class RunWriters:
             writer.begin(total_steps=total_steps, steps_per_epoch=steps_per_epoch, resumption=resumption)
 
     def epoch(self, model: torch.nn.Module, moment: Moment, seen: TrainingPass) -> TokenValues:
-        """Measure and write a moment of every run; return the trained model's values, as recorded."""
+        """Measure and write a moment of every run. Return the trained model's values as recorded."""
         values = self._trained.epoch(model, moment, seen)
         for one in self.beside:
             one.steps.follow()
@@ -83,13 +83,13 @@ class RunWriters:
         return values
 
     def recorded(self, epoch: int) -> TokenValues:
-        """Return the trained model's values of the training set that were recorded as `epoch`."""
+        """Return the trained model's values of the training set that were recorded at `epoch`."""
         for one in self.beside:
             one.writer.recorded(epoch)
         return self._trained.recorded(epoch)
 
     def diverged(self, step: int) -> None:
-        """Note in every run that training ends since its loss at `step` is no number."""
+        """Note in every run that training ends because the loss at `step` is not finite."""
         for writer in (self._trained, *(one.writer for one in self.beside)):
             writer.diverged(step)
 
@@ -103,7 +103,7 @@ class RunWriters:
         for one in self.beside:
             one.steps.follow()
             one.writer.complete()
-        # Last: a run whose manifest says so has nothing left to do.
+        # Last, because a run whose manifest says complete must have nothing left to do.
         self._trained.complete()
 
     def _require_places(self, resumption: Resumption | None) -> None:
@@ -112,7 +112,7 @@ class RunWriters:
 
 
 class Beside(NamedTuple):
-    """A method that keeps a model beside the trained one, and the run of that model."""
+    """A method that keeps a model of its own, and the run of that model."""
 
     method: Regularizer
     plan: RunPlan
@@ -121,24 +121,24 @@ class Beside(NamedTuple):
 
 
 def _require_place(method: Regularizer, plan: RunPlan, resumption: Resumption | None) -> None:
-    """Raise InputError unless the run of a method's model can begin, or go on, where it lies."""
+    """Raise InputError unless the run of a method's model can begin, or resume, in its directory."""
     output = plan.output
     what = f"{type(method).__name__}: {output}, where the averaged model is recorded,"
     if resumption is None:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"{what} is not empty; remove it, or name another directory for the run")
         return
-    remedy = "resume with both runs in their places, or start anew in a new directory"
+    remedy = "resume with both runs in their places, or start from the beginning in a new directory"
     if not (output / schema.MANIFEST_FILE).is_file():
         raise InputError(f"{what} holds no run; {remedy}")
     run = require_same_run(output, plan.splits, what=what)
     allowed_changes(run.config, plan.config, common_only=True, what=what, remedy=remedy)
     if resumption.epoch not in run.epochs:
-        raise InputError(f"{what} has no epoch {resumption.epoch}, after which training goes on; {remedy}")
+        raise InputError(f"{what} has no epoch {resumption.epoch}, after which training resumes; {remedy}")
 
 
 class StepCopies:
-    """The rows of a run's metrics that tell of its steps, in another run that shares them.
+    """Copies the rows about steps in a run's metrics to another run that shares these steps.
 
     Parameters
     ----------
@@ -148,12 +148,12 @@ class StepCopies:
 
     def __init__(self, source: Path, target: Path) -> None:
         self._source, self._target = source / schema.METRICS_FILE, target / schema.METRICS_FILE
-        # Bytes that were read of the source, which grows at its end while training goes on; the last step copied.
+        # Bytes of the source that were read (it grows during training), and the last step that was copied.
         self._at = 0
         self._last: int | None = None
 
     def follow(self) -> None:
-        """Copy the rows that are new: those of later steps than the last one that the target has."""
+        """Copy the new rows: those of later steps than the last one in the target."""
         if rank() != 0 or not self._source.exists():
             return
         if self._last is None:
@@ -169,7 +169,7 @@ class StepCopies:
 
 
 def plan_beside(plan: RunPlan, method: Regularizer) -> RunPlan:
-    """Return the plan of the run of a method's model: the trained model's, in another place and by another name."""
+    """Return the plan of the run of a method's model: that of the trained model, with another folder and name."""
     return replace(
         plan,
         output=output_beside(plan.output, method),
@@ -181,5 +181,5 @@ def plan_beside(plan: RunPlan, method: Regularizer) -> RunPlan:
 
 
 def _is_step(row: dict[str, Any]) -> bool:
-    # Others tell of an epoch: what was measured for tuning.
+    # Other rows are about an epoch: the loss measured for tuning.
     return "learning_rate" in row

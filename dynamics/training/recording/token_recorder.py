@@ -1,4 +1,4 @@
-"""What to record of one's own training, and where: what a user gives to a trainer or a loop."""
+"""What to record of your own training, and where. You give it to a trainer or a loop."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ log = logging.getLogger(__name__)
 
 
 class TokenRecorder:
-    """Says that loss, entropy and correctness of every token are recorded, before training and after each epoch.
+    """Records loss, entropy and correctness of every token, before training and after each epoch.
 
-    Give it to `DynamicsTrainer` or `attach`. The run opens with `open_run`; each example is a document. The training
-    set and, where the trainer has one, its eval_dataset are recorded: as ``validation``, or, of a mapping of data sets,
-    each as ``validation-NAME``.
+    Give it to `DynamicsTrainer`, `attach` or `LoopRecorder`, and open the run with `open_run`. Each example is a
+    document. The training set is recorded, and so is the trainer's eval_dataset, if it has one: as ``validation``, or,
+    if it is a mapping of data sets, each as ``validation-NAME``.
 
     Parameters
     ----------
     output : path
-        A new or empty directory; or that of the run which the trainer resumes. A second training with the same
-        recorder goes to the directory beside it with ``-2`` at the end of its name, and so on.
+        A new or empty directory, or the directory of the run that the trainer resumes. A second training with the
+        same recorder is recorded next to it, in a directory whose name ends in ``-2``, and so on.
     name : str, optional
-        Of the run; by default that of the directory.
+        Name of the run; by default the name of the directory.
     train_sequences, validation_sequences : int or "all"
-        How many sequences to record, chosen at random once.
+        How many sequences to record. They are chosen at random, once.
     dtype : {"float16", "float32"}
-        Of loss and entropy on disk.
+        The dtype of loss and entropy on disk.
     training_pass : bool
-        Record also, apart from the clean values, what the optimiser saw of each token: with `DynamicsTrainer` alone,
-        at the cost of its bytes.
+        Also record the values that the optimiser saw of each token, separately from the clean values. Only with
+        `DynamicsTrainer`. This makes the records larger.
     batch_size : int, optional
         Sequences per forward pass; by default the trainer's per_device_eval_batch_size.
 
@@ -59,28 +59,28 @@ class TokenRecorder:
         self._wanted = {"train": train_sequences, "validation": validation_sequences}
         for split, wanted in self._wanted.items():
             if wanted != "all" and (isinstance(wanted, str) or isinstance(wanted, bool) or wanted < 1):
-                raise InputError(f'TokenRecorder: {split}_sequences {wanted!r} is neither "all" nor a number from 1')
+                raise InputError(f'TokenRecorder: {split}_sequences {wanted!r} is neither "all" nor an integer from 1')
         self.given = Path(output)
         self._name = name
         self.dtype = dtype
         self.training_pass = training_pass
         self.batch_size = batch_size
-        #: How many trainings have begun, not counting those that resumed one.
+        #: How many trainings have begun, not counting resumed ones.
         self.begun = 0
 
     @property
     def output(self) -> Path:
-        """Where the training that begins now, or began last, is recorded."""
+        """The directory of the current or last training."""
         return self.given if self.begun <= 1 else self.given.with_name(f"{self.given.name}-{self.begun}")
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The name of the run."""
         return self._name or self.output.absolute().name
 
     @property
     def metrics_path(self) -> Path:
-        """Where the scalars of each step go."""
+        """The file with the metrics of each step."""
         return self.output / schema.METRICS_FILE
 
     def sequences(self, split: str) -> int | str:
@@ -88,14 +88,14 @@ class TokenRecorder:
         return self._wanted["train" if split == "train" else "validation"]
 
     def claim_output(self) -> None:
-        """Begin a new training: in the directory given, or, for a second one, in another beside it.
+        """Begin a new training in the given directory, or, for a second one, in another directory next to it.
 
-        A training that failed before it wrote anything does not count.
+        A training that failed before it wrote anything is not counted.
 
         Raises
         ------
         InputError
-            It is not new or empty.
+            The directory is not empty.
         """
         before = self.begun
         if not before or not on_rank_zero(lambda: _is_free(self.output)):
@@ -106,18 +106,18 @@ class TokenRecorder:
             self.begun = before
             raise
         if self.begun > 1:
-            log.warning("the training that begins now is recorded in %s", self.output)
+            log.warning("this training is recorded in %s", self.output)
 
     def _require_free(self) -> None:
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"TokenRecorder: {self.output} is a file; name a new directory")
         if not _is_free(self.output):
             raise InputError(
-                f"TokenRecorder: {self.output} is not empty, and training starts from its first step; name a new "
-                "directory, or resume the training whose run it holds"
+                f"TokenRecorder: {self.output} is not empty, but training starts from its first step; name a new "
+                "directory, or resume the training of the run in it"
             )
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether a new run may go there."""
+    """Whether a new run may be written to a folder."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

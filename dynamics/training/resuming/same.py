@@ -96,7 +96,7 @@ def allowed_changes(
         ):
             changed[key] = [None if value is _ABSENT else value for value in (one, other)]
         else:
-            refused.append(f"{key} (was {_shown(one)}, now {_shown(other)})")
+            refused.append(f"{key} ({_shown(one)} then, {_shown(other)} now)")
     if refused:
         raise InputError(f"{what} holds a run that differs in {', '.join(refused)}; {remedy}")
     return changed

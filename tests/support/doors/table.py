@@ -40,7 +40,7 @@ _MAX_STEPS = refused("a", "max_steps" + _OWNED)
 _FRACTION = refused("b", "num_train_epochs must be a whole number of at least 1, not 1.5: recording is by epoch")
 _DROP_LAST = refused("c", "dataloader_drop_last" + _OWNED)
 _EVALUATION = refused("d", "eval_strategy" + _OWNED)
-_ENDLESS = refused("e", "has no length and goes on after ")
+_ENDLESS = refused("e", "has no length and did not end after ")
 _NOT_CAUSAL = refused("f", "")
 
 

@@ -93,7 +93,7 @@ def test_a_model_compiled_in_place_says_why_it_is_not_fused(caplog):
     model.compile(backend=Backend())
     with caplog.at_level(logging.WARNING, logger="dynamics"), fused_head(model) as fused:
         assert not fused
-    assert "it is compiled in place, by compile()" in caplog.text
+    assert "it is compiled in place with compile()" in caplog.text
 
 
 def test_a_decoder_compiled_in_place_is_fused():
@@ -123,7 +123,7 @@ def test_a_compiled_model_without_a_known_decoder_is_not_fused():
 
     bare = Bare()
     compiled = torch.compile(bare, backend=Backend())
-    assert not_compilable([compiled, bare], bare) == "it is compiled and its decoder is not known"
+    assert not_compilable([compiled, bare], bare) == "it is compiled and its decoder is unknown"
     assert not_compilable([bare], bare) is None
     with requests_past_compilation([bare], bare):
         pass

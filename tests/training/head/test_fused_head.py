@@ -112,11 +112,11 @@ class TwoLayers(nn.Linear):
     [
         (
             lambda model: setattr(model, "__class__", Louder),
-            "its logits are not those of its head, a scale and a soft cap",
+            "its logits are not its head's output with a scale and a soft cap",
         ),
         (
             lambda model: setattr(model, "lm_head", TwoLayers(32, N_VOCAB)),
-            "its head is tests's TwoLayers, no plain Linear",
+            "its head is tests's TwoLayers, not a plain Linear",
         ),
         (lambda model: model.lm_head.register_forward_hook(lambda *_: None), "its head has hooks"),
     ],

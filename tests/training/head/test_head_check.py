@@ -82,7 +82,7 @@ def test_a_scale_and_a_cap_are_measured(after, form):
 )
 def test_anything_else_after_a_head_is_seen(after):
     z = _probe(torch.Size((1, 8, 40)), torch.device("cpu")).float()
-    assert _form(z.double(), after(z).double()) == "its logits are not those of its head, a scale and a soft cap"
+    assert _form(z.double(), after(z).double()) == "its logits are not its head's output with a scale and a soft cap"
 
 
 def test_a_probe_says_what_is_wrong_with_a_model():
@@ -180,7 +180,7 @@ def test_peft_inside_the_decoder_is_fused_and_on_the_head_is_not(caplog):
             with fused_head(on_head) as fused:
                 assert not fused
     assert [line.getMessage() for line in caplog.records] == [
-        "Qwen3ForCausalLM: its head is peft's Linear, no plain Linear; losses are computed from whole logits"
+        "Qwen3ForCausalLM: its head is peft's Linear, not a plain Linear; losses are computed from full logits"
     ]
     merged = on_head.merge_and_unload()
     with fused_head(merged) as fused:
@@ -298,7 +298,7 @@ def test_an_error_in_the_check_means_whole_logits(caplog, monkeypatch):
             with fused_head(model) as fused:
                 assert not fused
     assert [line.getMessage() for line in caplog.records] == [
-        "Qwen3ForCausalLM: its fused head fails (ZeroDivisionError: division by zero); losses are computed from whole "
+        "Qwen3ForCausalLM: its fused head fails (ZeroDivisionError: division by zero); losses are computed from full "
         "logits"
     ]
 
@@ -314,7 +314,7 @@ def test_an_error_of_the_operator_in_the_first_request_means_whole_logits(caplog
         monkeypatch.setattr(head_answer, "linear_token_statistics", broken)
         assert apart(model) < 1e-5 and apart(model) < 1e-5
     assert [line.getMessage() for line in caplog.records] == [
-        "Qwen3ForCausalLM: its fused head fails (RuntimeError: no kernel); losses are computed from whole logits"
+        "Qwen3ForCausalLM: its fused head fails (RuntimeError: no kernel); losses are computed from full logits"
     ]
 
 

@@ -191,7 +191,7 @@ def test_what_is_no_model_is_refused_before_anything_is_written(tmp_path, model,
 def test_another_vocabulary_is_refused(tmp_path, first, teacher):
     other = run_tiny(tmp_path / "other", tokenizer={"train": {"vocab_size": 320}}, training={"num_train_epochs": 1})
     with pytest.raises(
-        InputError, match=r"has another vocabulary than the training set: id \d+ is .* there and .* here"
+        InputError, match=r"has a different vocabulary than the training set: id \d+ is .* there and .* here"
     ):
         run_tiny(
             tmp_path / "run",
@@ -199,7 +199,7 @@ def test_another_vocabulary_is_refused(tmp_path, first, teacher):
             corpus={"source": "builtin:python-reference", "documents": 9},
             regularizers=[{"name": "entrodrop", "source": {"model": str(other.path / "model")}}],
         )
-    with pytest.raises(InputError, match="has no tokenizer beside it"):
+    with pytest.raises(InputError, match="has no tokenizer in its folder"):
         run_tiny(tmp_path / "run", regularizers=[{"name": "entrodrop", "source": {"model": str(teacher)}}])
     assert not (tmp_path / "run").exists()
 
@@ -211,7 +211,7 @@ def test_ids_and_positions_that_a_model_has_not_are_refused(tmp_path, teacher):
         DynamicsTrainer(model, arguments(tmp_path), Padder(), train_dataset=rows, regularizers=[method]).train()
 
     rows = examples(4)
-    with pytest.raises(InputError, match=f"has {N_VOCAB} tokens, and the training set has id 77"):
+    with pytest.raises(InputError, match=f"has {N_VOCAB} tokens, but the training set has id 77"):
         trained([*rows, {"input_ids": [5, 77, 6], "labels": [-100, 77, 6]}])
     long = [5] * 70
     with pytest.raises(InputError, match="has 64 positions, fewer than the 70"):

@@ -173,13 +173,11 @@ def test_runs_of_one_study_start_from_one_model(study, placed, tmp_path, monkeyp
     make_ready(tiny_recipe(**fields), study / "runs" / "baseline" / "seed-1", quiet())
     change(placed)
     # In the process that ran the others: what it knows of the model is not what it would load.
-    with pytest.raises(InputError, match="model.name: 'cache:tiny' is another model now than when this study"):
+    with pytest.raises(InputError, match="model.name: 'cache:tiny' is not the model that this study"):
         train(tiny_recipe(**fields), study / "runs/baseline/seed-1", reporter=quiet())
     monkeypatch.setattr(prepare, "_last", None)  # as in a process that has run nothing yet
     for place in ("runs/baseline/seed-1", "tuning/baseline/trial-0"):
-        with pytest.raises(
-            InputError, match="model.name: 'cache:tiny' is another model now than when .*seed-0 started"
-        ):
+        with pytest.raises(InputError, match="model.name: 'cache:tiny' is not the model that .*seed-0 started from"):
             train(tiny_recipe(**fields), study / place, reporter=quiet())
         assert not (study / place / schema.MANIFEST_FILE).exists()
     # A run of no study may start from what it likes, wherever it lies.
@@ -193,7 +191,7 @@ def test_a_pretrained_start_of_other_bits_is_said(study, monkeypatch):
     loaded, output = tiny_recipe(**fields), study / "runs" / "baseline" / "seed-1"
     prepared = type("Prepared", (), {"facts": {"model": {"hash": "0" * 64}}})()
     recipe_run._say_where_starts_differ(loaded, output, prepared, Reporter(Console(file=said, width=500)))
-    assert "its pretrained starting model is not the same, bit for bit, as that of" in said.getvalue()
+    assert "its pretrained starting model is not bit-identical to that of" in said.getvalue()
 
 
 def test_a_damaged_run_beside_it_is_no_reason(study):
@@ -209,7 +207,7 @@ def test_a_run_does_not_go_on_from_another_model(placed, tmp_path):
     manifest = json.loads((folder / schema.MANIFEST_FILE).read_text())
     schema.write_manifest(folder / schema.MANIFEST_FILE, {**manifest, "status": "running"})
     change(placed)
-    with pytest.raises(InputError, match="holds a run of other data than is given now .model.hash."):
+    with pytest.raises(InputError, match="holds a run with different data .model.hash."):
         train(tiny_recipe(**recipe()), folder, resume=True, reporter=quiet())
     wrong = recipe(model={"name": "cache:tiny", "hash": manifest["model"]["hash"]})
     with pytest.raises(InputError, match="model.hash: the weights of 'cache:tiny' are"):

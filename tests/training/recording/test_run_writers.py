@@ -249,7 +249,7 @@ def test_a_trainer_without_the_run_beside_or_with_another_is_refused(setting, tm
     shutil.rmtree(tmp_path / "run-swa")
     shutil.copytree(tmp_path / "kept", tmp_path / "run-swa")
     shutil.rmtree(tmp_path / "run-swa" / schema.epoch_folder(1))
-    with pytest.raises(InputError, match="run-swa, .* has no epoch 1, after which training goes on"):
+    with pytest.raises(InputError, match="run-swa, .* has no epoch 1, after which training resumes"):
         train("attach", setting, tmp_path, go_on)
     shutil.rmtree(tmp_path / "run-swa")
     shutil.copytree(tmp_path / "kept", tmp_path / "run-swa")
@@ -267,7 +267,7 @@ def test_a_checkpoints_mean_of_another_step_is_refused(setting, tmp_path):
     assert len(held) == len(list(setting.fresh().parameters()))
     assert all(mean.dtype == torch.float32 for mean in held.values())
     shutil.copy(tmp_path / "out" / "checkpoint-3" / name, tmp_path / "out" / "checkpoint-4" / name)
-    with pytest.raises(InputError, match="is of step 3, and the checkpoint beside it of step 4"):
+    with pytest.raises(InputError, match="belongs to step 3, but its checkpoint to step 4"):
         train("DynamicsTrainer", setting, tmp_path, replace(training, resume=True))
 
 
@@ -278,7 +278,7 @@ def test_a_checkpoint_without_a_mean_is_refused(setting, tmp_path):
     later = make_trainer("DynamicsTrainer", setting, tmp_path / "later", Training(epochs=2, methods=methods))
     folder = tmp_path / "out" / "checkpoint-3"
     facts = json.loads((folder / "dynamics.json").read_text())
-    with pytest.raises(InputError, match="WeightAveraging: the checkpoint was written without it"):
+    with pytest.raises(InputError, match="WeightAveraging: the checkpoint was written without this method"):
         later.loop.methods.attach(later.model)
         later.loop.methods.load_state(facts["methods"], {})
 

@@ -90,7 +90,7 @@ def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(tmp_path, monkeyp
     # A torn row and one that came after the checkpoint: both go.
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 99')
-    assert "it goes on after epoch 2" in resumed(folder)
+    assert "it continues after epoch 2" in resumed(folder)
     same_run(open_run(folder), whole)
     assert check_run(folder).ok and not (folder / "checkpoints").exists()
     assert "finished already" in resumed(folder)
@@ -106,7 +106,7 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path, monkeypatch, whole):
     (newest / "optimizer.pt").write_bytes(data)
     said = resumed(folder)
     assert f"checkpoint-{2 * steps} is skipped: optimizer.pt was changed after it was written" in said
-    assert "it goes on after epoch 1" in said and "epochs 2 came after the checkpoint" in said
+    assert "it continues after epoch 1" in said and "epochs 2 came after the checkpoint" in said
     same_run(open_run(folder), whole)
 
 
@@ -133,7 +133,7 @@ def test_threads_are_restored(tmp_path, monkeypatch, whole):
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        assert f"{before} threads, as the run began with, instead of {before + 1}" in resumed(folder)
+        assert f"{before} threads, as the run did at its start, instead of {before + 1}" in resumed(folder)
     finally:
         torch.set_num_threads(before)
     same_run(open_run(folder), whole)
@@ -172,7 +172,7 @@ def test_another_recipe_or_other_data_are_refused_by_key(tmp_path, monkeypatch):
         resumed(folder, seed=1, regularizers=[{"name": "neftune"}])
     (corpus / "3.txt").write_text("Another text altogether. " * 20)
     monkeypatch.setattr("dynamics.training.preparation.prepare._last", None)  # as in another process
-    with pytest.raises(InputError, match=r"a run of other data than is given now \(data\.corpus_hash, "):
+    with pytest.raises(InputError, match=r"a run with different data \(data\.corpus_hash, "):
         resumed(folder)
 
 
@@ -234,7 +234,7 @@ def test_a_signal_ends_with_130_and_the_command_that_goes_on(tmp_path, number):
         [sys.executable, "-m", *shlex.split(again)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "it goes on after epoch" in done.stdout and open_run(tmp_path / "run").complete
+    assert "it continues after epoch" in done.stdout and open_run(tmp_path / "run").complete
 
 
 # Runs of earlier versions.
@@ -256,7 +256,7 @@ def test_a_run_that_recorded_no_tuning_part_goes_on_as_it_began(tmp_path, monkey
     manifest = {**open_run(folder).manifest, "config_sha256": schema.sha256_file(folder / "config.yaml")}
     schema.write_manifest(folder / "manifest.json", manifest)
 
-    assert "it goes on after epoch 1" in resumed(folder, **tuning)
+    assert "it continues after epoch 1" in resumed(folder, **tuning)
     old = open_run(folder)
     assert old.splits == ["train", "validation"] and old.complete and check_run(folder).ok
     for split in old.splits:
@@ -288,7 +288,7 @@ def test_training_stops_where_the_loss_is_no_number(tmp_path, monkeypatch, value
         run_tiny(tmp_path / "run", **RECIPE)
     said = str(caught.value)
     assert said.startswith(f"step {steps + 2}: the training loss is NaN or infinite; its batch held the training doc")
-    assert f"the last whole checkpoint is {tmp_path / 'run' / 'checkpoints' / f'checkpoint-{steps}'}" in said
+    assert f"the last complete checkpoint is {tmp_path / 'run' / 'checkpoints' / f'checkpoint-{steps}'}" in said
     assert "on_divergence: continue" in said
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if isinstance(row["training_loss"], str)] == [steps + 2]

@@ -19,7 +19,7 @@ ROOT = Path(dynamics.__file__).parent
 
 # ---------------------------------------------------------------------------------------------------------- the tables
 
-COMMON = ("errors", "validation", "reporting", "cache", "predicted", "version")
+COMMON = ("errors", "validation", "reporting", "cache", "predicted", "version", "display")
 
 #: Each room with the rooms that it may import, lowest first: a room's own stand above it here. "" is the package's
 #: face, `dynamics/__init__.py`.
@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "predicted": (),
     "version": (),
     "validation": ("errors",),
+    "display": (),
     "ops": COMMON,
     "regularizers": (*COMMON, "ops"),
     "recipe": (*COMMON, "regularizers"),

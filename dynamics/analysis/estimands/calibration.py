@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,19 @@ from dynamics.analysis.intervals.bootstrap import (
     resampler,
     warn_few,
 )
+from dynamics.analysis.intervals.columns import (
+    ARM,
+    BUCKET,
+    EPOCHS_AND_BUCKETS,
+    OVER,
+    OVER_IN_WORDS,
+    PASSES,
+    SEEDS,
+    SPLIT,
+    diverged,
+    ends,
+    last_of,
+)
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import mean_curve
@@ -49,9 +63,12 @@ from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing, moving_buckets
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import decimals, interval, percent_interval, whole
+from dynamics.display.results import Results
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Overconfidence(OverEpochs):
     """Mean loss minus mean entropy of an arm, by bucket and epoch.
 
@@ -77,8 +94,31 @@ class Overconfidence(OverEpochs):
     passes: Floats | None = None
     over: Over = "documents"
 
+    layout: ClassVar[Layout | None] = Layout(
+        "curves: overconfidence, mean loss minus mean entropy",
+        (
+            ARM,
+            BUCKET,
+            Column("first epoch", lambda o, k: o.value.estimate[0, k], decimals, "nats per token"),
+            Column("last epoch", lambda o, k: last_of(o.value, k), interval, "nats per token"),
+            curve_column("by epoch", lambda o, k: o.value.estimate[:, k]),
+            SPLIT,
+            SEEDS,
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={**PASSES, "value": ("value", "epoch", "bucket")},
+        left_out=("passes",),
+    )
 
-@dataclass(frozen=True, slots=True)
+
+def _at_end(result: Calibration, error: Interval) -> Any:
+    numbers = (float(each[-1]) for each in (error.estimate, error.low, error.high))
+    return ends(*numbers, diverged=diverged(result.error.estimate))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Calibration(OverEpochs):
     """Reliability of an arm in bins of predicted entropy, by epoch.
 
@@ -117,6 +157,37 @@ class Calibration(OverEpochs):
     argmax_error_floor: Interval
     passes: Floats | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "calibrations",
+        (
+            ARM,
+            Column("ECE_H, first epoch", lambda c, _: c.error.estimate[0], decimals, "nats"),
+            Column("ECE_H, last epoch", lambda c, _: _at_end(c, c.error), interval, "nats"),
+            Column(
+                "floor of the usual ECE, last epoch",
+                lambda c, _: _at_end(c, c.argmax_error_floor),
+                percent_interval,
+                "%",
+            ),
+            curve_column("ECE_H by epoch", lambda c, _: c.error.estimate),
+            Column("bins", lambda c, _: c.share.shape[-1], whole, once=True),
+            SPLIT,
+            SEEDS,
+            text_column("intervals generalise over", lambda *_: OVER_IN_WORDS["documents"], once=True),
+        ),
+        axes={"epoch": "epochs", "bin": lambda c: range(1, c.share.shape[-1] + 1)},
+        arrays={
+            **PASSES,
+            **{
+                name: (name, "epoch", "bin")
+                for name in ("share", "entropy", "certainty", "loss", "accuracy", "difference")
+            },
+            "error": ("error", "epoch"),
+            "argmax_error_floor": ("argmax_error_floor", "epoch"),
+        },
+        left_out=("passes",),
+    )
+
 
 def overconfidence(
     data: Source | Iterable[Source],
@@ -125,7 +196,7 @@ def overconfidence(
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[Overconfidence]:
+) -> Results[Overconfidence]:
     """Return mean loss minus mean entropy of every arm by bucket and epoch, with intervals.
 
     Parameters
@@ -144,7 +215,7 @@ def overconfidence(
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
-    rows = []
+    rows: Results[Overconfidence] = Results()
     for arm in arms:
         arm.load(split, ("loss", "entropy"), buckets=how)
         parts = difference_sums(arm, split, how)
@@ -171,7 +242,7 @@ def calibration(
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> list[Calibration]:
+) -> Results[Calibration]:
     """Return how well the entropy of every arm predicts its loss, in bins of equal size in every epoch.
 
     Bins are those of the single run: with several seeds, a bin holds every seed's tokens of that rank together.
@@ -190,9 +261,9 @@ def calibration(
         With fewer than 50 documents.
     """
     bins = moving_buckets(n_bins)
-    return [
+    return Results(
         _calibration(arm, split, bins, n_resamples=n_resamples, level=level, seed=seed) for arm in collect_arms(data)
-    ]
+    )
 
 
 def entropy_calibration_error(difference: Floats, share: Floats) -> Floats:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,28 @@ from dynamics.analysis.intervals.bootstrap import (
     resampled_curves,
     warn_few,
 )
+from dynamics.analysis.intervals.columns import (
+    ARM,
+    BUCKET,
+    EPOCHS_AND_BUCKETS,
+    OVER_IN_WORDS,
+    PASSES,
+    SEEDS,
+    SPLIT,
+    last_of,
+)
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import epochs_to_reach, mean_curve
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import decimals, epochs_interval, percent_interval
+from dynamics.display.results import Results, Shown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LearningCurves(OverEpochs):
     """Shares learned and memorised of one arm.
 
@@ -63,9 +76,31 @@ class LearningCurves(OverEpochs):
     memorised: Interval
     passes: Floats | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: shares learned and memorised after the last epoch",
+        (
+            ARM,
+            BUCKET,
+            Column("training, learned", lambda c, k: last_of(c.train, k), percent_interval, "% of tokens"),
+            Column("validation, learned", lambda c, k: last_of(c.validation, k), percent_interval, "% of tokens"),
+            Column("memorised", lambda c, k: last_of(c.memorised, k), percent_interval, "percentage points"),
+            curve_column("memorised by epoch", lambda c, k: c.memorised.estimate[:, k]),
+            SEEDS,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={**PASSES, **{name: (name, "epoch", "bucket") for name in ("train", "validation", "memorised")}},
+        left_out=("passes",),
+    )
 
-@dataclass(frozen=True, slots=True)
-class EpochsToReach:
+
+def _epochs(result: EpochsToReach, k: int) -> Any:
+    around = result.epochs
+    return tuple(float(each[k]) for each in (around.estimate, around.low, around.high))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EpochsToReach(Shown):
     """How long an arm took to come down to a loss.
 
     Attributes
@@ -86,6 +121,22 @@ class EpochsToReach:
     labels: tuple[str, ...]
     epochs: Interval
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: epochs until a loss is reached",
+        (
+            ARM,
+            BUCKET,
+            Column("loss to reach", "level", decimals, "nats per token", once=True),
+            Column("after", _epochs, epochs_interval, "epochs"),
+            SPLIT,
+            SEEDS,
+            text_column("intervals generalise over", lambda *_: OVER_IN_WORDS["documents"], once=True),
+        ),
+        rows="labels",
+        axes={"bucket": "labels"},
+        arrays={"epochs": ("epochs", "bucket")},
+    )
+
 
 def learning_curves(
     data: Source | Iterable[Source],
@@ -93,7 +144,7 @@ def learning_curves(
     buckets: Bucketing | int = 2,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[LearningCurves]:
+) -> Results[LearningCurves]:
     """Return the shares learned and memorised of every arm by bucket and epoch.
 
     Parameters
@@ -112,7 +163,7 @@ def learning_curves(
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
     options: dict[str, Any] = {"over": over, "level": level}
-    rows = []
+    rows: Results[LearningCurves] = Results()
     for arm in arms:
         train, validation = (arm.seed_sums(split, buckets=how, value="correct") for split in ("train", "validation"))
         rows.append(
@@ -139,7 +190,7 @@ def epochs_to_reach_loss(
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> list[EpochsToReach]:
+) -> Results[EpochsToReach]:
     """Return after how many epochs every arm's mean loss first came down to `loss` nats, by bucket.
 
     See `dynamics.analysis.sums.curves.epochs_to_reach`; parameters as for `learning_curves`. The interval's ends are
@@ -152,7 +203,7 @@ def epochs_to_reach_loss(
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
-    rows = []
+    rows: Results[EpochsToReach] = Results()
     for arm in arms:
         sums = arm.sums(split, buckets=how)
         warn_few(sums.n_documents)

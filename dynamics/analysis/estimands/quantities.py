@@ -96,6 +96,16 @@ def require_quantity(quantity: str) -> None:
         raise InputError(f"no quantity {quantity!r}; use one of {known}{nearest(quantity, get_args(Quantity))}")
 
 
+def diverged_buckets(arm: Arm, split: str, value: Value, buckets: Bucketing | None) -> NDArray[np.bool_]:
+    """Return in which buckets an arm's value is NaN or infinite at some epoch though they have tokens, shape (K,)."""
+    gone = [
+        (part.counts.sum(axis=-2) > 0) & ~np.isfinite(part.sums.sum(axis=1))
+        for part in _parts(arm, split, buckets, value)
+    ]
+    found: NDArray[np.bool_] = np.any(gone, axis=(0, 1))
+    return found
+
+
 def arm_compute(arm: Arm, compute: Compute) -> Floats:
     """Return the passes, optimiser steps or predicted tokens that each epoch of an arm stands for, shape (E,).
 

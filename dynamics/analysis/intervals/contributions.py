@@ -25,11 +25,12 @@ import numpy as np
 from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_sums import DocumentSums, require_like_sums
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Contributions:
+@dataclass(frozen=True, slots=True, repr=False)
+class Contributions(Shown):
     """An estimate with what seeds and documents contribute to it, in its unit.
 
     Attributes
@@ -181,6 +182,8 @@ def contributions_of(sums: Floats, counts: Floats) -> Contributions:
         Tokens; the same in every seed.
     """
     n_seeds = len(sums)
+    # The sums of a model that diverged may hold infinity, from which a finite interval could be made.
+    sums = np.where(np.isfinite(sums), sums, np.nan)
     tokens = counts.sum(axis=-2)  # (E or 1, K)
     mean = ratio(sums.sum(axis=(0, -2)) / n_seeds, tokens)  # (E, K)
     total = np.where(tokens > 0, tokens, np.nan)[..., None, :]

@@ -54,8 +54,8 @@ def best_contributions(
     Returns
     -------
     Contributions
-        NaN for a bucket with a NaN in its curve, in which fewer than two documents have tokens, or of which `chosen_on`
-        has no tokens.
+        NaN for a bucket with NaN or infinity in its curve, in which fewer than two documents have tokens, or of which
+        `chosen_on` has no tokens.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _in_bucket(
     shape = (np.full((), np.nan), np.full(n_seeds, np.nan), np.zeros(n_documents), np.zeros((n_seeds, n_documents)))
     degrees = document_degrees((n / max(n.sum(), 1.0))[:, None])[0] if len(n) > 1 else np.full((), np.nan)
     unknown = (*shape, degrees, np.full(n_documents, np.nan), np.full(n_seeds, np.nan))
-    if len(n) < 2 or np.isnan(y).any() or (apart is not None and np.isnan(apart).any()):
+    if len(n) < 2 or not np.isfinite(y).all() or (apart is not None and not np.isfinite(apart).all()):
         return unknown
     if apart is None:
         halves = random_halves(len(n), seed)

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 
 _BLOCK = 131_072  # tokens: 256 kB as float16 and 1 MB as float64, about a core's second-level cache
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentBuckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class DocumentBuckets(Shown):
     """Tokens in the order of document and then bucket; document buckets without a token are left out.
 
     Attributes

@@ -29,7 +29,7 @@ Value = Literal["loss", "entropy", "correct", "certainty"]
 _TOGETHER = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DocumentSums(OverEpochs):
     """Sums of a per-token value over the tokens of each document and bucket.
 
@@ -76,8 +76,8 @@ def document_sums(
     """Sum a recorded value over each document's predicted tokens, epoch by epoch.
 
     A few epochs are looked at at a time, in the type in which they are stored. Only predicted tokens count, so padding,
-    document starts and position 0 are in neither the sums nor the counts. A predicted token whose value is NaN (a run
-    that diverged) makes its document's sum, and so that epoch's mean, NaN: leaving it out would
+    document starts and position 0 are in neither the sums nor the counts. A predicted token whose value is NaN or
+    infinite (a run that diverged) makes its document's sum NaN, and so that epoch's mean: leaving the token out would
     flatter the run.
 
     Parameters
@@ -144,11 +144,13 @@ def sums_by_value(
 
 
 def read_value(records: TokenRecords, value: Value, epoch: int) -> NDArray[Any]:
-    """Return a value of every token in the type in which it is cheapest to read, shape (R, B)."""
+    """Return a value of every token in the type in which it is cheapest to read, shape (S, P)."""
     if value == "correct":
         return np.asarray(records.correct(epoch))
     if value == "certainty":
-        return np.exp(-np.asarray(records.stored("entropy", epoch)).astype(np.float32))
+        entropy = np.asarray(records.stored("entropy", epoch)).astype(np.float32)
+        # Not 0 for an infinite entropy, which is that of a run that diverged.
+        return np.where(np.isinf(entropy), np.float32(np.nan), np.exp(-entropy))
     return np.asarray(records.stored(value, epoch))
 
 
@@ -185,9 +187,13 @@ def _placed(
     labels: tuple[str, ...],
     documents: NDArray[np.int64],
 ) -> DocumentSums:
-    """Return the sums with what their epochs stand for in the run, and where it lies."""
+    """Return the sums with what their epochs stand for in the run, and where it lies.
+
+    Infinity becomes NaN: a run whose loss is infinite diverged as one whose loss is NaN, and nothing is said of either.
+    """
     passes = np.asarray([records.run.passes(int(epoch)) for epoch in epochs], dtype=np.float64)
     at = np.asarray(epochs, dtype=np.int64)
+    sums = np.where(np.isfinite(sums), sums, np.nan)
     return DocumentSums(sums, counts, at, labels, documents, passes, str(records.run.path))
 
 

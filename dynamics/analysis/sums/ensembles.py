@@ -146,7 +146,7 @@ class EnsembleRecords(Records):
 
 
 def ensemble_loss(losses: Sequence[Array]) -> Floats:
-    """Return -log(mean(exp(-loss))) over members, elementwise in float64; NaN where any is NaN.
+    """Return -log(mean(exp(-loss))) over members, elementwise in float64; NaN where any is NaN or infinite.
 
     Parameters
     ----------
@@ -158,7 +158,9 @@ def ensemble_loss(losses: Sequence[Array]) -> Floats:
     for loss in losses[1:]:
         np.minimum(lowest, loss, out=lowest)
     total = np.zeros_like(lowest)
-    for loss in losses:
-        total += np.exp(lowest - loss)
-    result: Floats = lowest - np.log(total / len(losses))
-    return result
+    with np.errstate(invalid="ignore"):
+        for loss in losses:
+            total += np.exp(lowest - loss)
+        result: Floats = lowest - np.log(total / len(losses))
+    gone = np.any([np.isinf(loss) for loss in losses], axis=0)
+    return np.where(gone, np.nan, result)

@@ -1,7 +1,7 @@
 """Buckets of tokens: by reference entropy or loss, frequency, position, or any array of one's own.
 
-*Frozen* buckets take their edges from the training set once, so that "a low-entropy token" means the same in both
-splits, every arm and every seed. *Moving* buckets sort the tokens anew in every epoch by what the model then says.
+*Frozen* buckets take their edges from the training set once, so that a low-entropy token is the same in both splits,
+every arm and every seed. *Moving* buckets sort the tokens again in every epoch, by what the model then predicts.
 
 Buckets that were *chosen by the outcome*, by losses that are then compared, regress to the mean: tokens whose loss was
 high by luck are in the high bucket, and their next loss is lower on average whatever training does
@@ -27,6 +27,7 @@ from dynamics.analysis.tokens.signals import (
     signal_values,
 )
 from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
 Edges = NDArray[np.float64]
@@ -48,8 +49,8 @@ class Bucketing(Protocol):
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Buckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class Buckets(Shown):
     """Frozen edges between buckets of tokens.
 
     Attributes
@@ -91,7 +92,7 @@ class Buckets:
     def chosen_by_outcome(self) -> bool:
         """Whether the buckets know the losses of their tokens, so that comparing their curves shows regression.
 
-        False for reference entropy, frequency and position, true for the reference loss, with the token's luck in it.
+        False for reference entropy, frequency and position; true for the reference loss.
         """
         return bool(self.signal.chosen_by_outcome)
 
@@ -104,8 +105,8 @@ class Buckets:
         return self.assign(signal_values(self.signal, records))
 
 
-@dataclass(frozen=True, slots=True)
-class MovingBuckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class MovingBuckets(Shown):
     """Buckets by what the model says in the very epoch that is looked at.
 
     Attributes
@@ -144,11 +145,8 @@ class MovingBuckets:
 
     @property
     def chosen_by_outcome(self) -> bool:
-        """True for the entropy too, though it does not know the realised token.
-
-        The tokens that a model is surest of at an epoch are in part those that it is too sure of just then, and their
-        loss pays for it in the same epoch (docs/analysis.md has numbers).
-        """
+        """True, for entropy too: tokens that a model is surest of at an epoch are partly those that it is too sure of
+        at that epoch, and their loss in the same epoch is higher for it (docs/analysis.md has numbers)."""
         return True
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
@@ -173,8 +171,8 @@ class MovingBuckets:
         return index
 
 
-@dataclass(frozen=True, slots=True)
-class TwoWayBuckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class TwoWayBuckets(Shown):
     """Every pair of a bucket of `first` and a bucket of `second`, both frozen; groups are buckets too.
 
     Pairs are in rows: ``labels[i * second.n + j]`` is ``"<first i> x <second j>"``; `grid` folds the last axis of a

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.display.results import Shown
 from dynamics.records.values import Records, WholeSplit
 from dynamics.regularizers.pools import lowest_share, of_next, places
 from dynamics.regularizers.registry import METHODS, setting
 
 
-@dataclass(frozen=True, slots=True)
-class DropPool:
+@dataclass(frozen=True, slots=True, repr=False)
+class DropPool(Shown):
     """The tokens that a run's token dropout may take.
 
     Attributes

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.display.results import Shown
 from dynamics.errors import InputError, nearest
 from dynamics.records.reader import Run, Study
 from dynamics.records.values import Records
@@ -25,8 +26,8 @@ from dynamics.records.values import Records
 MOST_GROUPS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+@dataclass(frozen=True, slots=True, repr=False)
+class Groups(Shown):
     """Tokens by label; made by `groups_by_regex`, `groups_by_match`, `groups_by_field` or `own_groups`.
 
     Attributes

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.display.results import Shown
 from dynamics.errors import InputError, nearest
 
 By = Literal["reference_entropy", "reference_loss", "frequency", "position"]
@@ -18,8 +19,8 @@ By = Literal["reference_entropy", "reference_loss", "frequency", "position"]
 _SIGNALS = ("reference_entropy", "reference_loss", "frequency", "position")
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+@dataclass(frozen=True, slots=True, repr=False)
+class Signal(Shown):
     """A number for every token, by which tokens are put into buckets.
 
     Attributes

@@ -115,7 +115,15 @@ def _load_page_builder() -> object:
     return build_page
 
 
+def _load_describer() -> object:
+    """Return what makes the picture of a run or a study, as `_load_page_builder` does."""
+    from dynamics.analysis.cards.describe import describe
+
+    return describe
+
+
 _records.load_page_builder = _load_page_builder
+_records.load_describer = _load_describer
 
 # What the torch-free installation leaves out.
 _TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "datasets")

@@ -74,7 +74,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "preparation",
         DOORS,
     ),
-    "analysis": ("tokens", "sums", "intervals", "estimands", "comparisons"),
+    "analysis": ("tokens", "sums", "intervals", "estimands", "comparisons", "cards"),
     "records": (DOORS, "exporting", "summaries"),
 }
 

@@ -18,7 +18,14 @@ from typing import Any, Protocol, SupportsIndex
 from dynamics import records
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
-from dynamics.records.epochs import complete_epochs, not_there, numbers, read_epoch_manifest, sealed_epoch_manifest
+from dynamics.records.epochs import (
+    OnDisk,
+    complete_epochs,
+    not_there,
+    numbers,
+    read_epoch_manifest,
+    sealed_epoch_manifest,
+)
 from dynamics.records.metrics import read_metrics
 from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records
@@ -93,7 +100,7 @@ def open_any(path: PathLike, *, verify: bool = False) -> Study | Run:
     raise not_there(path, "study or run", f"{schema.STUDY_FILE} or {schema.MANIFEST_FILE}")
 
 
-class Run:
+class Run(OnDisk):
     """One run on disk.
 
     Attributes
@@ -125,7 +132,7 @@ class Run:
         if verify:
             self._require_epochs()
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         splits = ", ".join(self.splits)
         cut = "".join(f"; epoch {epoch} was cut at {at:g} passes" for epoch, at in self.partial_epochs.items())
         return f"Run({str(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'}{cut})"
@@ -269,7 +276,7 @@ class Run:
             )
 
 
-class Study:
+class Study(OnDisk):
     """A study on disk: the same recipe under several arms and seeds.
 
     Attributes
@@ -296,7 +303,7 @@ class Study:
         self.arms: list[str] = _arms_with_those_beside(self.path, arms)
         self.seeds: list[int] = seeds
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         return f"Study({str(self.path)!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
 
     @cached_property

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from dynamics.display.described import Described
+from dynamics.display.tables import Card
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs, numbers, read_epoch, sealed_epoch_manifest
@@ -70,7 +72,7 @@ class WholeSpans:
     byte_end: npt.NDArray[np.int32]
 
 
-class Records:
+class Records(Described):
     """The tokens of one split and, epoch by epoch, what was recorded of them.
 
     Only recorded sequences are exposed. R is their number, B the block size. A value belongs to
@@ -135,9 +137,23 @@ class Records:
         self._text: npt.NDArray[np.uint8] = arrays["text"]
         self._text_offset: npt.NDArray[np.int64] = arrays["text_offset"]
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         n_sequences, block_size = self.token_id.shape
         return f"Records({self.split}: {n_sequences} sequences of {block_size} tokens)"
+
+    def _described(self) -> Card:
+        facts = [
+            ("run", str(self.run.path)),
+            ("sequences × positions", " × ".join(map(str, self.token_id.shape))),
+            ("predicted tokens", f"{int(self.predicted.sum()):,}"),
+            ("documents", str(self.n_documents)),
+            ("epochs", numbers(self.run.epochs)),
+        ]
+        if self.run.epochs:
+            manifest = sealed_epoch_manifest(self.run, self.run.epochs[-1])
+            held = manifest["files"][schema.shard_file(self.split, 0, manifest["world"])]["tensors"]
+            facts.append(("recorded", ", ".join(name for name in held if name != "sequence_id")))
+        return Card(self._title(), facts)
 
     # Values, read from disk at every call. ------------------------------------------------------
 

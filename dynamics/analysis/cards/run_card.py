@@ -24,7 +24,6 @@ MOST_VALUES = 10_000_000
 def run_card(run: Run) -> Card:
     """Return the card of a run; what cannot be read is said in its line."""
     facts: list[tuple[str, Cell]] = [
-        ("path", str(run.path)),
         ("status", status(run)),
         *(_said("method", lambda: methods(run.config.get("regularizers")))),
         *(_said("model", lambda: _name(run.manifest.get("model")) or _name(run.config.get("model")))),
@@ -110,9 +109,7 @@ def _loss(run: Run) -> list[tuple[str, Cell]]:
     if len(epochs) > 1:
         facts.append(("by epoch", Sparkline(curve.tolist())))
     if left_out:
-        facts.append(
-            ("", f"{len(epochs)} of {len(run.epochs)} epochs are read for this card, as the records are large")
-        )
+        facts.append(("", f"of {len(run.epochs)} epochs this card reads {len(epochs)}, as the records are large"))
     return facts
 
 
@@ -122,10 +119,8 @@ def _curve(run: Run) -> tuple[list[int], Floats]:
     epochs = run.epochs
     size = values_to_read([run]) // len(epochs)
     if kept_sums_of(records) is None and size * len(epochs) > MOST_VALUES:
-        n = max(2, MOST_VALUES // max(1, size))
-        epochs = [
-            epochs[i] for i in np.unique(np.linspace(0, len(epochs) - 1, min(n, len(epochs))).round().astype(int))
-        ]
+        n = min(len(epochs), max(2, MOST_VALUES // size))
+        epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, n).round().astype(int)]
     return epochs, mean_curve(document_sums(records, epochs=epochs))[:, 0]
 
 

@@ -43,10 +43,11 @@ def _runs(study: Study) -> tuple[dict[tuple[str, int], Run], list[str]]:
     runs: dict[tuple[str, int], Run] = {}
     notes = []
     for arm in study.arms:
+        missing = []
         for seed in study.seeds:
             folder = study_run_path(study.path, arm, seed)
             if not (folder / schema.MANIFEST_FILE).is_file():
-                notes.append(f"{arm}, seed {seed}: not begun")
+                missing.append(seed)
                 continue
             try:
                 run = open_run(folder)
@@ -55,6 +56,8 @@ def _runs(study: Study) -> tuple[dict[tuple[str, int], Run], list[str]]:
                     notes.append(f"{arm}, seed {seed}: {status(run)}")
             except (InputError, DamagedRecordError, OSError) as error:
                 notes.append(f"{arm}, seed {seed}: cannot be opened: {first_line(error)}")
+        if missing:
+            notes.append(f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}: not begun")
     return runs, notes
 
 
@@ -62,19 +65,20 @@ def _summaries(study: Study, runs: dict[tuple[str, int], Run]) -> tuple[list[Arm
     """Return the summaries of the arms that have one, and why the others have none."""
     if not isinstance(study, Summary) and values_to_read(runs.values()) > MOST_VALUES:
         return [], ["the records are too large to be summed up here: dynamics.analysis.arm_summary(study) does it"]
-    rows, notes = [], []
+    rows: list[ArmSummary] = []
+    notes = []
     for arm in study.arms:
         with_epochs = [run for (name, _), run in runs.items() if name == arm and run.epochs]
         if not with_epochs:
-            notes.append(f"{arm}: no epoch is recorded")
+            if any(name == arm for name, _ in runs):
+                notes.append(f"{arm}: no epoch is recorded")
             continue
         try:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 rows += arm_summary(Arm(arm, with_epochs))
-            notes += dict.fromkeys(
-                first_line(each.message) for each in said if "later ones are left out" in str(each.message)
-            )
+            about = [str(each.message) for each in said]
+            notes += dict.fromkeys(each for each in about if "later ones are left out" in each)
         except (InputError, DamagedRecordError, OSError) as error:
             notes.append(f"{arm}: {first_line(error)}")
     return rows, notes

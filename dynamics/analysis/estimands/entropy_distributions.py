@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dynamics.analysis.intervals.columns import ARM, PASSES, SEEDS, SPLIT
 from dynamics.analysis.sums.arms import Source, collect_arms
 from dynamics.analysis.sums.epochs import OverEpochs
-from dynamics.analysis.tokens.token_records import Floats, TokenRecords
+from dynamics.analysis.tokens.token_records import Floats, TokenRecords, known_values
 from dynamics.display.layouts import Column, Layout, curve_column
 from dynamics.display.numbers import decimals, percent
 from dynamics.display.results import Results
@@ -152,7 +152,7 @@ def entropy_distributions(
         for run in arm.runs:
             records = run.records(split)
             for i, epoch in enumerate(epochs):
-                density[i] += _density(records, _bins(records.stored("entropy", epoch), edges), edges)
+                density[i] += _density(records, _bins(known_values(records, "entropy", epoch), edges), edges)
         dropped_epochs, dropped = _dropped(arm.runs, split, epochs, reference, n_bins)
         pool, pool_low, pool_high = _pool(arm.runs[0])
         rows.append(

@@ -39,7 +39,7 @@ from dynamics.analysis.intervals.columns import (
     SPLIT,
     last_of,
 )
-from dynamics.analysis.intervals.interval import Interval
+from dynamics.analysis.intervals.interval import Interval, within_shares
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import epochs_to_reach, mean_curve
 from dynamics.analysis.sums.epochs import OverEpochs
@@ -172,8 +172,8 @@ def learning_curves(
                 n_seeds=len(arm.runs),
                 epochs=train[0].epochs,
                 labels=train[0].labels,
-                train=curve_interval(train, **options),
-                validation=curve_interval(validation, **options),
+                train=within_shares(curve_interval(train, **options)),
+                validation=within_shares(curve_interval(validation, **options)),
                 memorised=gap_interval(train, validation, **options),
                 passes=train[0].passes,
             )

@@ -44,6 +44,11 @@ def _epoch(epoch: float) -> str:
     return UNKNOWN if epoch < 0 else f"{epoch:g}"
 
 
+def _best_at(row: ArmSummary, _: int) -> float:
+    """Return the best epoch in passes; -1 for an arm that diverged, of which no best value is given."""
+    return row.best_at if math.isfinite(row.final) else -1.0
+
+
 def _ends(name: str) -> Callable[[ArmSummary, int], Any]:
     """Return what reads an interval of a summary: NAME, NAME_low and NAME_high."""
 
@@ -162,7 +167,7 @@ class ArmSummary(Shown):
             ARM,
             Column("before training", "start", decimals, "nats per token"),
             Column("best", _ends("best_cross_fitted"), interval, "nats per token"),
-            Column("best epoch", "best_at", _epoch),
+            Column("best epoch", _best_at, _epoch),
             Column("final", _ends("final"), interval, "nats per token"),
             Column("rebound", _ends("rebound_cross_fitted"), interval, "nats per token"),
             Column("dropped", "dropped_share", percent, "% of tokens"),

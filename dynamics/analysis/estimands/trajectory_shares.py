@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import curve_interval
 from dynamics.analysis.intervals.columns import ARM, OVER_IN_WORDS, SEEDS, SPLIT
-from dynamics.analysis.intervals.interval import Interval
+from dynamics.analysis.intervals.interval import Interval, within_shares
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, at_common_epochs, collect_arms
 from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
@@ -261,9 +261,9 @@ def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, cover
         level=low_to,
         labels=how.labels,
         classes=CLASSES,
-        share=share,
-        share_in_two=in_two,
-        confirmed=confirmed,
+        share=within_shares(share),
+        share_in_two=within_shares(in_two),
+        confirmed=within_shares(confirmed),
         by_chance=_by_chance(parts),
         change=change,
         change_elsewhere=elsewhere,

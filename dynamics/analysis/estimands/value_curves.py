@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
 from dynamics.analysis.intervals.columns import ARM, BUCKET, EPOCHS_AND_BUCKETS, OVER, PASSES, SEEDS, SPLIT, last_of
-from dynamics.analysis.intervals.interval import Interval
-from dynamics.analysis.sums.accuracy import accuracy_sums
+from dynamics.analysis.intervals.interval import Interval, within_shares
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.bits_per_byte import bits_per_byte_sums
 from dynamics.analysis.sums.curves import mean_curve
@@ -273,8 +272,7 @@ def value_curve(
     first = parts[0]
     values = curve_interval(parts, over=over, level=level)
     if number == "accuracy":
-        # An interval of few documents may reach beyond what a share can be.
-        values = Interval(np.clip(values.low, 0.0, 1.0), np.clip(values.high, 0.0, 1.0), values.estimate)
+        values = within_shares(values)
     return ValueCurve(
         arm=arm.name,
         n_seeds=len(parts),
@@ -300,7 +298,7 @@ def _entropies(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:
 
 
 def _accuracies(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:
-    return accuracy_sums(arm, split, buckets=buckets)
+    return arm.seed_sums(split, buckets=buckets, value="correct")
 
 
 def _bits_per_byte(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:

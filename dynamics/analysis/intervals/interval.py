@@ -37,6 +37,11 @@ class Interval(Shown):
 _MOST_SHOWN = 40
 
 
+def within_shares(values: Interval) -> Interval:
+    """Return an interval of shares with its ends in [0, 1]: one over few documents may reach beyond."""
+    return Interval(np.clip(values.low, 0.0, 1.0), np.clip(values.high, 0.0, 1.0), values.estimate)
+
+
 def require_share(level: float) -> None:
     """Raise InputError unless a level of confidence is a share."""
     if not 0.0 < level < 1.0:

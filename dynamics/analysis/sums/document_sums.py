@@ -20,7 +20,7 @@ from dynamics.analysis.sums.document_buckets import group_by_document_bucket, ro
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.sums.kept_sums import added, kept_sums
 from dynamics.analysis.tokens.buckets import Bucketing
-from dynamics.analysis.tokens.token_records import Floats, TokenRecords, kept_sums_of
+from dynamics.analysis.tokens.token_records import Floats, TokenRecords, kept_sums_of, known_values
 from dynamics.errors import InputError, nearest
 
 Value = Literal["loss", "entropy", "correct", "certainty"]
@@ -148,10 +148,8 @@ def read_value(records: TokenRecords, value: Value, epoch: int) -> NDArray[Any]:
     if value == "correct":
         return np.asarray(records.correct(epoch))
     if value == "certainty":
-        entropy = np.asarray(records.stored("entropy", epoch)).astype(np.float32)
-        # Not 0 for an infinite entropy, which is that of a run that diverged.
-        return np.where(np.isinf(entropy), np.float32(np.nan), np.exp(-entropy))
-    return np.asarray(records.stored(value, epoch))
+        return np.exp(-known_values(records, "entropy", epoch).astype(np.float32))
+    return known_values(records, value, epoch)
 
 
 def _moving_sums(

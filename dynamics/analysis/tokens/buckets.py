@@ -26,7 +26,7 @@ from dynamics.analysis.tokens.signals import (
     goes_with_surprise,
     signal_values,
 )
-from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of
+from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of, known_values
 from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
@@ -156,7 +156,7 @@ class MovingBuckets(Shown):
         out of its epoch's mean, and flatter the run.
         """
         assert epoch is not None, "moving buckets are asked for one epoch"
-        values = np.asarray(records.stored(self.value, epoch))
+        values = known_values(records, self.value, epoch)
         predicted = np.asarray(records.predicted, dtype=bool)
         known = values[predicted]
         known = known[~np.isnan(known)]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.analysis.tokens.token_records import TokenRecords, known_values
 from dynamics.display.layouts import Column, Layout, text_column
 from dynamics.display.numbers import decimals, percent, whole
 from dynamics.display.results import Shown
@@ -203,14 +203,12 @@ def token_trajectories(
     passes = np.asarray([records.run.passes(int(epoch)) for epoch in at], dtype=np.float64)
     time = passes - passes.mean()
     for i, epoch in enumerate(at):
-        loss = np.asarray(records.stored("loss", int(epoch))).reshape(-1)
+        loss = known_values(records, "loss", int(epoch)).reshape(-1)
         correct = np.asarray(records.correct(int(epoch))).reshape(-1)
         for begin in range(0, len(where), _BLOCK):
             part = slice(begin, begin + _BLOCK)
             tokens = where[part]
             values = loss.take(tokens).astype(np.float32)
-            # An infinite loss, of a run that diverged, is no loss: it has no line, and nothing rebounds to it.
-            values[np.isinf(values)] = np.nan
             state.add(part, i, int(epoch), float(time[i]), values, correct.take(tokens))
     with np.errstate(invalid="ignore"):
         return _finish(state, at, time, predicted, level)
@@ -234,7 +232,7 @@ def losses_at(records: TokenRecords, epoch_of: NDArray[np.int32]) -> NDArray[np.
     losses = np.full(epoch_of.shape, np.nan, dtype=np.float32)
     for epoch in np.unique(epoch_of[epoch_of >= 0]):
         here = epoch_of == epoch
-        losses[here] = np.asarray(records.stored("loss", int(epoch)))[here]
+        losses[here] = known_values(records, "loss", int(epoch))[here]
     return losses
 
 

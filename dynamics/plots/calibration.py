@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from dynamics.analysis.estimands.calibration import Calibration, Overconfidence, calibration, overconfidence
+from dynamics.analysis.intervals.bootstrap import Resampling
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError
@@ -102,7 +103,7 @@ def as_calibrations(
 ) -> list[Calibration]:
     """Return the numbers of the reliability diagram."""
     items, ready = given(data, Calibration)
-    return items if ready else calibration(items, split=split, n_bins=n_bins, n_resamples=n_resamples)
+    return items if ready else calibration(items, split=split, n_bins=n_bins, resampling=Resampling(n=n_resamples))
 
 
 def as_overconfidences(

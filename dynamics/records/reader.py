@@ -1,9 +1,8 @@
 """Reading runs and studies: `open_run`, `open_study`, `open_any`, and the arrays behind them.
 
-Opening reads manifests alone. Values are read epoch by epoch, each file only after its size, the
-identity in its header and its layout were compared with its manifest. What these cheap checks
-cannot see (a flipped bit among the values) is found with ``verify=True``, which hashes each file
-before its values are used, and by `dynamics.records.check`, which hashes everything at once.
+Opening reads manifests only. Values are read epoch by epoch, each file after its size, the identity in its header and
+its layout were compared with its manifest. A flipped bit among the values is found with ``verify=True``, which hashes
+each file before its values are used, and by `dynamics.records.check`, which hashes everything at once.
 """
 
 from __future__ import annotations
@@ -55,9 +54,8 @@ def open_run(path: PathLike, *, verify: bool = False) -> Run:
     Parameters
     ----------
     verify
-        Hash every file that is read, once, before anything in it is used, and want all epochs that
-        the manifest of a complete run names. Without it sizes, headers and layouts are compared,
-        which finds files that are torn, missing or in another's place, but no flipped bit.
+        Hash every file once before its values are used, and require all epochs that the manifest of a complete run
+        names. Without it only sizes, headers and layouts are compared, which does not find a flipped bit.
 
     Raises
     ------
@@ -110,8 +108,7 @@ class Run(OnDisk):
         Versions, hardware, seeds, and the hashes of everything.
     name : str
     epochs : list of int
-        The recorded epochs, as they were when the run was opened. 0 is before training. The last one may have been cut
-        (`partial_epochs`).
+        Recorded epochs when the run was opened. 0 is before training. The last may have been cut (`partial_epochs`).
     splits : list of str
         What is recorded: "train", "validation", "tuning" if set aside, and "validation-NAME" for further sets.
     """
@@ -146,8 +143,7 @@ class Run(OnDisk):
     def partial_epochs(self) -> dict[int, float]:
         """The epoch that was cut, if one was, and the passes over the data it stands for: {3: 2.5}.
 
-        That can be the last one only, so that its manifest alone is read. One whose manifest is damaged counts as
-        whole here: its values cannot be read, and reading them says so.
+        Only the last one can be, so only its manifest is read. An epoch with a damaged manifest counts as whole here.
         """
         for epoch in self.epochs[-1:]:
             try:

@@ -295,13 +295,27 @@ def adjusted(rows: Sequence[Comparison]) -> Results[Comparison]:
     )
 
 
-def require_comparable(arm: Arm, other: Arm, split: str, buckets: Bucketing, *, matched: bool = False) -> None:
-    """Raise InputError unless two arms have the same tokens, and the same epochs if they are not matched."""
+def require_comparable(
+    arm: Arm,
+    other: Arm,
+    split: str,
+    buckets: Bucketing,
+    *,
+    matched: bool = False,
+    or_else: str = ', or ask matched="passes", "steps" or "tokens"',
+) -> None:
+    """Raise InputError unless two arms have the same tokens, and the same epochs if they are not matched.
+
+    Parameters
+    ----------
+    or_else : str
+        What the message advises beside common epochs: a setting of the function that was called.
+    """
     first, second = (each.seed_sums(split, buckets=buckets)[0] for each in (arm, other))
     if not matched and not np.array_equal(first.epochs, second.epochs):
         raise InputError(
-            "only curves with the same epochs can be compared; cut both to common epochs "
-            '(dynamics.analysis.sums.arms.at_common_epochs), or ask matched="passes", "steps" or "tokens"'
+            f"{arm.name!r} and {other.name!r} have different epochs, and only the same ones can be compared: cut both "
+            f"to common epochs with dynamics.analysis.at_common_epochs(study){or_else}"
         )
     if not matched:
         require_same_passes(first, second)

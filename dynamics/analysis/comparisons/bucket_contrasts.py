@@ -155,7 +155,7 @@ def bucket_contrasts(
     between = []
     for a, (arm, side) in enumerate(zip(arms, sides, strict=True)):
         if a != reference:
-            require_comparable(arm, arms[reference], split, how)
+            require_comparable(arm, arms[reference], split, how, or_else="")
             compared = difference(arm, arms[reference], (side, sides[reference]), over)
             between.append(_row(arm.name, names[reference], labels, quantity, *compared, level))
     for note in _limits(within, sides, quantity):

@@ -38,9 +38,11 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
 from dynamics.analysis.intervals.bootstrap import (
+    Resampling,
     document_weights,
     percentiles,
     resampler,
+    resampling_of,
     warn_few,
 )
 from dynamics.analysis.intervals.columns import (
@@ -239,9 +241,10 @@ def calibration(
     *,
     split: str = "validation",
     n_bins: int = 15,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling | None = None,
+    n_resamples: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
 ) -> Results[Calibration]:
     """Return how well the entropy of every arm predicts its loss, in bins of equal size in every epoch.
 
@@ -252,18 +255,18 @@ def calibration(
     data : Study, Run, Arm, or an iterable of them
     split : str
     n_bins : int
-    n_resamples, level, seed
-        Resamples of the documents, for the errors; bins are not cut anew in a resample.
+    resampling : Resampling, optional
+        Of the documents, for the errors; bins are not cut again in a resample. `n_resamples`, `level` and `seed` are
+        deprecated.
 
     Warns
     -----
     UserWarning
         With fewer than 50 documents.
     """
+    how = resampling_of(resampling, n_resamples=n_resamples, level=level, seed=seed)
     bins = moving_buckets(n_bins)
-    return Results(
-        _calibration(arm, split, bins, n_resamples=n_resamples, level=level, seed=seed) for arm in collect_arms(data)
-    )
+    return Results(_calibration(arm, split, bins, how) for arm in collect_arms(data))
 
 
 def entropy_calibration_error(difference: Floats, share: Floats) -> Floats:
@@ -282,18 +285,18 @@ def _weighted(values: Floats, share: Floats) -> Floats:
     return total
 
 
-def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, level: float, seed: int) -> Calibration:
+def _calibration(arm: Arm, split: str, bins: Bucketing, how: Resampling) -> Calibration:
     arm.load(split, ("loss", "entropy", "correct", "certainty"), buckets=bins)
     loss = arm.sums(split, buckets=bins)
     entropy, correct, certainty = (
         arm.sums(split, buckets=bins, value=value) for value in ("entropy", "correct", "certainty")
     )
     warn_few(loss.n_documents)
-    weights = document_weights(loss.n_documents, n_resamples, seed)
+    weights = document_weights(loss.n_documents, how)
     difference = replace(loss, sums=loss.sums - entropy.sums)
 
     def interval(resampled: Floats, estimate: Floats) -> Interval:
-        return Interval(*percentiles(resampled, level), estimate)
+        return Interval(*percentiles(resampled, how.level), estimate)
 
     def both(ds: DocumentSums) -> tuple[Floats, Floats]:
         return resampler(ds)(weights), mean_curve(ds)
@@ -312,9 +315,9 @@ def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, lev
         split=split,
         epochs=loss.epochs,
         entropy=mean_curve(entropy),
-        loss=curve_interval([loss], level=level),
-        accuracy=curve_interval([correct], level=level),
-        difference=curve_interval([difference], level=level),
+        loss=curve_interval([loss], level=how.level),
+        accuracy=curve_interval([correct], level=how.level),
+        difference=curve_interval([difference], level=how.level),
         certainty=mean_certainty,
         share=share,
         error=interval(

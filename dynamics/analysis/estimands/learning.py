@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, gap_interval
 from dynamics.analysis.intervals.bootstrap import (
+    Resampling,
     document_weights,
     resampled_curves,
+    resampling_of,
     warn_few,
 )
 from dynamics.analysis.intervals.columns import (
@@ -187,29 +189,42 @@ def epochs_to_reach_loss(
     *,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling | None = None,
+    n_resamples: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
 ) -> Results[EpochsToReach]:
     """Return after how many epochs every arm's mean loss first came down to `loss` nats, by bucket.
 
-    See `dynamics.analysis.sums.curves.epochs_to_reach`; parameters as for `learning_curves`. The interval's ends are
-    values that occurred in a resample, since between a number and infinity nothing can be interpolated.
+    See `dynamics.analysis.sums.curves.epochs_to_reach`; the interval's ends are values that occurred in
+    a resample, since nothing can be interpolated between a number and infinity.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or an iterable of them
+    loss : float
+        Nats per token.
+    split : str
+    buckets : Bucketing or int
+        An int asks for that many by reference entropy.
+    resampling : Resampling, optional
+        Of the documents. `n_resamples`, `level` and `seed` are deprecated.
 
     Warns
     -----
     UserWarning
         With fewer than 50 documents.
     """
+    draws = resampling_of(resampling, n_resamples=n_resamples, level=level, seed=seed)
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
     rows: Results[EpochsToReach] = Results()
     for arm in arms:
         sums = arm.sums(split, buckets=how)
         warn_few(sums.n_documents)
-        weights = document_weights(sums.n_documents, n_resamples, seed)
+        weights = document_weights(sums.n_documents, draws)
         resampled = epochs_to_reach(resampled_curves(sums, weights), arm.passes, loss, axis=1)
-        low, high = _observed_percentiles(resampled, level)
+        low, high = _observed_percentiles(resampled, draws.level)
         interval = Interval(low, high, epochs_to_reach(mean_curve(sums), arm.passes, loss))
         rows.append(EpochsToReach(arm.name, len(arm.runs), split, loss, sums.labels, interval))
     return rows

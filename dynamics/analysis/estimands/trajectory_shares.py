@@ -1,10 +1,9 @@
 """Trajectories of tokens, counted: shares of classes by bucket, validated on other seeds, and the cartography map.
 
-A class is chosen by a run's own losses, and so holds the winner's curse: "rebounding" picks tokens whose lowest loss
-was low by luck, too. Another seed of the same arm is another draw of all that training does at random (order, dropout),
-so what it does at the tokens and between the epochs that this one chose is free of that luck. Two things seeds share,
-and no seed removes: the realised token, whose loss is high where the text is an unlikely one, and the starting model,
-from whose loss every fall is counted.
+A class is chosen by a run's own losses, so it suffers from the winner's curse: "rebounding" also picks tokens whose
+lowest loss was low by luck. Another seed draws order and dropout again, so its change at the same tokens, between the
+same epochs, is free of that luck. Seeds share two things that no seed removes: the realised token, which has a high
+loss where the text is unlikely, and the starting model.
 
 Shape suffixes: R sequences, B positions, D documents, K buckets, C classes, X and Y bins of the map.
 """
@@ -49,9 +48,8 @@ def _of_class(values: Interval, i: int) -> Any:
 class ClassShares(Shown):
     """Shares of the trajectory classes of one arm, and what other seeds confirm of them.
 
-    Every seed in its turn chooses the classes of its tokens and is set against each other one; the pairs are averaged.
-    Intervals are over documents, with the trained models held fixed. NaN where nothing can be said: with one seed, and
-    of a class without tokens.
+    Each seed chooses the classes of its tokens and is compared with every other seed; the pairs are averaged. Intervals
+    are over documents, with the trained models held fixed. NaN with one seed, without tokens, and where an arm diverged.
 
     Attributes
     ----------
@@ -300,12 +298,14 @@ def _validated_sums(
     counts = grouped.counts()
     members = by_class(counts)
     tokens = np.broadcast_to(counts.reshape(len(counts), len(labels), n_kinds).sum(axis=-1), members.shape)
+    # Without a token of any class, as in a run that diverged, the shares are unknown and not 0.
+    shares = np.where(members.any(axis=(0, 1)), members, np.nan)
     same = elsewhere = np.full(members.shape, np.nan)
     if others:
         same = np.mean([by_class(grouped.sums(other.kind == chosen.kind)) for other in others], axis=0)
         elsewhere = np.mean([by_class(grouped.sums(other.change_of(chosen))) for other in others], axis=0)
     return DocumentSums(
-        np.concatenate([members, same, same, by_class(grouped.sums(chosen.change)), elsewhere]),
+        np.concatenate([shares, same, same, by_class(grouped.sums(chosen.change)), elsewhere]),
         np.concatenate([tokens, tokens, members, members, members]),
         np.arange(5 * len(CLASSES)),
         labels,

@@ -44,8 +44,8 @@ def kept_sums_of(records: Any) -> SplitSums | None:
 def known_values(records: TokenRecords, value: str, epoch: int) -> NDArray[Any]:
     """Return a recorded value of every token, shape (S, P), in the type in which it is stored.
 
-    NaN where the value is infinite, as in a run that diverged. Records keep an infinite value as the largest number of
-    their type (`dynamics.records.schema.quantise`), 65,504 for float16: a mean over such numbers would look like a loss.
+    NaN where the value is infinite, as in a run that diverged. Records keep infinity as the largest number of their
+    type (`dynamics.records.schema.quantise`), 65,504 for float16: a mean over such numbers would look like a loss.
     """
     stored = np.asarray(records.stored(value, epoch))
     # The next number above the largest, in bits, is infinity. Comparing integers is several times as fast.

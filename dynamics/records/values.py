@@ -40,11 +40,11 @@ _BY_SEQUENCE = (
 
 @dataclass(frozen=True, slots=True)
 class WholeSplit:
-    """The tokens of all sequences of a split, recorded or not: arrays of shape (sequence, position).
+    """The tokens of all sequences of a split, recorded or not: arrays of shape (S, P).
 
     Attributes
     ----------
-    recorded : ndarray of int32, shape (R,)
+    recorded : ndarray of int32, shape (S,)
         The rows whose values are recorded: those of `Records`.
     document_id, predicted, reference_loss, reference_entropy
         As in `Records`.
@@ -59,7 +59,7 @@ class WholeSplit:
 
 @dataclass(frozen=True, slots=True)
 class WholeSpans:
-    """What all tokens of a split stand for, in the order of the text: arrays of shape (sequence, position).
+    """What all tokens of a split stand for, in the order of the text: arrays of shape (S, P).
 
     Attributes
     ----------
@@ -75,22 +75,22 @@ class WholeSpans:
 class Records(Described):
     """The tokens of one split and, epoch by epoch, what was recorded of them.
 
-    Only recorded sequences are exposed. R is their number, B the block size. A value belongs to
+    Only recorded sequences are exposed. S is their number, P the block size. A value belongs to
     the token that was predicted, and is NaN (or false) where `predicted` is false.
 
     Attributes
     ----------
     run, split
         Where the records come from.
-    sequence_id : (R,) int32
+    sequence_id : (S,) int32
         Their ids, rising. Elsewhere in this class `sequence` is a row, not an id.
-    token_id, document_id : (R, B) int32
+    token_id, document_id : (S, P) int32
         `document_id` is -1 at padding.
-    byte_start, byte_end : (R, B) int32
+    byte_start, byte_end : (S, P) int32
         The token's span [start, end) in the bytes of its document.
-    reference_loss, reference_entropy : (R, B) float32
+    reference_loss, reference_entropy : (S, P) float32
         Values of the frozen starting model, in nats.
-    predicted : (R, B) bool
+    predicted : (S, P) bool
         Which tokens have a prediction.
     document_hash : (D, 32) uint8
         SHA-256 of every document of the split, recorded or not.
@@ -158,7 +158,7 @@ class Records(Described):
     # Values, read from disk at every call. ------------------------------------------------------
 
     def loss(self, epoch: SupportsIndex) -> Floats:
-        """Return the clean loss -log p of each token after `epoch`: (R, B) float32, nats.
+        """Return the clean loss -log p of each token after `epoch`: (S, P) float32, nats.
 
         NaN where nothing is predicted. Stored as float16 by default.
 
@@ -178,7 +178,7 @@ class Records(Described):
         return values
 
     def correct(self, epoch: SupportsIndex) -> Bools:
-        """Return which tokens were the most probable ones: (R, B) bool. Raises as `loss` does."""
+        """Return which tokens were the most probable ones: (S, P) bool. Raises as `loss` does."""
         return schema.unpack_bits(self._values(epoch, "correct"), self.token_id.shape[1])
 
     def stored(self, value: str, epoch: SupportsIndex) -> Array:
@@ -194,7 +194,7 @@ class Records(Described):
         Returns
         -------
         numpy.ndarray
-            (R, B) float16 or float32, nats. Raises as `loss` does.
+            (S, P) float16 or float32, nats. Raises as `loss` does.
         """
         assert value in ("loss", "entropy"), value
         values: Array = self._values(epoch, value, mapped=True)
@@ -202,7 +202,7 @@ class Records(Described):
         return values
 
     def dropped(self, epoch: SupportsIndex) -> Bools:
-        """Return what the regulariser dropped while training `epoch`: (R, B) bool.
+        """Return what the regulariser dropped while training `epoch`: (S, P) bool.
 
         All false where the run had no regulariser that drops tokens.
 
@@ -223,7 +223,7 @@ class Records(Described):
         return schema.unpack_bits(bits, self.token_id.shape[1])
 
     def training_loss(self, epoch: SupportsIndex) -> Floats:
-        """Return the loss of each token as the optimiser saw it in `epoch`: (R, B) float32, nats.
+        """Return the loss of each token as the optimiser saw it in `epoch`: (S, P) float32, nats.
 
         With the weights of the step in which the token came, with what regularisers dropped and dropout drew; without
         label smoothing. NaN where nothing is predicted.
@@ -285,7 +285,7 @@ class Records(Described):
         xarray.Dataset
             (epoch, sequence, position): ``loss``, ``entropy`` (float32, nats), ``correct``; for "train" also
             ``dropped`` (false in epoch 0) and, where recorded, ``training_loss`` and ``training_entropy`` (NaN in
-            epoch 0). (sequence, position): ``token_id``, ``document_id``, ``predicted``, ``reference_loss``,
+            epoch 0). (S, P): ``token_id``, ``document_id``, ``predicted``, ``reference_loss``,
             ``reference_entropy``. The coordinate ``sequence`` holds `sequence_id`, and ``passes``, along epoch, the
             passes over the data: the epoch, but for a last one that was cut. Attributes name the run, its split, hashes
             and versions.
@@ -364,7 +364,7 @@ class Records(Described):
         return self._decode(document, int(self.byte_start[at]), int(self.byte_end[at]))
 
     def token_texts(self, sequence: SupportsIndex) -> list[str]:
-        """Return the texts of all B tokens of a sequence, each as `token_text` gives it.
+        """Return the texts of all P tokens of a sequence, each as `token_text` gives it.
 
         Raises
         ------

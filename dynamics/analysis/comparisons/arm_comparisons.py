@@ -7,7 +7,7 @@ all that can be asked where an arm has one seed, and every comparison says which
 Early stopping is a baseline of its own: the best epoch of the baseline, chosen on other seeds and other documents
 (`dynamics.analysis.intervals.selection`). What does not beat it is no better than training for less long.
 
-Shape suffixes: K buckets.
+Shapes: K buckets.
 """
 
 from __future__ import annotations

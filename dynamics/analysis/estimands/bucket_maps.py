@@ -1,6 +1,6 @@
 """A value by bucket and epoch: the numbers of heat maps and of the loss landscape, for every arm.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations

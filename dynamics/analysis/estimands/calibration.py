@@ -24,7 +24,7 @@ the same bins, the part of it that is overconfidence and that the records prove.
 Like every mean of absolute values, ECE_H is biased upward by noise: with b bins of perfectly calibrated tokens it is
 not 0. Its interval says how uncertain it is, not that it is above 0; the signed overconfidence has no such bias.
 
-Shape suffixes: R resamples, E epochs, K bins or buckets.
+Shapes: R resamples, E epochs, K bins or buckets.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Distributions of entropy over tokens, epoch by epoch, with the pool of tokens that may be dropped.
 
-Shape suffixes: E epochs, X bins.
+Shapes: E epochs, X bins.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Paired by token: both losses are of the same tokens, so documents that are hard throughout do not widen its interval.
 Below 0 the training has helped there too.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations

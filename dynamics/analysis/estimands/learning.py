@@ -11,7 +11,7 @@ train many models on random subsets and compare an example with itself, while he
 in for "not trained on it". It is right in so far as the two splits are alike at equal reference entropy; epoch 0,
 before any training, shows how far they are, since nothing can have been memorised then.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ rebound   final minus best
 area      the mean over training, straight lines between recorded epochs (the area under the curve over its length)
 ========  =========================================================================================================
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _ends(name: str) -> Callable[[ArmSummary, int], Any]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ArmCurve(OverEpochs):
-    """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
+    """The validation loss of an arm over epochs: arrays of shape (E,), in nats per token.
 
     `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known. `passes` are those over the data
     at each epoch, as in `Arm.passes`; None: the epochs' own numbers. `over` is what the band generalises over.

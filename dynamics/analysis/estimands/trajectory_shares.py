@@ -5,7 +5,7 @@ lowest loss was low by luck. Another seed draws order and dropout again, so its 
 same epochs, is free of that luck. Seeds share two things that no seed removes: the realised token, which has a high
 loss where the text is unlikely, and the starting model.
 
-Shape suffixes: R sequences, B positions, D documents, K buckets, C classes, X and Y bins of the map.
+Shapes: S sequences, P positions, D documents, K buckets, C classes, X and Y bins of the map.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ClassShares(Shown):
     """Shares of the trajectory classes of one arm, and what other seeds confirm of them.
 
     Each seed chooses the classes of its tokens and is compared with every other seed; the pairs are averaged. Intervals
-    are over documents, with the trained models held fixed. NaN with one seed, without tokens, and where an arm diverged.
+    are over documents, with the trained models held fixed. NaN with one seed, without tokens, or if an arm diverged.
 
     Attributes
     ----------
@@ -193,12 +193,11 @@ def class_shares(
     level: float | None = None,
     coverage: float = 0.95,
 ) -> Results[ClassShares]:
-    """Return which share of the tokens of every arm and bucket follows each class of trajectory, and what confirms it.
+    """Return the share of tokens of every arm and bucket in each class of trajectory, and what confirms it.
 
     Tokens are followed over the epochs that all arms recorded after the same passes over the data. Classes are chosen
-    by each seed's own losses and validated on the other seeds of the arm; what that removes, and what it cannot, stands
-    at the top of this module. No split within one seed does as much: losses of neighbouring epochs share the model's
-    jitter (docs/analysis.md has what choosing by every other epoch comes to).
+    by each seed's own losses and validated on the other seeds of the arm (see the top of this module). A split within
+    one seed would not do: losses of neighbouring epochs share the model's jitter (docs/analysis.md).
 
     Parameters
     ----------
@@ -298,14 +297,12 @@ def _validated_sums(
     counts = grouped.counts()
     members = by_class(counts)
     tokens = np.broadcast_to(counts.reshape(len(counts), len(labels), n_kinds).sum(axis=-1), members.shape)
-    # Without a token of any class, as in a run that diverged, the shares are unknown and not 0.
-    shares = np.where(members.any(axis=(0, 1)), members, np.nan)
     same = elsewhere = np.full(members.shape, np.nan)
     if others:
         same = np.mean([by_class(grouped.sums(other.kind == chosen.kind)) for other in others], axis=0)
         elsewhere = np.mean([by_class(grouped.sums(other.change_of(chosen))) for other in others], axis=0)
     return DocumentSums(
-        np.concatenate([shares, same, same, by_class(grouped.sums(chosen.change)), elsewhere]),
+        np.concatenate([members, same, same, by_class(grouped.sums(chosen.change)), elsewhere]),
         np.concatenate([tokens, tokens, members, members, members]),
         np.arange(5 * len(CLASSES)),
         labels,
@@ -315,7 +312,11 @@ def _validated_sums(
 
 def _over_documents(parts: Sequence[DocumentSums], coverage: float) -> list[Interval]:
     """Return the five parts of `_validated_sums`, averaged over the seeds that chose, with intervals: (K, C) each."""
-    band = curve_interval([average_sums(parts)], level=coverage)
+    average, n = average_sums(parts), len(CLASSES)
+    # Without a token of any class in any seed, as where an arm diverged, the shares are unknown and not 0.
+    classless = ~np.any([part.counts[2 * n : 3 * n].any(axis=(0, 1)) for part in parts], axis=0)
+    average.sums[:n, :, classless] = np.nan
+    band = curve_interval([average], level=coverage)
     ends = [np.split(end, 5) for end in (band.low, band.high, band.estimate)]
     return [Interval(low.T, high.T, estimate.T) for low, high, estimate in zip(*ends, strict=True)]
 

@@ -1,6 +1,6 @@
 """Curves of an arm in other units than nats per token, and of several splits at once: accuracy, bits per byte.
 
-Shape suffixes: S seeds, E epochs, K buckets.
+Shapes: M seeds, E epochs, K buckets.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ValueCurve(OverEpochs):
     over : {"documents", "seeds_and_documents"}
         What the interval speaks of: other documents with these trained models, or other seeds too, where there are
         several and tokens do not move between buckets.
-    by_seed : ndarray, shape (S, E, K)
+    by_seed : ndarray, shape (M, E, K)
         Of each seed, in the order of the seeds.
     passes : ndarray, shape (E,), or None
         Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.

@@ -5,7 +5,7 @@ components: seeds, documents, and what they make together (Searle, Casella and M
 4). The mean square of seeds holds the third component too, and so does that of documents, so that their sum counts it
 twice; here each gives up half.
 
-Shape suffixes: S seeds, D documents, Q any shape of estimates.
+Shapes: M seeds, D documents, Q any shape of estimates.
 """
 
 from __future__ import annotations

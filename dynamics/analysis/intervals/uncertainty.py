@@ -12,7 +12,7 @@ Few documents of a skewed distribution make an estimate's own distribution skewe
 (On the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents
 too, the interval is the union of both, and a p-value the larger of the two.
 
-Shape suffixes: Q any shape of estimates, C parts of a variance.
+Shapes: Q any shape of estimates, C parts of a variance.
 """
 
 from __future__ import annotations

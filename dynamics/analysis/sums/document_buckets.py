@@ -102,11 +102,11 @@ def group_by_document_bucket(
 
     Parameters
     ----------
-    document_id : ndarray of int, shape (R, B)
+    document_id : ndarray of int, shape (S, P)
         Not negative where chosen.
-    chosen : ndarray of bool, shape (R, B)
+    chosen : ndarray of bool, shape (S, P)
         At least one.
-    bucket : ndarray of int, shape (R, B), optional
+    bucket : ndarray of int, shape (S, P), optional
         In [0, n_buckets) where chosen. Without, all are in bucket 0.
     n_buckets : int
     """

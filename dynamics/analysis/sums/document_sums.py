@@ -4,7 +4,7 @@ Everything that is drawn or tested is a ratio of sums over documents: the sum of
 over the number of tokens. The sums per document are small, they are read from the records one epoch
 at a time, and they are all that intervals need (`dynamics.analysis.intervals.contributions`).
 
-Shape suffixes: E epochs, D documents, K buckets.
+Shapes: E epochs, D documents, K buckets.
 """
 
 from __future__ import annotations

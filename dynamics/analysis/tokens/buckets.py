@@ -101,7 +101,7 @@ class Buckets(Shown):
         return assign_buckets(values, self.edges)
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the bucket of every token, shape (R, B); -1 where the signal is NaN."""
+        """Return the bucket of every token, shape (S, P); -1 where the signal is NaN."""
         return self.assign(signal_values(self.signal, records))
 
 
@@ -150,7 +150,7 @@ class MovingBuckets(Shown):
         return True
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the bucket of every token in `epoch`, shape (R, B); -1 where nothing is predicted.
+        """Return the bucket of every token in `epoch`, shape (S, P); -1 where nothing is predicted.
 
         A predicted token whose value is NaN (a run that diverged) is in the highest bucket: in none, it would be left
         out of its epoch's mean, and flatter the run.
@@ -218,7 +218,7 @@ class TwoWayBuckets(Shown):
         return self.first.chosen_by_outcome or self.second.chosen_by_outcome
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the pair of every token, shape (R, B); -1 where either signal is NaN."""
+        """Return the pair of every token, shape (S, P); -1 where either signal is NaN."""
         first, second = self.first.index(records), self.second.index(records)
         pair = first * np.int16(self.second.n) + second
         pair[(first < 0) | (second < 0)] = -1

@@ -26,7 +26,7 @@ class DropPool(Shown):
     share : float
         Of the predicted training tokens; 1 for random token dropout, NaN where a threshold sets it and `may_drop` is
         None.
-    may_drop : ndarray of bool, shape (R, B), or None
+    may_drop : ndarray of bool, shape (S, P), or None
         For the recorded training tokens. None where the recipe and the reference values do not tell: the pool is
         another one in every epoch or batch (``source: previous_epoch`` and ``current``, ``ranks: batch``), or another
         model's. `Records.dropped` says what was taken of it.

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 class TokenRecords(Protocol):
-    """What the analysis reads of a split's records: arrays of shape (sequence, position)."""
+    """What the analysis reads of a split's records: arrays of shape (S, P)."""
 
     @property
     def run(self) -> Any: ...

@@ -221,12 +221,12 @@ def losses_at(records: TokenRecords, epoch_of: NDArray[np.int32]) -> NDArray[np.
     ----------
     records : Records
         One split of a run.
-    epoch_of : ndarray of int32, shape (R, B)
+    epoch_of : ndarray of int32, shape (S, P)
         Recorded epochs; -1 for none.
 
     Returns
     -------
-    ndarray of float32, shape (R, B)
+    ndarray of float32, shape (S, P)
         Nats; NaN where no epoch is asked for. Epochs are read one at a time.
     """
     losses = np.full(epoch_of.shape, np.nan, dtype=np.float32)

@@ -228,7 +228,7 @@ _OF_TOKENS = {
 class SplitSums:
     """The sums of one split of a run: by epoch, document and bucket, and by epoch and document of groups of tokens.
 
-    Shape suffixes: E epochs, D documents with a token, K buckets or groups.
+    Shapes: E epochs, D documents with a token, K buckets or groups.
     """
 
     run: SummaryRun

@@ -61,8 +61,7 @@ class ClassShares(Shown):
     classes : tuple of str, length C
         `dynamics.analysis.tokens.trajectories.CLASSES`.
     share : Interval of arrays of shape (K, C)
-        Of the bucket's tokens; they sum to 1 but for tokens whose loss was NaN. The raw share: chosen by the very
-        losses that it speaks of.
+        Raw share of the bucket's tokens. The shares sum to 1, less the tokens without a finite loss.
     share_in_two : Interval of arrays of shape (K, C)
         Share of the bucket's tokens that are of the class in the seed that chose and in another one.
     confirmed : Interval of arrays of shape (K, C)

@@ -14,6 +14,7 @@ Cell = str | Sparkline
 #: Rows of a table that are shown; of a longer one the first and the last.
 _MOST_ROWS, _FIRST_ROWS, _LAST_ROWS = 40, 30, 5
 _LONGEST_CELL = 60
+_PADDED = "padding: 0.2em 0.7em"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Table:
     def html(self) -> str:
         """Return the table as HTML without a colour of its own."""
         shown, left_out = self._shown()
-        aligned = [f'style="text-align: {"right" if numeric else "left"}"' for numeric in self.numeric]
+        aligned = [f'style="text-align: {"right" if numeric else "left"}; {_PADDED}"' for numeric in self.numeric]
         named = zip(aligned, self.header, self.units, strict=True)
         head = "".join(f"<th {align}>{escape(name)}{_unit_html(unit)}</th>" for align, name, unit in named)
         body = [
@@ -73,7 +74,7 @@ class Table:
             said = escape(_said_left_out(left_out))
             body.insert(_FIRST_ROWS, f'<tr><td colspan="{len(self.header)}">… {said}</td></tr>')
         return (
-            f"<div>{headed(self.title, self.notes)}"
+            f'<div style="margin: 0.5em 0">{headed(self.title, self.notes)}'
             '<table style="font-variant-numeric: tabular-nums; color: inherit">'
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
@@ -102,8 +103,8 @@ class Card:
     def html(self) -> str:
         """Return a table with two columns, without a colour of its own."""
         rows = "".join(
-            f'<tr><th style="text-align: left">{escape(name)}</th>'
-            f'<td style="text-align: left">{cell_html(fact, None)}</td></tr>'
+            f'<tr><th style="text-align: left; {_PADDED}">{escape(name)}</th>'
+            f'<td style="text-align: left; {_PADDED}">{cell_html(fact, None)}</td></tr>'
             for name, fact in self.facts
         )
         return f'<div>{headed(self.title)}<table style="color: inherit"><tbody>{rows}</tbody></table></div>'

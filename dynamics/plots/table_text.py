@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from dynamics.analysis.estimands.summary import ArmSummary
+from dynamics.display.numbers import DIVERGED
 from dynamics.plots.style import MINUS
 from dynamics.plots.table_parts import Difference, TaskTable
 from dynamics.plots.tables import ArmTable
@@ -68,7 +69,7 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
         cells = [
             row.arm,
             str(row.n_seeds),
-            _number(row.final),
+            _number(row.final) if math.isfinite(row.final) else DIVERGED,
             _interval(row.final_low, row.final_high),
             _number(row.best_cross_fitted),
             _interval(row.best_cross_fitted_low, row.best_cross_fitted_high),

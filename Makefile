@@ -106,7 +106,7 @@ browser:
 # Records, analysis and plots work where torch is not installed: this is such a place.
 $(LIGHT)/.installed: pyproject.toml constraints.txt constraints-shared.txt
 	$(PYTHON) -m venv $(LIGHT)
-	$(LIGHT)/bin/python -m pip install -q -c constraints.txt numpy scipy matplotlib seaborn tueplots xarray pydantic pyyaml typer rich safetensors filelock platformdirs pytest
+	$(LIGHT)/bin/python -m pip install -q -c constraints.txt numpy scipy matplotlib seaborn tueplots xarray pandas pydantic pyyaml typer rich safetensors filelock platformdirs pytest
 	$(LIGHT)/bin/python -m pip install -q -c constraints.txt --no-deps -e .
 	touch $@
 

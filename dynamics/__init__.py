@@ -85,3 +85,4 @@ else:
 
 # The hooks of the records, which do not know the rooms on their right.
 _records.load_page_builder = _deferred("dynamics.explorer.build", "build_page")
+_records.load_describer = _deferred("dynamics.analysis.cards.describe", "describe")

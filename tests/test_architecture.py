@@ -19,17 +19,19 @@ ROOT = Path(dynamics.__file__).parent
 
 # ---------------------------------------------------------------------------------------------------------- the tables
 
-COMMON = ("errors", "validation", "reporting", "cache", "predicted", "version")
+COMMON = ("errors", "faces", "validation", "reporting", "cache", "predicted", "version", "display")
 
 #: Each room with the rooms that it may import, lowest first: a room's own stand above it here. "" is the package's
 #: face, `dynamics/__init__.py`.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "faces": (),
     "cache": ("errors",),
     "reporting": (),
     "predicted": (),
     "version": (),
     "validation": ("errors",),
+    "display": (),
     "ops": COMMON,
     "regularizers": (*COMMON, "ops"),
     "recipe": (*COMMON, "regularizers"),
@@ -75,7 +77,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "preparation",
         DOORS,
     ),
-    "analysis": ("tokens", "sums", "intervals", "estimands", "comparisons"),
+    "analysis": ("tokens", "sums", "intervals", "estimands", "comparisons", "cards"),
     "records": (DOORS, "exporting", "summaries"),
     "plots": ("drawing", "families", "arm_tables", DOORS),
 }

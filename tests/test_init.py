@@ -45,7 +45,7 @@ NAMES = {
     "load_documents": "dynamics.corpus.sources",
     "load_example": "dynamics.example",
 }
-FACES = ["analysis", "plots", "records"]
+FACES = ["analysis", "notebook", "plots", "records"]
 WITHOUT_TORCH = [
     "open_run",
     "open_study",

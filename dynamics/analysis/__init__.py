@@ -2,6 +2,21 @@
 
 Functions take a study, a run, an arm, or several of these, and return numbers with their intervals. A name loads on
 its first use.
+
+Docstrings name the axes of arrays by one letter each, here and in `dynamics.records`:
+
+====  ============================================================
+S     sequences, those that are recorded
+P     positions in a sequence, the block size
+E     recorded epochs; 0 is before training
+D     documents that have a token
+K     buckets, groups or bins of tokens
+M     seeds of an arm, one trained model each
+C     classes of trajectories
+R     resamples
+N     predicted tokens
+Q     any shape of estimates: (K,), (E, K) or ()
+====  ============================================================
 """
 
 from __future__ import annotations
@@ -93,10 +108,10 @@ if TYPE_CHECKING:
         gap_interval as gap_interval,
         uncertainty_over as uncertainty_over,
     )
+    from dynamics.analysis.intervals.bootstrap import Resampling as Resampling
     from dynamics.analysis.intervals.contributions import Contributions as Contributions
     from dynamics.analysis.intervals.interval import Interval as Interval
     from dynamics.analysis.intervals.uncertainty import Uncertainty as Uncertainty, VariancePart as VariancePart
-    from dynamics.analysis.sums.accuracy import accuracy_sums as accuracy_sums
     from dynamics.analysis.sums.arms import (
         Arm as Arm,
         at_common_epochs as at_common_epochs,
@@ -155,6 +170,7 @@ if TYPE_CHECKING:
         TokenTrajectories as TokenTrajectories,
         token_trajectories as token_trajectories,
     )
+    from dynamics.display.results import Results as Results
 else:
     __all__, __getattr__, __dir__ = lazy_face(
         __name__,
@@ -220,10 +236,10 @@ else:
                 "value_curves",
             ],
             "dynamics.analysis.intervals.bands": ["curve_interval", "gap_interval", "uncertainty_over"],
+            "dynamics.analysis.intervals.bootstrap": ["Resampling"],
             "dynamics.analysis.intervals.contributions": ["Contributions"],
             "dynamics.analysis.intervals.interval": ["Interval"],
             "dynamics.analysis.intervals.uncertainty": ["Uncertainty", "VariancePart"],
-            "dynamics.analysis.sums.accuracy": ["accuracy_sums"],
             "dynamics.analysis.sums.arms": [
                 "Arm",
                 "at_common_epochs",
@@ -254,5 +270,6 @@ else:
             "dynamics.analysis.tokens.token_bytes": ["token_bytes"],
             "dynamics.analysis.tokens.token_records": ["TokenRecords"],
             "dynamics.analysis.tokens.trajectories": ["CHANGE", "CLASSES", "TokenTrajectories", "token_trajectories"],
+            "dynamics.display.results": ["Results"],
         },
     )

@@ -40,5 +40,7 @@ else:
         },
     )
 
+#: Returns what makes the picture of a run or a study, for Jupyter and for `repr`. `dynamics` sets it.
+load_describer: Callable[[], Any] | None = None
 #: Returns what makes `Run.explore`'s page of runs, a budget in bytes and a number of buckets. `dynamics` sets it.
 load_page_builder: Callable[[], Any] | None = None

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics import records
+from dynamics.display.described import Described
+from dynamics.display.tables import Card, Table
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
 from dynamics.records.tensors import Array, Hashes, read_tensors
 
 if TYPE_CHECKING:
     from dynamics.records.reader import Run
+
+
+class OnDisk(Described):
+    """A run or a study, whose picture is made by rooms on the right (`dynamics.records.load_describer`)."""
+
+    def _described(self) -> Table | Card:
+        assert records.load_describer is not None, "the package's face sets it before anything can be opened"
+        found: Table | Card = records.load_describer()(self)
+        return found
 
 
 def not_there(path: str | os.PathLike[str], wanted: str, file: str) -> InputError:

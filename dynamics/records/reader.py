@@ -18,6 +18,7 @@ from dynamics import records
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
 from dynamics.records.epochs import (
+    OnDisk,
     complete_epochs,
     not_there,
     numbers,
@@ -56,9 +57,8 @@ def open_run(path: PathLike, *, verify: bool = False) -> Run:
     path : path-like
         The run's directory.
     verify
-        Hash every file that is read, once, before anything in it is used, and want all epochs that
-        the manifest of a complete run names. Without it sizes, headers and layouts are compared,
-        which finds files that are torn, missing or in another's place, but no flipped bit.
+        Hash every file once before its values are used, and require all epochs that the manifest of a complete run
+        names. Without it only sizes, headers and layouts are compared, which does not find a flipped bit.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def open_any(path: PathLike, *, verify: bool = False) -> Study | Run:
     raise not_there(path, "study or run", f"{schema.STUDY_FILE} or {schema.MANIFEST_FILE}")
 
 
-class Run:
+class Run(OnDisk):
     """One run on disk.
 
     Attributes
@@ -118,8 +118,7 @@ class Run:
         Versions, hardware, seeds, and the hashes of everything.
     name : str
     epochs : list of int
-        The recorded epochs, as they were when the run was opened. 0 is before training. The last one may have been cut
-        (`partial_epochs`).
+        Recorded epochs when the run was opened. 0 is before training. The last may have been cut (`partial_epochs`).
     splits : list of str
         What is recorded: "train", "validation", "tuning" if set aside, and "validation-NAME" for further sets.
     """
@@ -140,7 +139,7 @@ class Run:
         if verify:
             self._require_epochs()
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         splits = ", ".join(self.splits)
         cut = "".join(f"; epoch {epoch} was cut at {at:g} passes" for epoch, at in self.partial_epochs.items())
         return f"Run({str(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'}{cut})"
@@ -154,8 +153,7 @@ class Run:
     def partial_epochs(self) -> dict[int, float]:
         """The epoch that was cut, if one was, and the passes over the data it stands for: {3: 2.5}.
 
-        That can be the last one only, so that its manifest alone is read. One whose manifest is damaged counts as
-        whole here: its values cannot be read, and reading them says so.
+        Only the last one can be, so only its manifest is read. An epoch with a damaged manifest counts as whole here.
         """
         for epoch in self.epochs[-1:]:
             try:
@@ -284,7 +282,7 @@ class Run:
             )
 
 
-class Study:
+class Study(OnDisk):
     """A study on disk: the same recipe under several arms and seeds.
 
     Attributes
@@ -311,7 +309,7 @@ class Study:
         self.arms: list[str] = _arms_with_those_beside(self.path, arms)
         self.seeds: list[int] = seeds
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         return f"Study({str(self.path)!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
 
     @cached_property

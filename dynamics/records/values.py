@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from dynamics.display.described import Described
+from dynamics.display.tables import Card
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
 from dynamics.records.epochs import good_epochs, numbers, read_epoch, sealed_epoch_manifest
@@ -38,11 +40,11 @@ _BY_SEQUENCE = (
 
 @dataclass(frozen=True, slots=True)
 class WholeSplit:
-    """The tokens of all sequences of a split, recorded or not: arrays of shape (sequence, position).
+    """The tokens of all sequences of a split, recorded or not: arrays of shape (S, P).
 
     Attributes
     ----------
-    recorded : ndarray of int32, shape (R,)
+    recorded : ndarray of int32, shape (S,)
         The rows whose values are recorded: those of `Records`.
     document_id, predicted, reference_loss, reference_entropy
         As in `Records`.
@@ -57,7 +59,7 @@ class WholeSplit:
 
 @dataclass(frozen=True, slots=True)
 class WholeSpans:
-    """What all tokens of a split stand for, in the order of the text: arrays of shape (sequence, position).
+    """What all tokens of a split stand for, in the order of the text: arrays of shape (S, P).
 
     Attributes
     ----------
@@ -70,25 +72,25 @@ class WholeSpans:
     byte_end: npt.NDArray[np.int32]
 
 
-class Records:
+class Records(Described):
     """The tokens of one split and, epoch by epoch, what was recorded of them.
 
-    Only recorded sequences are exposed. R is their number, B the block size. A value belongs to
+    Only recorded sequences are exposed. S is their number, P the block size. A value belongs to
     the token that was predicted, and is NaN (or false) where `predicted` is false.
 
     Attributes
     ----------
     run, split
         Where the records come from.
-    sequence_id : (R,) int32
+    sequence_id : (S,) int32
         Their ids, rising. Elsewhere in this class `sequence` is a row, not an id.
-    token_id, document_id : (R, B) int32
+    token_id, document_id : (S, P) int32
         `document_id` is -1 at padding.
-    byte_start, byte_end : (R, B) int32
+    byte_start, byte_end : (S, P) int32
         The token's span [start, end) in the bytes of its document.
-    reference_loss, reference_entropy : (R, B) float32
+    reference_loss, reference_entropy : (S, P) float32
         Values of the frozen starting model, in nats.
-    predicted : (R, B) bool
+    predicted : (S, P) bool
         Which tokens have a prediction.
     document_hash : (D, 32) uint8
         SHA-256 of every document of the split, recorded or not.
@@ -135,14 +137,28 @@ class Records:
         self._text: npt.NDArray[np.uint8] = arrays["text"]
         self._text_offset: npt.NDArray[np.int64] = arrays["text_offset"]
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         n_sequences, block_size = self.token_id.shape
         return f"Records({self.split}: {n_sequences} sequences of {block_size} tokens)"
+
+    def _described(self) -> Card:
+        facts = [
+            ("run", str(self.run.path)),
+            ("sequences × positions", " × ".join(map(str, self.token_id.shape))),
+            ("predicted tokens", f"{int(self.predicted.sum()):,}"),
+            ("documents", str(self.n_documents)),
+            ("epochs", numbers(self.run.epochs)),
+        ]
+        if self.run.epochs:
+            manifest = sealed_epoch_manifest(self.run, self.run.epochs[-1])
+            held = manifest["files"][schema.shard_file(self.split, 0, manifest["world"])]["tensors"]
+            facts.append(("recorded", ", ".join(name for name in held if name != "sequence_id")))
+        return Card(self._title(), facts)
 
     # Values, read from disk at every call. ------------------------------------------------------
 
     def loss(self, epoch: SupportsIndex) -> Floats:
-        """Return the clean loss -log p of each token after `epoch`: (R, B) float32, nats.
+        """Return the clean loss -log p of each token after `epoch`: (S, P) float32, nats.
 
         NaN where nothing is predicted. Stored as float16 by default.
 
@@ -162,7 +178,7 @@ class Records:
         return values
 
     def correct(self, epoch: SupportsIndex) -> Bools:
-        """Return which tokens were the most probable ones: (R, B) bool. Raises as `loss` does."""
+        """Return which tokens were the most probable ones: (S, P) bool. Raises as `loss` does."""
         return schema.unpack_bits(self._values(epoch, "correct"), self.token_id.shape[1])
 
     def stored(self, value: str, epoch: SupportsIndex) -> Array:
@@ -178,7 +194,7 @@ class Records:
         Returns
         -------
         numpy.ndarray
-            (R, B) float16 or float32, nats. Raises as `loss` does.
+            (S, P) float16 or float32, nats. Raises as `loss` does.
         """
         assert value in ("loss", "entropy"), value
         values: Array = self._values(epoch, value, mapped=True)
@@ -186,7 +202,7 @@ class Records:
         return values
 
     def dropped(self, epoch: SupportsIndex) -> Bools:
-        """Return what the regulariser dropped while training `epoch`: (R, B) bool.
+        """Return what the regulariser dropped while training `epoch`: (S, P) bool.
 
         All false where the run had no regulariser that drops tokens.
 
@@ -207,7 +223,7 @@ class Records:
         return schema.unpack_bits(bits, self.token_id.shape[1])
 
     def training_loss(self, epoch: SupportsIndex) -> Floats:
-        """Return the loss of each token as the optimiser saw it in `epoch`: (R, B) float32, nats.
+        """Return the loss of each token as the optimiser saw it in `epoch`: (S, P) float32, nats.
 
         With the weights of the step in which the token came, with what regularisers dropped and dropout drew; without
         label smoothing. NaN where nothing is predicted.
@@ -269,7 +285,7 @@ class Records:
         xarray.Dataset
             (epoch, sequence, position): ``loss``, ``entropy`` (float32, nats), ``correct``; for "train" also
             ``dropped`` (false in epoch 0) and, where recorded, ``training_loss`` and ``training_entropy`` (NaN in
-            epoch 0). (sequence, position): ``token_id``, ``document_id``, ``predicted``, ``reference_loss``,
+            epoch 0). (S, P): ``token_id``, ``document_id``, ``predicted``, ``reference_loss``,
             ``reference_entropy``. The coordinate ``sequence`` holds `sequence_id`, and ``passes``, along epoch, the
             passes over the data: the epoch, but for a last one that was cut. Attributes name the run, its split, hashes
             and versions.
@@ -348,7 +364,7 @@ class Records:
         return self._decode(document, int(self.byte_start[at]), int(self.byte_end[at]))
 
     def token_texts(self, sequence: SupportsIndex) -> list[str]:
-        """Return the texts of all B tokens of a sequence, each as `token_text` gives it.
+        """Return the texts of all P tokens of a sequence, each as `token_text` gives it.
 
         Raises
         ------

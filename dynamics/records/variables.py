@@ -56,7 +56,7 @@ PER_EPOCH = (
     Variable("training_entropy", "float32", "entropy of the token as the optimiser saw it in the epoch", "nats"),
 )
 
-#: (sequence, position).
+#: (S, P).
 PER_TOKEN = (
     Variable("token_id", "int32", "id of the token in the vocabulary"),
     Variable("document_id", "int32", "document that the token belongs to, -1 at padding"),
@@ -71,7 +71,7 @@ PASSES_ATTRIBUTES = {"long_name": "passes over the training data when the epoch 
 
 
 def passes_of(run: Run) -> Array:
-    """Return the passes over the training data at every epoch, shape (epoch,): its number, but for a cut one."""
+    """Return the passes over the training data at every epoch, shape (E,): its number, but for a cut one."""
     return np.asarray([run.passes(epoch) for epoch in run.epochs], dtype=np.float64)
 
 
@@ -89,7 +89,7 @@ def recorded_variables(records: Records) -> list[Variable]:
 
 
 def epoch_values(records: Records, variable: Variable, epoch: int) -> Array:
-    """Return one variable after one epoch: (sequence, position).
+    """Return one variable after one epoch: (S, P).
 
     As the method of `Records` gives it. Where that refuses, since there is nothing to give (epoch 0 of what happens in
     training, an epoch recorded without what the optimiser saw), nothing was dropped and all else is NaN.

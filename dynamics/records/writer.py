@@ -66,15 +66,15 @@ class SplitValues:
     Parameters
     ----------
     sequence_id
-        (R,) integers, each once, in any order.
+        (S,) integers, each once, in any order.
     loss, entropy
-        (R, B) floats in nats, NaN where nothing is predicted.
+        (S, P) floats in nats, NaN where nothing is predicted.
     correct
-        (R, B) bool, whether the token was the most probable one; false where nothing is predicted.
+        (S, P) bool, whether the token was the most probable one; false where nothing is predicted.
     dropped
-        (R, B) bool, what the regulariser dropped while training this epoch, or None: nothing.
+        (S, P) bool, what the regulariser dropped while training this epoch, or None: nothing.
     training_loss, training_entropy
-        (R, B) floats in nats, what the optimiser saw in this epoch, NaN where it saw nothing; or None: not recorded.
+        (S, P) floats in nats, what the optimiser saw in this epoch, NaN where it saw nothing; or None: not recorded.
     """
 
     sequence_id: npt.NDArray[Any]
@@ -86,10 +86,10 @@ class SplitValues:
     training_entropy: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        assert self.sequence_id.ndim == 1 and self.loss.ndim == 2, "sequence_id (R,), loss (R, B)"
+        assert self.sequence_id.ndim == 1 and self.loss.ndim == 2, "sequence_id (S,), loss (S, P)"
         assert len(self.sequence_id) == len(self.loss), "one row a sequence"
         for other in (self.entropy, self.correct, self.dropped, self.training_loss, self.training_entropy):
-            assert other is None or other.shape == self.loss.shape, "values are (R, B) like loss"
+            assert other is None or other.shape == self.loss.shape, "values are (S, P) like loss"
 
 
 # --------------------------------------------------------------------------------------- tokens
@@ -111,11 +111,11 @@ def write_tokens(
     Parameters
     ----------
     packed
-        The whole split, S sequences of B tokens.
+        The whole split, recorded or not.
     reference_loss, reference_entropy
         (S, B) floats of the frozen starting model, NaN where nothing is predicted.
     recorded_sequence_id
-        (R,) the sequences, rows of `packed`, whose values are recorded after every epoch.
+        (S,) the sequences, rows of `packed`, whose values are recorded after every epoch.
     unlabelled
         (S, B) bool, tokens that are not predicted although their document goes on: a prompt's, say.
     document_fields

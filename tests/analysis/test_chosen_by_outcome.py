@@ -14,6 +14,7 @@ from dynamics.analysis.estimands.bucket_maps import bucket_map
 from dynamics.analysis.estimands.calibration import overconfidence
 from dynamics.analysis.estimands.learning import epochs_to_reach_loss, learning_curves
 from dynamics.analysis.estimands.trajectory_shares import class_shares
+from dynamics.analysis.intervals.bootstrap import Resampling
 from dynamics.analysis.tokens.buckets import make_buckets
 from dynamics.records.reader import Study, open_study
 
@@ -22,7 +23,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bucket_map": bucket_map,
     "class_shares": class_shares,
     "compare_arms": compare_arms,
-    "epochs_to_reach_loss": lambda study, **how: epochs_to_reach_loss(study, 2.0, n_resamples=5, **how),
+    "epochs_to_reach_loss": lambda study, **how: epochs_to_reach_loss(study, 2.0, resampling=Resampling(n=5), **how),
     "learning_curves": learning_curves,
     "overconfidence": overconfidence,
 }

@@ -598,7 +598,7 @@ def test_a_cut_epoch_is_recorded_and_told(tmp_path: Path) -> None:
     assert run.partial_epochs == {3: 2.5}
     assert [run.passes(epoch) for epoch in run.epochs] == [0.0, 1.0, 2.0, 2.5]
     assert [run.step(epoch) for epoch in run.epochs] == [0, 10, 20, 25]
-    assert repr(run).endswith("4 epochs of train, validation; epoch 3 was cut at 2.5 passes)")
+    assert repr(run).splitlines()[0].endswith("4 epochs of train, validation; epoch 3 was cut at 2.5 passes)")
     assert np.isfinite(run.records("train").loss(3)).any()
     for ask in (run.passes, run.step):
         with pytest.raises(InputError, match=r"no complete epoch 4: it has 0, 1, 2, 3"):
@@ -609,7 +609,7 @@ def test_whole_epochs_are_their_own_passes(whole_run: Path) -> None:
     run = open_run(whole_run)
     assert run.partial_epochs == {}
     assert run.passes(np.int64(2)) == 2.0 and type(run.passes(2)) is float
-    assert repr(run).endswith("3 epochs of train, validation)")
+    assert repr(run).splitlines()[0].endswith("3 epochs of train, validation)")
 
 
 def as_version_1(path: Path) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ all that can be asked where an arm has one seed, and every comparison says which
 Early stopping is a baseline of its own: the best epoch of the baseline, chosen on other seeds and other documents
 (`dynamics.analysis.intervals.selection`). What does not beat it is no better than training for less long.
 
-Shape suffixes: K buckets.
+Shapes: K buckets.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from dynamics.analysis.comparisons.comparison import Comparison as Comparison
 from dynamics.analysis.comparisons.limits import EARLY_STOPPING as EARLY_STOPPING
 from dynamics.analysis.comparisons.limits import limits as limits
 from dynamics.analysis.comparisons.significance import benjamini_hochberg, holm
@@ -30,6 +31,7 @@ from dynamics.analysis.estimands.quantities import (
     Quantity,
     arm_compute,
     arm_quantity,
+    diverged_buckets,
     require_quantity,
 )
 from dynamics.analysis.intervals.bands import Over, require_over
@@ -43,74 +45,8 @@ from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline
 from dynamics.analysis.sums.document_sums import DocumentSums, Value, require_same_documents, require_same_passes
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.display.results import Results
 from dynamics.errors import InputError, nearest
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One arm against another in one bucket.
-
-    Attributes
-    ----------
-    arm, other, bucket : str
-        A name that ends in " (early stopping)" stands for that arm's best epoch.
-    quantity : {"final", "best", "rebound", "area"}
-        See `dynamics.analysis.estimands.quantities`; nats per token, of ``correct`` a share of tokens.
-    over : {"documents", "seeds_and_documents"}
-        What the interval and the p-values generalise over.
-    estimate, low, high : float
-        `arm` minus `other`: negative where `arm` has the lower value, which of a loss is the better one.
-    probability : float
-        The confidence that `arm` is lower: 1 - p_value / 2 where it was measured lower, else p_value / 2.
-    p_value, p_holm, p_bh : float
-        Two-sided; and adjusted for all comparisons of the same call, after Holm (1979; the chance of any false
-        finding) and after Benjamini and Hochberg (1995; the expected share of false findings).
-    margin, p_equivalent, p_equivalent_holm : float
-        Two one-sided tests (Schuirmann 1987) against "they differ by `margin` or more"; NaN without a margin.
-    n_documents : int
-    n_seeds : tuple of int
-        Of both arms.
-    same_seeds : bool
-        Whether the seeds of both arms are the same, and so paired.
-    epoch : int or None
-        The last epoch that is looked at; None where arms are matched by something else.
-    value : {"loss", "entropy", "correct", "certainty"}
-        What is compared.
-    """
-
-    arm: str
-    other: str
-    bucket: str
-    quantity: Quantity
-    over: Over
-    estimate: float
-    low: float
-    high: float
-    probability: float
-    p_value: float
-    n_documents: int
-    n_seeds: tuple[int, int]
-    same_seeds: bool
-    epoch: int | None = None
-    p_holm: float = math.nan
-    p_bh: float = math.nan
-    margin: float = math.nan
-    p_equivalent: float = math.nan
-    p_equivalent_holm: float = math.nan
-    value: Value = "loss"
-
-    def turned(self) -> Comparison:
-        """Return the same comparison the other way round."""
-        return replace(
-            self,
-            arm=self.other,
-            other=self.arm,
-            estimate=-self.estimate,
-            low=-self.high,
-            high=-self.low,
-            probability=1.0 - self.probability,
-            n_seeds=self.n_seeds[::-1],
-        )
 
 
 def compare_arms(
@@ -127,7 +63,7 @@ def compare_arms(
     chosen_on: ChosenOn = "cross_fitted",
     early_stopping: bool = True,
     matched: Compute | None = None,
-) -> list[Comparison]:
+) -> Results[Comparison]:
     """Compare arms pair by pair on the same tokens, with adjusted p-values.
 
     Parameters
@@ -157,15 +93,15 @@ def compare_arms(
 
     Returns
     -------
-    list of Comparison
-        NaN, and p-values of 1, where a curve is NaN.
+    Results of Comparison
+        The estimate, its interval and its p-values are NaN where an arm diverged (`Comparison.diverged`) and where a
+        bucket is empty. Such a comparison still counts among those that the other p-values are adjusted for.
 
     Raises
     ------
     InputError
-        For fewer than two arms, an unknown arm or quantity, a single seed where seeds are asked for, a margin that is
-        not above 0, or arms with other epochs or an epoch that was cut after other passes: `matched` compares those,
-        and `at_common_epochs` leaves those epochs out.
+        For fewer than two arms, an unknown arm or quantity, a single seed where ``over`` asks for seeds, a margin that
+        is not above 0, or arms with different epochs: `matched` and `at_common_epochs` help there.
 
     Warns
     -----
@@ -243,7 +179,11 @@ def compare_pairs(
                 )
             sides.append(known[key])
         made = _compare(arm, other, (sides[0], sides[1]), quantity, over, level, margin, buckets.labels)
-        rows += [replace(row, value=value, epoch=None if matched else int(arm.epochs[-1])) for row in made]
+        gone = [(each.name, diverged_buckets(each, split, value, buckets)) for each in (arm, other)]
+        for k, row in enumerate(made):
+            names = tuple(name for name, buckets_gone in gone if buckets_gone[k]) if math.isnan(row.estimate) else ()
+            epoch = None if matched else int(arm.epochs[-1])
+            rows.append(replace(row, value=value, epoch=epoch, diverged=names))
     return rows
 
 
@@ -319,7 +259,6 @@ def _compare(
     inside = np.full(len(labels), np.nan)
     if margin is not None:
         inside = np.maximum(uncertainty.p_below(margin), uncertainty.p_above(-margin))
-    known = np.isfinite(uncertainty.estimate)
     return [
         Comparison(
             arm=arm.name,
@@ -330,7 +269,7 @@ def _compare(
             estimate=float(interval.estimate[k]),
             low=float(interval.low[k]),
             high=float(interval.high[k]),
-            probability=float(lower[k]) if known[k] else math.nan,
+            probability=float(lower[k]),
             p_value=float(p_value[k]),
             n_documents=sides[0].n_documents,
             n_seeds=(sides[0].n_seeds, sides[1].n_seeds),
@@ -342,27 +281,41 @@ def _compare(
     ]
 
 
-def adjusted(rows: Sequence[Comparison]) -> list[Comparison]:
+def adjusted(rows: Sequence[Comparison]) -> Results[Comparison]:
     """Return comparisons with p-values adjusted for all of them, whatever they were adjusted for before."""
     if not rows:
-        return []
+        return Results()
     p_values = [row.p_value for row in rows]
     found = [holm(p_values), benjamini_hochberg(p_values)]
     equivalent = [row.p_equivalent for row in rows]
-    found.append(np.full(len(rows), np.nan) if math.isnan(equivalent[0]) else holm(equivalent))
-    return [
+    found.append(holm(equivalent))
+    return Results(
         replace(row, p_holm=float(p_holm), p_bh=float(p_bh), p_equivalent_holm=float(inside))
         for row, p_holm, p_bh, inside in zip(rows, *found, strict=True)
-    ]
+    )
 
 
-def require_comparable(arm: Arm, other: Arm, split: str, buckets: Bucketing, *, matched: bool = False) -> None:
-    """Raise InputError unless two arms have the same tokens, and the same epochs if they are not matched."""
+def require_comparable(
+    arm: Arm,
+    other: Arm,
+    split: str,
+    buckets: Bucketing,
+    *,
+    matched: bool = False,
+    or_else: str = ', or ask matched="passes", "steps" or "tokens"',
+) -> None:
+    """Raise InputError unless two arms have the same tokens, and the same epochs if they are not matched.
+
+    Parameters
+    ----------
+    or_else : str
+        What the message advises beside common epochs: a setting of the function that was called.
+    """
     first, second = (each.seed_sums(split, buckets=buckets)[0] for each in (arm, other))
     if not matched and not np.array_equal(first.epochs, second.epochs):
         raise InputError(
-            "only curves with the same epochs can be compared; cut both to common epochs "
-            '(dynamics.analysis.sums.arms.at_common_epochs), or ask matched="passes", "steps" or "tokens"'
+            f"{arm.name!r} and {other.name!r} have different epochs, and only the same ones can be compared: cut both "
+            f"to common epochs with dynamics.analysis.at_common_epochs(study){or_else}"
         )
     if not matched:
         require_same_passes(first, second)

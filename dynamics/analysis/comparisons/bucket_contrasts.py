@@ -14,23 +14,37 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from dynamics.analysis.comparisons.arm_comparisons import difference, require_comparable
+from dynamics.analysis.comparisons.comparison import about_diverged
 from dynamics.analysis.comparisons.limits import about_best_of_one_model, about_fixed
 from dynamics.analysis.comparisons.significance import holm
-from dynamics.analysis.estimands.quantities import ChosenOn, Quantity, arm_quantity
+from dynamics.analysis.estimands.quantities import ChosenOn, Quantity, arm_quantity, diverged_buckets
 from dynamics.analysis.intervals.bands import Over, uncertainty_over
+from dynamics.analysis.intervals.columns import ARM, OVER, ends
 from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.over_documents import about_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
 from dynamics.analysis.intervals.uncertainty import Uncertainty
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms, default_baseline
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.display.layouts import Column, Layout, text_column
+from dynamics.display.numbers import interval, significance
+from dynamics.display.results import Results, Shown
 from dynamics.errors import InputError, nearest
 
 
-@dataclass(frozen=True, slots=True)
-class BucketContrast:
+def _contrast(row: BucketContrast, _: int) -> Any:
+    return ends(row.estimate, row.interval_low, row.interval_high, diverged=bool(row.diverged))
+
+
+def _notes(rows: Sequence[BucketContrast]) -> list[str]:
+    return about_diverged(name for row in rows for name in row.diverged)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BucketContrast(Shown):
     """One bucket minus another: within an arm, or compared with the same of another arm.
 
     Attributes
@@ -46,6 +60,8 @@ class BucketContrast:
         Nats per token.
     p_value, p_holm : float
         Two-sided; adjusted for all contrasts, or all interactions, of the call.
+    diverged : tuple of str
+        Those of the arms that diverged, so that the numbers are NaN (`Comparison.diverged`).
     """
 
     arm: str
@@ -59,6 +75,23 @@ class BucketContrast:
     interval_high: float
     p_value: float
     p_holm: float = math.nan
+    diverged: tuple[str, ...] = ()
+
+    layout: ClassVar[Layout | None] = Layout(
+        "contrasts",
+        (
+            ARM,
+            text_column("minus", lambda row, _: row.other or "nothing"),
+            text_column("buckets", lambda row, _: f"{row.high} minus {row.low}", once=True),
+            text_column("quantity", "quantity", once=True),
+            Column("contrast", _contrast, interval, "nats per token"),
+            Column("p", "p_value", significance),
+            Column("p (Holm)", "p_holm", significance),
+            OVER,
+        ),
+        arrays={"diverged": (lambda row: ", ".join(row.diverged),)},
+        notes=_notes,
+    )
 
 
 def bucket_contrasts(
@@ -71,7 +104,7 @@ def bucket_contrasts(
     over: Over | None = None,
     level: float = 0.95,
     chosen_on: ChosenOn = "cross_fitted",
-) -> list[BucketContrast]:
+) -> Results[BucketContrast]:
     """Return the highest bucket minus the lowest in every arm, and what each arm changes of it.
 
     Parameters
@@ -88,7 +121,7 @@ def bucket_contrasts(
 
     Returns
     -------
-    list of BucketContrast
+    Results of BucketContrast
         The contrast of every arm, then the interaction of every other arm with the baseline.
 
     Raises
@@ -114,6 +147,7 @@ def bucket_contrasts(
         for arm in arms
     ]
 
+    gone = {arm.name for arm in arms if diverged_buckets(arm, split, "loss", how)[[0, -1]].any()}
     labels = how.labels
     within = []
     for arm, side in zip(arms, sides, strict=True):
@@ -121,12 +155,12 @@ def bucket_contrasts(
     between = []
     for a, (arm, side) in enumerate(zip(arms, sides, strict=True)):
         if a != reference:
-            require_comparable(arm, arms[reference], split, how)
+            require_comparable(arm, arms[reference], split, how, or_else="")
             compared = difference(arm, arms[reference], (side, sides[reference]), over)
             between.append(_row(arm.name, names[reference], labels, quantity, *compared, level))
     for note in _limits(within, sides, quantity):
         warnings.warn(note, UserWarning, stacklevel=2)
-    return [*_adjusted(within), *_adjusted(between)]
+    return Results([*_adjusted(within, gone), *_adjusted(between, gone)])
 
 
 def _limits(within: Sequence[BucketContrast], sides: Sequence[Contributions], quantity: Quantity) -> list[str]:
@@ -146,14 +180,18 @@ def _limits(within: Sequence[BucketContrast], sides: Sequence[Contributions], qu
 def _row(
     arm: str, other: str, labels: Sequence[str], quantity: Quantity, uncertainty: Uncertainty, over: Over, level: float
 ) -> BucketContrast:
-    interval = uncertainty.interval(level)
-    estimate, low, high = (float(values[0]) for values in (interval.estimate, interval.low, interval.high))
+    around = uncertainty.interval(level)
+    estimate, low, high = (float(values[0]) for values in (around.estimate, around.low, around.high))
     p_value = float(uncertainty.p_value()[0])
     return BucketContrast(arm, other, labels[-1], labels[0], quantity, over, estimate, low, high, p_value)
 
 
-def _adjusted(rows: list[BucketContrast]) -> list[BucketContrast]:
+def _adjusted(rows: list[BucketContrast], gone: set[str]) -> list[BucketContrast]:
+    """Return contrasts with adjusted p-values; where they have no estimate, with those of their arms that are gone."""
     if not rows:
         return []
+    named = [
+        tuple(name for name in (row.arm, row.other) if name in gone) if math.isnan(row.estimate) else () for row in rows
+    ]
     adjusted = holm([row.p_value for row in rows])
-    return [replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+    return [replace(row, p_holm=float(p), diverged=names) for row, p, names in zip(rows, adjusted, named, strict=True)]

@@ -23,7 +23,6 @@ from dynamics.analysis.intervals.contributions import Contributions, curve_contr
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.intervals.over_documents import about_documents
 from dynamics.analysis.intervals.over_seeds_and_documents import about_seeds
-from dynamics.analysis.sums.accuracy import accuracy_sums
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, default_baseline, shared_epochs
 from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.sums.epochs import OverEpochs
@@ -155,8 +154,6 @@ def _difference_curve(
 
 
 def _curve(arm: Arm, split: str, value: Value, buckets: Bucketing) -> Contributions:
-    if value == "correct":
-        return curve_contributions(accuracy_sums(arm, split, buckets=buckets))
     return curve_contributions(arm.seed_sums(split, buckets=buckets, value=value))
 
 

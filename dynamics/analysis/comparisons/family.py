@@ -23,6 +23,7 @@ from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.sums.arms import Arm, Source, collect_arms, default_baseline, shared_epochs
 from dynamics.analysis.tokens.buckets import entropy_buckets
 from dynamics.analysis.tokens.matches import task_tokens
+from dynamics.display.results import Results
 from dynamics.errors import InputError, nearest
 
 
@@ -34,7 +35,7 @@ def study_comparisons(
     over: Over | None = None,
     level: float = 0.95,
     margin: float | None = None,
-) -> list[Comparison]:
+) -> Results[Comparison]:
     """Return the family of comparisons of a study, over all tokens, each pair over the epochs that both arms have.
 
     An epoch that was cut is had by both only if it was cut after the same passes over the data. A pair without an epoch
@@ -51,7 +52,7 @@ def study_comparisons(
 
     Returns
     -------
-    list of Comparison
+    Results of Comparison
         In the order above; pairs in the order of the recipe, the baseline second. `p_holm` and `p_bh` are adjusted for
         all of them.
 
@@ -68,7 +69,7 @@ def study_comparisons(
     arms = collect_arms(data)
     reference = _reference(arms, baseline)
     if len(arms) < 2:
-        return []
+        return Results()
     every = entropy_buckets(reference.runs[0].records(split), 1)
     how: dict[str, Any] = {
         "split": split,
@@ -99,7 +100,7 @@ def task_comparisons(
     split: str = "validation",
     over: Over | None = None,
     level: float = 0.95,
-) -> list[Comparison]:
+) -> Results[Comparison]:
     """Return every arm's final accuracy on a task's results minus that of the baseline, a family of its own.
 
     Each after the last epoch that both have. Above 0 `arm` is the better one.

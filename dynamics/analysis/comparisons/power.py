@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,14 +26,22 @@ from dynamics.analysis.intervals.over_seeds_and_documents import seed_square, va
 from dynamics.analysis.intervals.uncertainty import quantile, unskewed
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout
+from dynamics.display.numbers import decimals, whole
+from dynamics.display.results import Shown
 from dynamics.errors import InputError, nearest
 
 N_DRAWS = 40_000
 _MOST_SEEDS, _MOST_DOCUMENTS = 1_000, 10_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Design:
+def _four(value: float) -> str:
+    # A standard error is often a few thousandths of a nat.
+    return decimals(value, 4)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Design(Shown):
     """How much a difference of two arms varies with seeds and with documents.
 
     Attributes
@@ -59,6 +68,20 @@ class Design:
     n_seeds: int
     n_documents: int
     degrees: float
+
+    layout: ClassVar[Layout | None] = Layout(
+        "designs",
+        (
+            Column("seeds", "n_seeds", whole),
+            Column("documents", "n_documents", whole),
+            Column("standard error", "standard_error", _four, "nats per token"),
+            Column("sd of a seed's difference", lambda d, _: math.sqrt(d.seeds), _four, "nats"),
+            Column("sd over these documents", lambda d, _: math.sqrt(d.documents), _four, "nats"),
+            Column("sd of both together", lambda d, _: math.sqrt(d.together), _four, "nats"),
+            Column("degrees of freedom of documents", "degrees", lambda value: decimals(value, 1)),
+        ),
+        arrays={"standard_error": ("standard_error",)},
+    )
 
     def __post_init__(self) -> None:
         if self.n_seeds < 2 or self.n_documents < 2:

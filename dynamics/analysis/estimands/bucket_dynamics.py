@@ -8,12 +8,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.estimands.quantities import arm_quantity
 from dynamics.analysis.intervals.bands import Over, curve_interval, gap_interval, generalises_over, uncertainty_over
+from dynamics.analysis.intervals.columns import (
+    ARM,
+    BUCKET,
+    EPOCHS_AND_BUCKETS,
+    OVER,
+    PASSES,
+    SEEDS,
+    diverged,
+    ends,
+    last_of,
+)
 from dynamics.analysis.intervals.contributions import curve_contributions
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.intervals.over_documents import about_documents
@@ -25,9 +37,20 @@ from dynamics.analysis.sums.document_sums import average_sums
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout, curve_column
+from dynamics.display.numbers import UNKNOWN, interval
+from dynamics.display.results import Results
 
 
-@dataclass(frozen=True, slots=True)
+def _rebound(result: BucketDynamics, k: int) -> Any:
+    if result.rebound is None:
+        return UNKNOWN
+    around = result.rebound
+    gone = diverged(result.validation.estimate[:, k])
+    return ends(float(around.estimate[k]), float(around.low[k]), float(around.high[k]), diverged=gone)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class BucketDynamics(OverEpochs):
     """Losses of the entropy buckets of one arm.
 
@@ -58,6 +81,31 @@ class BucketDynamics(OverEpochs):
     passes: Floats | None = None
     over: Over = "documents"
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: after the last epoch, by bucket",
+        (
+            ARM,
+            BUCKET,
+            Column("training", lambda b, k: last_of(b.train, k), interval, "nats per token"),
+            Column("validation", lambda b, k: last_of(b.validation, k), interval, "nats per token"),
+            Column("gap", lambda b, k: last_of(b.gap, k), interval, "nats per token"),
+            Column("rebound", _rebound, interval, "nats per token"),
+            curve_column("validation by epoch", lambda b, k: b.validation.estimate[:, k]),
+            SEEDS,
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={
+            **PASSES,
+            "train": ("train", "epoch", "bucket"),
+            "validation": ("validation", "epoch", "bucket"),
+            "gap": ("gap", "epoch", "bucket"),
+            "rebound": ("rebound", "bucket"),
+        },
+        left_out=("passes",),
+    )
+
 
 def bucket_dynamics(
     data: Source | Iterable[Source],
@@ -65,7 +113,7 @@ def bucket_dynamics(
     buckets: Bucketing | int = 2,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[BucketDynamics]:
+) -> Results[BucketDynamics]:
     """Return the losses of the entropy buckets of every arm, with intervals.
 
     Parameters
@@ -79,12 +127,12 @@ def bucket_dynamics(
 
     Returns
     -------
-    list of BucketDynamics
+    Results of BucketDynamics
         In the order of the recipe.
     """
     arms = collect_arms(data)
     buckets = as_buckets(arms, buckets)
-    result = []
+    result: Results[BucketDynamics] = Results()
     for arm in arms:
         train, validation = (arm.seed_sums(split, buckets=buckets) for split in ("train", "validation"))
         answered = over or generalises_over(validation)

@@ -1,17 +1,19 @@
 """A value by bucket and epoch: the numbers of heat maps and of the loss landscape, for every arm.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
+from dynamics.analysis.intervals.columns import ARM, BUCKET, EPOCHS_AND_BUCKETS, OVER, PASSES, SEEDS, SPLIT, last_of
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.document_sums import Value
@@ -21,9 +23,30 @@ from dynamics.analysis.tokens.buckets import Bucketing, Buckets
 from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.signals import signal_values
 from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import decimals, interval, percent, percent_interval, whole
+from dynamics.display.results import Results
 
 
-@dataclass(frozen=True, slots=True)
+def _unit(result: BucketMap) -> str:
+    return "%" if _is_share(result) else "nats per token"
+
+
+def _is_share(result: BucketMap) -> bool:
+    return result.value in ("correct", "certainty")
+
+
+def _first(result: BucketMap, k: int) -> str:
+    first = float(result.values.estimate[0, k])
+    return percent(first) if _is_share(result) else decimals(first)
+
+
+def _last(result: BucketMap, k: int) -> str:
+    last = last_of(result.values, k)
+    return percent_interval(last) if _is_share(result) else interval(last)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class BucketMap(OverEpochs):
     """One value of an arm by epoch and bucket.
 
@@ -62,6 +85,35 @@ class BucketMap(OverEpochs):
     values: Interval
     passes: Floats | None = None
     over: Over = "documents"
+
+    layout: ClassVar[Layout | None] = Layout(
+        "maps: by epoch and bucket",
+        (
+            ARM,
+            text_column("value", "value", once=True),
+            text_column("buckets by", "by", once=True),
+            BUCKET,
+            Column("mean of the signal", lambda m, k: m.centres[k], decimals, once=True),
+            Column("tokens", lambda m, k: round(float(m.n_tokens[k])), whole),
+            Column("first epoch", _first, unit=_unit),
+            Column("last epoch", _last, unit=_unit),
+            curve_column("by epoch", lambda m, k: m.values.estimate[:, k]),
+            SPLIT,
+            SEEDS,
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={
+            **PASSES,
+            "centre": ("centres", "bucket"),
+            "n_tokens": ("n_tokens", "bucket"),
+            "estimate": (lambda m: m.values.estimate, "epoch", "bucket"),
+            "low": (lambda m: m.values.low, "epoch", "bucket"),
+            "high": (lambda m: m.values.high, "epoch", "bucket"),
+        },
+        left_out=("passes",),
+    )
 
     @property
     def diverged(self) -> bool:
@@ -126,7 +178,7 @@ def bucket_map(
     buckets: Bucketing | int = 10,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[BucketMap]:
+) -> Results[BucketMap]:
     """Return a value of every arm by epoch and bucket, with intervals over documents.
 
     Parameters
@@ -147,7 +199,7 @@ def bucket_map(
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
     centres, edges, by = _axis(arms[0], split, how)
-    maps = []
+    maps: Results[BucketMap] = Results()
     for arm in arms:
         parts = arm.seed_sums(split, buckets=how, value=value)
         sums = arm.sums(split, buckets=how, value=value)
@@ -179,7 +231,7 @@ def loss_landscape(
     n_buckets: int = 30,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[BucketMap]:
+) -> Results[BucketMap]:
     """Return the loss over (reference entropy, epoch): `bucket_map` with so many buckets that it is a surface.
 
     `BucketMap.centres` is the first axis, `BucketMap.at` the second, ``values.estimate`` (E, K) the height.

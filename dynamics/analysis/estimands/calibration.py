@@ -24,23 +24,39 @@ the same bins, the part of it that is overconfidence and that the records prove.
 Like every mean of absolute values, ECE_H is biased upward by noise: with b bins of perfectly calibrated tokens it is
 not 0. Its interval says how uncertain it is, not that it is above 0; the signed overconfidence has no such bias.
 
-Shape suffixes: R resamples, E epochs, K bins or buckets.
+Shapes: R resamples, E epochs, K bins or buckets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
 from dynamics.analysis.intervals.bootstrap import (
+    Resampling,
     document_weights,
     percentiles,
     resampler,
+    resampling_of,
     warn_few,
+)
+from dynamics.analysis.intervals.columns import (
+    ARM,
+    BUCKET,
+    EPOCHS_AND_BUCKETS,
+    OVER,
+    OVER_IN_WORDS,
+    PASSES,
+    SEEDS,
+    SPLIT,
+    diverged,
+    ends,
+    last_of,
 )
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
@@ -49,9 +65,12 @@ from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing, moving_buckets
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import decimals, interval, percent_interval, whole
+from dynamics.display.results import Results
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Overconfidence(OverEpochs):
     """Mean loss minus mean entropy of an arm, by bucket and epoch.
 
@@ -77,8 +96,31 @@ class Overconfidence(OverEpochs):
     passes: Floats | None = None
     over: Over = "documents"
 
+    layout: ClassVar[Layout | None] = Layout(
+        "curves: overconfidence, mean loss minus mean entropy",
+        (
+            ARM,
+            BUCKET,
+            Column("first epoch", lambda o, k: o.value.estimate[0, k], decimals, "nats per token"),
+            Column("last epoch", lambda o, k: last_of(o.value, k), interval, "nats per token"),
+            curve_column("by epoch", lambda o, k: o.value.estimate[:, k]),
+            SPLIT,
+            SEEDS,
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={**PASSES, "value": ("value", "epoch", "bucket")},
+        left_out=("passes",),
+    )
 
-@dataclass(frozen=True, slots=True)
+
+def _at_end(result: Calibration, error: Interval) -> Any:
+    numbers = (float(each[-1]) for each in (error.estimate, error.low, error.high))
+    return ends(*numbers, diverged=diverged(result.error.estimate))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Calibration(OverEpochs):
     """Reliability of an arm in bins of predicted entropy, by epoch.
 
@@ -117,6 +159,37 @@ class Calibration(OverEpochs):
     argmax_error_floor: Interval
     passes: Floats | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "calibrations",
+        (
+            ARM,
+            Column("ECE_H, first epoch", lambda c, _: c.error.estimate[0], decimals, "nats"),
+            Column("ECE_H, last epoch", lambda c, _: _at_end(c, c.error), interval, "nats"),
+            Column(
+                "floor of the usual ECE, last epoch",
+                lambda c, _: _at_end(c, c.argmax_error_floor),
+                percent_interval,
+                "%",
+            ),
+            curve_column("ECE_H by epoch", lambda c, _: c.error.estimate),
+            Column("bins", lambda c, _: c.share.shape[-1], whole, once=True),
+            SPLIT,
+            SEEDS,
+            text_column("intervals generalise over", lambda *_: OVER_IN_WORDS["documents"], once=True),
+        ),
+        axes={"epoch": "epochs", "bin": lambda c: range(1, c.share.shape[-1] + 1)},
+        arrays={
+            **PASSES,
+            **{
+                name: (name, "epoch", "bin")
+                for name in ("share", "entropy", "certainty", "loss", "accuracy", "difference")
+            },
+            "error": ("error", "epoch"),
+            "argmax_error_floor": ("argmax_error_floor", "epoch"),
+        },
+        left_out=("passes",),
+    )
+
 
 def overconfidence(
     data: Source | Iterable[Source],
@@ -125,7 +198,7 @@ def overconfidence(
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[Overconfidence]:
+) -> Results[Overconfidence]:
     """Return mean loss minus mean entropy of every arm by bucket and epoch, with intervals.
 
     Parameters
@@ -144,7 +217,7 @@ def overconfidence(
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
-    rows = []
+    rows: Results[Overconfidence] = Results()
     for arm in arms:
         arm.load(split, ("loss", "entropy"), buckets=how)
         parts = difference_sums(arm, split, how)
@@ -168,10 +241,11 @@ def calibration(
     *,
     split: str = "validation",
     n_bins: int = 15,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> list[Calibration]:
+    resampling: Resampling | None = None,
+    n_resamples: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
+) -> Results[Calibration]:
     """Return how well the entropy of every arm predicts its loss, in bins of equal size in every epoch.
 
     Bins are those of the single run: with several seeds, a bin holds every seed's tokens of that rank together.
@@ -181,18 +255,18 @@ def calibration(
     data : Study, Run, Arm, or an iterable of them
     split : str
     n_bins : int
-    n_resamples, level, seed
-        Resamples of the documents, for the errors; bins are not cut anew in a resample.
+    resampling : Resampling, optional
+        Of the documents, for the errors; bins are not cut again in a resample. `n_resamples`, `level` and `seed` are
+        deprecated.
 
     Warns
     -----
     UserWarning
         With fewer than 50 documents.
     """
+    how = resampling_of(resampling, n_resamples=n_resamples, level=level, seed=seed)
     bins = moving_buckets(n_bins)
-    return [
-        _calibration(arm, split, bins, n_resamples=n_resamples, level=level, seed=seed) for arm in collect_arms(data)
-    ]
+    return Results(_calibration(arm, split, bins, how) for arm in collect_arms(data))
 
 
 def entropy_calibration_error(difference: Floats, share: Floats) -> Floats:
@@ -223,18 +297,18 @@ def _weighted(values: Floats, share: Floats) -> Floats:
     return total
 
 
-def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, level: float, seed: int) -> Calibration:
+def _calibration(arm: Arm, split: str, bins: Bucketing, how: Resampling) -> Calibration:
     arm.load(split, ("loss", "entropy", "correct", "certainty"), buckets=bins)
     loss = arm.sums(split, buckets=bins)
     entropy, correct, certainty = (
         arm.sums(split, buckets=bins, value=value) for value in ("entropy", "correct", "certainty")
     )
     warn_few(loss.n_documents)
-    weights = document_weights(loss.n_documents, n_resamples, seed)
+    weights = document_weights(loss.n_documents, how)
     difference = replace(loss, sums=loss.sums - entropy.sums)
 
     def interval(resampled: Floats, estimate: Floats) -> Interval:
-        return Interval(*percentiles(resampled, level), estimate)
+        return Interval(*percentiles(resampled, how.level), estimate)
 
     def both(ds: DocumentSums) -> tuple[Floats, Floats]:
         return resampler(ds)(weights), mean_curve(ds)
@@ -253,9 +327,9 @@ def _calibration(arm: Arm, split: str, bins: Bucketing, *, n_resamples: int, lev
         split=split,
         epochs=loss.epochs,
         entropy=mean_curve(entropy),
-        loss=curve_interval([loss], level=level),
-        accuracy=curve_interval([correct], level=level),
-        difference=curve_interval([difference], level=level),
+        loss=curve_interval([loss], level=how.level),
+        accuracy=curve_interval([correct], level=how.level),
+        difference=curve_interval([difference], level=how.level),
         certainty=mean_certainty,
         share=share,
         error=interval(

@@ -1,6 +1,6 @@
 """Distributions of entropy over tokens, epoch by epoch, with the pool of tokens that may be dropped.
 
-Shape suffixes: E epochs, X bins.
+Shapes: E epochs, X bins.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.analysis.intervals.columns import ARM, PASSES, SEEDS, SPLIT
 from dynamics.analysis.sums.arms import Source, collect_arms
 from dynamics.analysis.sums.epochs import OverEpochs
-from dynamics.analysis.tokens.token_records import Floats, TokenRecords
+from dynamics.analysis.tokens.token_records import Floats, TokenRecords, known_values
+from dynamics.display.layouts import Column, Layout, curve_column
+from dynamics.display.numbers import decimals, percent
+from dynamics.display.results import Results
 from dynamics.errors import InputError
 from dynamics.records.reader import Run
 from dynamics.regularizers.registry import METHODS, setting
@@ -29,7 +33,22 @@ _BY_REFERENCE_ENTROPY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+def _mean(result: EntropyDistribution, density: Floats) -> float:
+    """Return the mean of a density, nats, with every token in the middle of its bin."""
+    if not density.any():
+        return math.nan
+    middles = (result.edges[:-1] + result.edges[1:]) / 2.0
+    return float((density * np.diff(result.edges) * middles).sum())
+
+
+def _dropped_at_all(result: EntropyDistribution) -> Floats:
+    """Return the shares dropped at all epochs, shape (E, X); NaN where they are not recorded."""
+    shares = np.full(result.density.shape, np.nan)
+    shares[np.isin(result.epochs, result.dropped_epochs)] = result.dropped
+    return shares
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class EntropyDistribution(OverEpochs):
     """How the entropy of an arm's tokens is distributed.
 
@@ -71,10 +90,34 @@ class EntropyDistribution(OverEpochs):
     pool_high: float
     passes: Floats | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "distributions: entropy of tokens",
+        (
+            ARM,
+            Column("mean of the reference model", lambda d, _: _mean(d, d.reference), decimals, "nats"),
+            Column("mean at the first epoch", lambda d, _: _mean(d, d.density[0]), decimals, "nats"),
+            Column("mean at the last epoch", lambda d, _: _mean(d, d.density[-1]), decimals, "nats"),
+            curve_column("density at the last epoch", lambda d, _: d.density[-1]),
+            Column("pool", "pool", percent, "% of tokens"),
+            Column("pool from", "pool_low", decimals, "nats"),
+            Column("pool to", "pool_high", decimals, "nats"),
+            SPLIT,
+            SEEDS,
+        ),
+        axes={"epoch": "epochs", "entropy": lambda d: (d.edges[:-1] + d.edges[1:]) / 2.0},
+        arrays={
+            **PASSES,
+            "density": ("density", "epoch", "entropy"),
+            "reference": ("reference", "entropy"),
+            "dropped": (_dropped_at_all, "epoch", "entropy"),
+        },
+        left_out=("passes",),
+    )
+
 
 def entropy_distributions(
     data: Source | Iterable[Source], *, split: str = "train", n_bins: int = 60, highest: float | None = None
-) -> list[EntropyDistribution]:
+) -> Results[EntropyDistribution]:
     """Return the distribution of entropy of every arm in every epoch, and what was dropped of it.
 
     Parameters
@@ -102,14 +145,14 @@ def entropy_distributions(
         raise InputError(f"highest={highest:g} leaves no room for bins; give a number of nats above 0")
     edges = np.linspace(0.0, highest, n_bins + 1)
     reference = _bins(first.reference_entropy, edges)
-    rows = []
+    rows: Results[EntropyDistribution] = Results()
     for arm in arms:
         epochs = arm.epochs
         density = np.zeros((len(epochs), n_bins))
         for run in arm.runs:
             records = run.records(split)
             for i, epoch in enumerate(epochs):
-                density[i] += _density(records, _bins(records.stored("entropy", epoch), edges), edges)
+                density[i] += _density(records, _bins(known_values(records, "entropy", epoch), edges), edges)
         dropped_epochs, dropped = _dropped(arm.runs, split, epochs, reference, n_bins)
         pool, pool_low, pool_high = _pool(arm.runs[0])
         rows.append(

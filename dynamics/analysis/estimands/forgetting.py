@@ -5,7 +5,7 @@
 Paired by token: both losses are of the same tokens, so documents that are hard throughout do not widen its interval.
 Below 0 the training has helped there too.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dynamics.analysis.intervals.bands import Over
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.display.results import Results
 from dynamics.errors import InputError
 
 
@@ -31,7 +32,7 @@ def forgetting(
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[ValueCurve]:
+) -> Results[ValueCurve]:
     """Return how much the loss on a split has risen since an epoch, of every arm, with intervals.
 
     Parameters
@@ -48,7 +49,7 @@ def forgetting(
 
     Returns
     -------
-    list of ValueCurve
+    Results of ValueCurve
         In the order of the recipe; nats per token, 0 at epoch `since`. `ValueCurve.final` is the forgetting at the end.
 
     Raises
@@ -68,7 +69,7 @@ def forgetting(
             "forgetting is of the same tokens at every epoch, and moving buckets have others; use frozen ones"
         )
     how = as_buckets(arms, buckets)
-    rows = []
+    rows: Results[ValueCurve] = Results()
     for arm in arms:
         if since not in arm.epochs:
             raise InputError(f"arm {arm.name!r} has no epoch {since} to compare with; choose since= of {arm.epochs}")

@@ -11,33 +11,48 @@ train many models on random subsets and compare an example with itself, while he
 in for "not trained on it". It is right in so far as the two splits are alike at equal reference entropy; epoch 0,
 before any training, shows how far they are, since nothing can have been memorised then.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, gap_interval
 from dynamics.analysis.intervals.bootstrap import (
+    Resampling,
     document_weights,
     resampled_curves,
+    resampling_of,
     warn_few,
 )
-from dynamics.analysis.intervals.interval import Interval
+from dynamics.analysis.intervals.columns import (
+    ARM,
+    BUCKET,
+    EPOCHS_AND_BUCKETS,
+    OVER_IN_WORDS,
+    PASSES,
+    SEEDS,
+    SPLIT,
+    last_of,
+)
+from dynamics.analysis.intervals.interval import Interval, within_shares
 from dynamics.analysis.sums.arms import Source, as_buckets, collect_arms
 from dynamics.analysis.sums.curves import epochs_to_reach, mean_curve
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import decimals, epochs_interval, percent_interval
+from dynamics.display.results import Results, Shown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LearningCurves(OverEpochs):
     """Shares learned and memorised of one arm.
 
@@ -63,9 +78,31 @@ class LearningCurves(OverEpochs):
     memorised: Interval
     passes: Floats | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: shares learned and memorised after the last epoch",
+        (
+            ARM,
+            BUCKET,
+            Column("training, learned", lambda c, k: last_of(c.train, k), percent_interval, "% of tokens"),
+            Column("validation, learned", lambda c, k: last_of(c.validation, k), percent_interval, "% of tokens"),
+            Column("memorised", lambda c, k: last_of(c.memorised, k), percent_interval, "percentage points"),
+            curve_column("memorised by epoch", lambda c, k: c.memorised.estimate[:, k]),
+            SEEDS,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={**PASSES, **{name: (name, "epoch", "bucket") for name in ("train", "validation", "memorised")}},
+        left_out=("passes",),
+    )
 
-@dataclass(frozen=True, slots=True)
-class EpochsToReach:
+
+def _epochs(result: EpochsToReach, k: int) -> Any:
+    around = result.epochs
+    return tuple(float(each[k]) for each in (around.estimate, around.low, around.high))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EpochsToReach(Shown):
     """How long an arm took to come down to a loss.
 
     Attributes
@@ -86,6 +123,22 @@ class EpochsToReach:
     labels: tuple[str, ...]
     epochs: Interval
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: epochs until a loss is reached",
+        (
+            ARM,
+            BUCKET,
+            Column("loss to reach", "level", decimals, "nats per token", once=True),
+            Column("after", _epochs, epochs_interval, "epochs"),
+            SPLIT,
+            SEEDS,
+            text_column("intervals generalise over", lambda *_: OVER_IN_WORDS["documents"], once=True),
+        ),
+        rows="labels",
+        axes={"bucket": "labels"},
+        arrays={"epochs": ("epochs", "bucket")},
+    )
+
 
 def learning_curves(
     data: Source | Iterable[Source],
@@ -93,7 +146,7 @@ def learning_curves(
     buckets: Bucketing | int = 2,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[LearningCurves]:
+) -> Results[LearningCurves]:
     """Return the shares learned and memorised of every arm by bucket and epoch.
 
     Parameters
@@ -112,7 +165,7 @@ def learning_curves(
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
     options: dict[str, Any] = {"over": over, "level": level}
-    rows = []
+    rows: Results[LearningCurves] = Results()
     for arm in arms:
         train, validation = (arm.seed_sums(split, buckets=how, value="correct") for split in ("train", "validation"))
         rows.append(
@@ -121,8 +174,8 @@ def learning_curves(
                 n_seeds=len(arm.runs),
                 epochs=train[0].epochs,
                 labels=train[0].labels,
-                train=curve_interval(train, **options),
-                validation=curve_interval(validation, **options),
+                train=within_shares(curve_interval(train, **options)),
+                validation=within_shares(curve_interval(validation, **options)),
                 memorised=gap_interval(train, validation, **options),
                 passes=train[0].passes,
             )
@@ -136,14 +189,15 @@ def epochs_to_reach_loss(
     *,
     split: str = "validation",
     buckets: Bucketing | int = 1,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> list[EpochsToReach]:
+    resampling: Resampling | None = None,
+    n_resamples: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
+) -> Results[EpochsToReach]:
     """Return after how many epochs every arm's mean loss first came down to `loss` nats, by bucket.
 
-    See `epochs_to_reach`. The interval's ends are values that occurred in a resample, since between a number and
-    infinity nothing can be interpolated.
+    See `epochs_to_reach`. The interval's ends are values that occurred in a resample, since nothing can be interpolated
+    between a number and infinity.
 
     Parameters
     ----------
@@ -153,27 +207,24 @@ def epochs_to_reach_loss(
     split : str, default "validation"
     buckets : Bucketing or int, default 1
         Frozen or moving buckets, or that many by reference entropy.
-    n_resamples : int, default 1000
-        Resamples of documents.
-    level : float, default 0.95
-        Level of confidence, in (0, 1).
-    seed : int, default 0
-        Of the resamples.
+    resampling : Resampling, optional
+        Of the documents. `n_resamples`, `level` and `seed` are deprecated.
 
     Warns
     -----
     UserWarning
         With fewer than 50 documents.
     """
+    draws = resampling_of(resampling, n_resamples=n_resamples, level=level, seed=seed)
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
-    rows = []
+    rows: Results[EpochsToReach] = Results()
     for arm in arms:
         sums = arm.sums(split, buckets=how)
         warn_few(sums.n_documents)
-        weights = document_weights(sums.n_documents, n_resamples, seed)
+        weights = document_weights(sums.n_documents, draws)
         resampled = epochs_to_reach(resampled_curves(sums, weights), arm.passes, loss, axis=1)
-        low, high = _observed_percentiles(resampled, level)
+        low, high = _observed_percentiles(resampled, draws.level)
         interval = Interval(low, high, epochs_to_reach(mean_curve(sums), arm.passes, loss))
         rows.append(EpochsToReach(arm.name, len(arm.runs), split, loss, sums.labels, interval))
     return rows

@@ -10,7 +10,7 @@ rebound   final minus best
 area      the mean over training, straight lines between recorded epochs (the area under the curve over its length)
 ========  =========================================================================================================
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.contributions import Contributions, curve_contributions
 from dynamics.analysis.intervals.selection import best_contributions
-from dynamics.analysis.sums.accuracy import accuracy_sums
 from dynamics.analysis.sums.arms import Arm
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
 from dynamics.analysis.tokens.buckets import Bucketing
@@ -74,7 +73,7 @@ def arm_quantity(
     require_quantity(quantity)
     if chosen_on not in get_args(ChosenOn):
         raise InputError(f"the best epoch is not chosen on {chosen_on!r}; use {' or '.join(get_args(ChosenOn))}")
-    parts = _parts(arm, split, buckets, value)
+    parts = arm.seed_sums(split, buckets=buckets, value=value)
     at = parts[0].at if until is None else arm_compute(arm, until[0])
     end = float(at[-1]) if until is None else until[1]
     weights = value_at(at, end, arm.name)
@@ -82,7 +81,9 @@ def arm_quantity(
         wanted = weights if quantity == "final" else mean_until(at, end, weights)
         return curve_contributions(parts).over_epochs(wanted)
     recorded = at <= end * (1.0 + _LAST_DIGIT)
-    apart = None if chosen_on == "cross_fitted" else _cut(_parts(arm, "tuning", buckets, value), recorded)
+    apart = (
+        None if chosen_on == "cross_fitted" else _cut(arm.seed_sums("tuning", buckets=buckets, value=value), recorded)
+    )
     best = _best(_cut(parts, recorded), apart, highest=value == "correct")
     if quantity == "best":
         return best
@@ -94,6 +95,16 @@ def require_quantity(quantity: str) -> None:
     if quantity not in get_args(Quantity):
         known = ", ".join(get_args(Quantity))
         raise InputError(f"no quantity {quantity!r}; use one of {known}{nearest(quantity, get_args(Quantity))}")
+
+
+def diverged_buckets(arm: Arm, split: str, value: Value, buckets: Bucketing | None) -> NDArray[np.bool_]:
+    """Return in which buckets an arm's value is NaN or infinite at some epoch though they have tokens, shape (K,)."""
+    gone = [
+        (part.counts.sum(axis=-2) > 0) & ~np.isfinite(part.sums.sum(axis=1))
+        for part in arm.seed_sums(split, buckets=buckets, value=value)
+    ]
+    found: NDArray[np.bool_] = np.any(gone, axis=(0, 1))
+    return found
 
 
 def arm_compute(arm: Arm, compute: Compute) -> Floats:
@@ -168,12 +179,6 @@ def mean_until(at: Floats, end: float, last: Floats) -> Floats:
     weights[within[-1]] += rest / 2.0
     mean: Floats = (weights + last * rest / 2.0) / (end - at[0])
     return mean
-
-
-def _parts(arm: Arm, split: str, buckets: Bucketing | None, value: Value) -> list[DocumentSums]:
-    if value == "correct":
-        return accuracy_sums(arm, split, buckets=buckets)
-    return arm.seed_sums(split, buckets=buckets, value=value)
 
 
 def _best(parts: list[DocumentSums], apart: list[DocumentSums] | None, *, highest: bool) -> Contributions:

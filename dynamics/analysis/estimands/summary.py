@@ -8,27 +8,60 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.estimands.quantities import Quantity, arm_quantity
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over, uncertainty_over
+from dynamics.analysis.intervals.columns import ARM, OVER, PASSES, SEEDS, diverged, ends, value_or_diverged
 from dynamics.analysis.sums.arms import Arm, Source, collect_arms
 from dynamics.analysis.sums.curves import best_epoch, mean_curve, rebound
 from dynamics.analysis.sums.document_sums import DocumentSums, Value
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.layouts import Column, Layout, curve_column
+from dynamics.display.numbers import UNKNOWN, decimals, interval, percent, whole
+from dynamics.display.results import Results, Shown
 from dynamics.errors import InputError, nearest
 from dynamics.records.reader import Run
 
 
-@dataclass(frozen=True, slots=True)
+def _last(curve: ArmCurve, _: int) -> Any:
+    return ends(curve.loss[-1], curve.low[-1], curve.high[-1], diverged=diverged(curve.loss))
+
+
+def _lowest(curve: ArmCurve) -> float:
+    finite = curve.loss[np.isfinite(curve.loss)]
+    return float(finite.min()) if len(finite) else math.nan
+
+
+def _epoch(epoch: float) -> str:
+    return UNKNOWN if epoch < 0 else f"{epoch:g}"
+
+
+def _best_at(row: ArmSummary, _: int) -> float:
+    """Return the best epoch in passes; -1 for an arm that diverged, of which no best value is given."""
+    return row.best_at if math.isfinite(row.final) else -1.0
+
+
+def _ends(name: str) -> Callable[[ArmSummary, int], Any]:
+    """Return what reads an interval of a summary: NAME, NAME_low and NAME_high."""
+
+    def read(row: ArmSummary, _: int) -> Any:
+        numbers = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
+        return ends(*numbers, diverged=not math.isfinite(row.final))
+
+    return read
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ArmCurve(OverEpochs):
-    """The validation loss of an arm over epochs: arrays of shape (epoch,), in nats per token.
+    """The validation loss of an arm over epochs: arrays of shape (E,), in nats per token.
 
     `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known. `passes` are those over the data
     at each epoch, as in `Arm.passes`; None: the epochs' own numbers. `over` is what the band generalises over.
@@ -58,9 +91,31 @@ class ArmCurve(OverEpochs):
     passes: Floats | None = None
     over: Over = "documents"
 
+    layout: ClassVar[Layout | None] = Layout(
+        "loss curves",
+        (
+            ARM,
+            Column("first epoch", lambda c, _: c.loss[0], decimals, "nats per token"),
+            Column("lowest", lambda c, _: _lowest(c), decimals, "nats per token"),
+            Column("at epoch", lambda c, _: best_epoch(c.loss, c.epochs), _epoch),
+            Column("last epoch", _last, interval, "nats per token"),
+            Column(
+                "rebound",
+                lambda c, _: value_or_diverged(c.rebound_cross_fitted, diverged(c.loss)),
+                unit="nats per token",
+            ),
+            curve_column("by epoch", lambda c, _: c.loss),
+            SEEDS,
+            OVER,
+        ),
+        axes={"epoch": "epochs"},
+        arrays={**PASSES, "loss": ("loss", "epoch"), "low": ("low", "epoch"), "high": ("high", "epoch")},
+        left_out=("passes",),
+    )
 
-@dataclass(frozen=True, slots=True)
-class ArmSummary:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ArmSummary(Shown):
     """One arm of a study, or one run. Losses are validation losses in nats per token.
 
     Attributes
@@ -120,6 +175,24 @@ class ArmSummary:
     final_passes: float | None = None
     start: float = math.nan
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: validation loss",
+        (
+            ARM,
+            Column("before training", "start", decimals, "nats per token"),
+            Column("best", _ends("best_cross_fitted"), interval, "nats per token"),
+            Column("best epoch", _best_at, _epoch),
+            Column("final", _ends("final"), interval, "nats per token"),
+            Column("rebound", _ends("rebound_cross_fitted"), interval, "nats per token"),
+            Column("dropped", "dropped_share", percent, "% of tokens"),
+            Column("last epoch", "final_at", _epoch, once=True),
+            SEEDS,
+            Column("documents", "n_documents", whole, once=True),
+            OVER,
+        ),
+        arrays={"best_passes": ("best_at",), "final_passes": ("final_at",)},
+    )
+
     @property
     def best_at(self) -> float:
         """The passes over the data at the best epoch; -1 if the whole curve is NaN."""
@@ -167,7 +240,7 @@ def arm_sums(
 
 def arm_curves(
     data: Source | Iterable[Source], *, split: str = "validation", over: Over | None = None, level: float = 0.95
-) -> list[ArmCurve]:
+) -> Results[ArmCurve]:
     """Return the loss of every arm over epochs, with intervals, in the order of the recipe.
 
     Parameters
@@ -177,7 +250,7 @@ def arm_curves(
     over, level
         As for `curve_interval`.
     """
-    curves = []
+    curves: Results[ArmCurve] = Results()
     for arm in collect_arms(data):
         parts = arm.seed_sums(split)
         band = curve_interval(parts, over=over, level=level)
@@ -197,7 +270,9 @@ def arm_curves(
     return curves
 
 
-def arm_summary(data: Source | Iterable[Source], *, over: Over | None = None, level: float = 0.95) -> list[ArmSummary]:
+def arm_summary(
+    data: Source | Iterable[Source], *, over: Over | None = None, level: float = 0.95
+) -> Results[ArmSummary]:
     """Return one row an arm: what it reached, where it ended, and how much was dropped.
 
     Parameters
@@ -211,7 +286,7 @@ def arm_summary(data: Source | Iterable[Source], *, over: Over | None = None, le
 
     Returns
     -------
-    list of ArmSummary
+    Results of ArmSummary
         In the order of the recipe.
 
     Raises
@@ -224,7 +299,7 @@ def arm_summary(data: Source | Iterable[Source], *, over: Over | None = None, le
     UserWarning
         With fewer than 15 validation documents, with two seeds, or when seeds have different epochs.
     """
-    return [_summary(arm, over, level) for arm in collect_arms(data)]
+    return Results(_summary(arm, over, level) for arm in collect_arms(data))
 
 
 def _summary(arm: Arm, over: Over | None, level: float) -> ArmSummary:

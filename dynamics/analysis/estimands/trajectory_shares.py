@@ -1,12 +1,11 @@
 """Trajectories of tokens, counted: shares of classes by bucket, validated on other seeds, and the cartography map.
 
-A class is chosen by a run's own losses, and so holds the winner's curse: "rebounding" picks tokens whose lowest loss
-was low by luck, too. Another seed of the same arm is another draw of all that training does at random (order, dropout),
-so what it does at the tokens and between the epochs that this one chose is free of that luck. Two things seeds share,
-and no seed removes: the realised token, whose loss is high where the text is an unlikely one, and the starting model,
-from whose loss every fall is counted.
+A class is chosen by a run's own losses, so it suffers from the winner's curse: "rebounding" also picks tokens whose
+lowest loss was low by luck. Another seed draws order and dropout again, so its change at the same tokens, between the
+same epochs, is free of that luck. Seeds share two things that no seed removes: the realised token, which has a high
+loss where the text is unlikely, and the starting model.
 
-Shape suffixes: R sequences, B positions, D documents, K buckets, C classes, X and Y bins of the map.
+Shapes: S sequences, P positions, D documents, K buckets, C classes, X and Y bins of the map.
 """
 
 from __future__ import annotations
@@ -16,12 +15,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import curve_interval
-from dynamics.analysis.intervals.interval import Interval
+from dynamics.analysis.intervals.columns import ARM, OVER_IN_WORDS, SEEDS, SPLIT
+from dynamics.analysis.intervals.interval import Interval, within_shares
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, at_common_epochs, collect_arms
 from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_buckets import group_by_document_bucket
@@ -29,21 +30,26 @@ from dynamics.analysis.sums.document_sums import DocumentSums, average_sums
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.signals import correlation
 from dynamics.analysis.tokens.token_records import Floats
-from dynamics.analysis.tokens.trajectories import CLASSES, REBOUNDING, TokenTrajectories, losses_at, token_trajectories
+from dynamics.analysis.tokens.trajectories import CLASSES, SeedClasses, token_trajectories
+from dynamics.display.layouts import Column, Layout, text_column
+from dynamics.display.numbers import decimals, interval, percent, percent_interval, whole
+from dynamics.display.results import Results, Shown
 from dynamics.errors import InputError
-from dynamics.records.values import Records
 
 #: What is said where classes stand on one seed alone.
 ONE_SEED = "classes that one seed chose by its own losses are not validated: shares and changes hold the winner's curse"
 
 
-@dataclass(frozen=True, slots=True)
-class ClassShares:
+def _of_class(values: Interval, i: int) -> Any:
+    return tuple(float(each.flat[i]) for each in (values.estimate, values.low, values.high))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ClassShares(Shown):
     """Shares of the trajectory classes of one arm, and what other seeds confirm of them.
 
-    Every seed in its turn chooses the classes of its tokens and is set against each other one; the pairs are averaged.
-    Intervals are over documents, with the trained models held fixed. NaN where nothing can be said: with one seed, and
-    of a class without tokens.
+    Each seed chooses the classes of its tokens and is compared with every other seed; the pairs are averaged. Intervals
+    are over documents, with the trained models held fixed. NaN with one seed, without tokens, or if an arm diverged.
 
     Attributes
     ----------
@@ -55,8 +61,7 @@ class ClassShares:
     classes : tuple of str, length C
         `dynamics.analysis.tokens.trajectories.CLASSES`.
     share : Interval of arrays of shape (K, C)
-        Of the bucket's tokens; they sum to 1 but for tokens whose loss was NaN. The raw share: chosen by the very
-        losses that it speaks of.
+        Raw share of the bucket's tokens. The shares sum to 1, less the tokens without a finite loss.
     share_in_two : Interval of arrays of shape (K, C)
         Share of the bucket's tokens that are of the class in the seed that chose and in another one.
     confirmed : Interval of arrays of shape (K, C)
@@ -83,14 +88,51 @@ class ClassShares:
     change: Interval
     change_elsewhere: Interval
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: classes of trajectories",
+        (
+            ARM,
+            text_column("bucket", lambda c, i: c.labels[i // len(c.classes)], once=True),
+            text_column("class", lambda c, i: c.classes[i % len(c.classes)]),
+            Column("share", lambda c, i: _of_class(c.share, i), percent_interval, "% of tokens"),
+            Column(
+                "confirmed by another seed", lambda c, i: _of_class(c.confirmed, i), percent_interval, "% of the class"
+            ),
+            Column("by chance", lambda c, i: c.by_chance.flat[i], percent, "%"),
+            Column("change", lambda c, i: _of_class(c.change, i), interval, "nats"),
+            Column("change in other seeds", lambda c, i: _of_class(c.change_elsewhere, i), interval, "nats"),
+            Column("low up to", "level", decimals, "nats", once=True),
+            SPLIT,
+            SEEDS,
+            text_column("intervals generalise over", lambda *_: OVER_IN_WORDS["documents"], once=True),
+        ),
+        rows=lambda c: range(len(c.labels) * len(c.classes)),
+        axes={"bucket": "labels", "class": "classes"},
+        arrays={
+            name: (name, "bucket", "class")
+            for name in ("share", "share_in_two", "confirmed", "by_chance", "change", "change_elsewhere")
+        },
+        notes=lambda rows: list(dict.fromkeys(row.note for row in rows if row.note)),
+    )
+
     @property
     def note(self) -> str | None:
         """What is to be said beside the shares; None where they are validated."""
         return ONE_SEED if self.n_seeds == 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class CartographyMap:
+def _mean(result: CartographyMap, values: Floats) -> float:
+    total = float(result.n_tokens.sum())
+    return float(np.nansum(values * result.n_tokens)) / total if total else math.nan
+
+
+def _middles(edges: Floats) -> Floats:
+    middles: Floats = (edges[:-1] + edges[1:]) / 2.0
+    return middles
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CartographyMap(Shown):
     """Tokens of one arm by variability (x) and confidence (y), after Swayamdipta et al. 2020.
 
     Attributes
@@ -120,6 +162,27 @@ class CartographyMap:
     variability_agreement: float = math.nan
     confidence_agreement: float = math.nan
 
+    layout: ClassVar[Layout | None] = Layout(
+        "maps: tokens by variability and confidence",
+        (
+            ARM,
+            Column("tokens", lambda m, _: round(float(m.n_tokens.sum())), whole),
+            Column("mean correctness", lambda m, _: _mean(m, m.correctness), percent, "% of epochs"),
+            Column("agreement of variability between seeds", "variability_agreement", lambda r: decimals(r, 2), "r"),
+            Column("agreement of confidence between seeds", "confidence_agreement", lambda r: decimals(r, 2), "r"),
+            SPLIT,
+            SEEDS,
+        ),
+        axes={
+            "variability": lambda m: _middles(m.variability_edges),
+            "confidence": lambda m: _middles(m.confidence_edges),
+        },
+        arrays={
+            "n_tokens": ("n_tokens", "variability", "confidence"),
+            "correctness": ("correctness", "variability", "confidence"),
+        },
+    )
+
 
 def class_shares(
     data: Source | Iterable[Source],
@@ -128,13 +191,12 @@ def class_shares(
     buckets: Bucketing | int = 1,
     level: float | None = None,
     coverage: float = 0.95,
-) -> list[ClassShares]:
-    """Return which share of the tokens of every arm and bucket follows each class of trajectory, and what confirms it.
+) -> Results[ClassShares]:
+    """Return the share of tokens of every arm and bucket in each class of trajectory, and what confirms it.
 
     Tokens are followed over the epochs that all arms recorded after the same passes over the data. Classes are chosen
-    by each seed's own losses and validated on the other seeds of the arm; what that removes, and what it cannot, stands
-    at the top of this module. No split within one seed does as much: losses of neighbouring epochs share the model's
-    jitter (docs/analysis.md has what choosing by every other epoch comes to).
+    by each seed's own losses and validated on the other seeds of the arm (see the top of this module). A split within
+    one seed would not do: losses of neighbouring epochs share the model's jitter (docs/analysis.md).
 
     Parameters
     ----------
@@ -166,7 +228,7 @@ def class_shares(
     alone = [arm.name for arm in arms if len(arm.runs) == 1]
     if alone:
         warnings.warn(f"{', '.join(alone)}: {ONE_SEED}; train another seed", UserWarning, stacklevel=2)
-    rows: list[ClassShares] = []
+    rows: Results[ClassShares] = Results()
     for arm in arms:
         rows.append(_validated(arm, split, how, level, coverage))
         level = rows[0].level
@@ -180,7 +242,7 @@ def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, cover
         records = run.records(split)
         found = token_trajectories(records, epochs=arm.epochs, level=low_to)
         low_to = found.level
-        seeds.append(_Seed.of(records, found))
+        seeds.append(SeedClasses.of(records, found))
     _require_same_sequences(arm, split, seeds)
     parts = [
         _validated_sums(one, [other for other in seeds if other is not one], how.index(one.records), how.labels)
@@ -195,39 +257,16 @@ def _validated(arm: Arm, split: str, how: Bucketing, low_to: float | None, cover
         level=low_to,
         labels=how.labels,
         classes=CLASSES,
-        share=share,
-        share_in_two=in_two,
-        confirmed=confirmed,
+        share=within_shares(share),
+        share_in_two=within_shares(in_two),
+        confirmed=within_shares(confirmed),
         by_chance=_by_chance(parts),
         change=change,
         change_elsewhere=elsewhere,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Seed:
-    """What one seed's losses say of every token: arrays of shape (R, B), as in `TokenTrajectories`."""
-
-    records: Records
-    kind: NDArray[np.int8]
-    change: NDArray[np.float32]
-    line_change: NDArray[np.float32]
-    last_loss: NDArray[np.float32]
-    lowest_epoch: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, records: Records, found: TokenTrajectories) -> _Seed:
-        """Keep what is needed: the rest of the trajectories is three times as large."""
-        return cls(records, found.kind, found.change, found.line_change, found.last_loss, found.lowest_epoch)
-
-    def change_of(self, chosen: _Seed) -> NDArray[np.float32]:
-        """Return how every token changed here between the epochs that chose its class in another seed."""
-        rebounding = chosen.kind == REBOUNDING
-        lowest = losses_at(self.records, np.where(rebounding, chosen.lowest_epoch, np.int32(-1)))
-        return np.where(rebounding, self.last_loss - lowest, self.line_change)
-
-
-def _require_same_sequences(arm: Arm, split: str, seeds: Sequence[_Seed]) -> None:
+def _require_same_sequences(arm: Arm, split: str, seeds: Sequence[SeedClasses]) -> None:
     for run, each in zip(arm.runs[1:], seeds[1:], strict=True):
         if not np.array_equal(each.records.sequence_id, seeds[0].records.sequence_id):
             raise InputError(
@@ -237,7 +276,7 @@ def _require_same_sequences(arm: Arm, split: str, seeds: Sequence[_Seed]) -> Non
 
 
 def _validated_sums(
-    chosen: _Seed, others: Sequence[_Seed], bucket: NDArray[np.int16], labels: tuple[str, ...]
+    chosen: SeedClasses, others: Sequence[SeedClasses], bucket: NDArray[np.int16], labels: tuple[str, ...]
 ) -> DocumentSums:
     """Return what `ClassShares` holds of one seed that chose, as sums and counts of shape (5 C, D, K).
 
@@ -272,7 +311,11 @@ def _validated_sums(
 
 def _over_documents(parts: Sequence[DocumentSums], coverage: float) -> list[Interval]:
     """Return the five parts of `_validated_sums`, averaged over the seeds that chose, with intervals: (K, C) each."""
-    band = curve_interval([average_sums(parts)], level=coverage)
+    average, n = average_sums(parts), len(CLASSES)
+    # Without a token of any class in any seed, as where an arm diverged, the shares are unknown and not 0.
+    classless = ~np.any([part.counts[2 * n : 3 * n].any(axis=(0, 1)) for part in parts], axis=0)
+    average.sums[:n, :, classless] = np.nan
+    band = curve_interval([average], level=coverage)
     ends = [np.split(end, 5) for end in (band.low, band.high, band.estimate)]
     return [Interval(low.T, high.T, estimate.T) for low, high, estimate in zip(*ends, strict=True)]
 
@@ -290,7 +333,7 @@ def _by_chance(parts: Sequence[DocumentSums]) -> Floats:
 
 def cartography(
     data: Source | Iterable[Source], *, split: str = "train", bins: tuple[int, int] = (50, 50)
-) -> list[CartographyMap]:
+) -> Results[CartographyMap]:
     """Return the map of every arm's tokens by variability and confidence.
 
     Tokens are followed over the epochs that all arms recorded after the same passes over the data.
@@ -313,7 +356,7 @@ def cartography(
     UserWarning
         Where epochs of some arms are left out.
     """
-    maps = []
+    maps: Results[CartographyMap] = Results()
     for arm in _followed_alike(data):
         if arm.epochs[-1] == 0:
             raise InputError(f"arm {arm.name!r} has epoch 0 alone; the map needs epochs of training")

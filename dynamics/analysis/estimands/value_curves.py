@@ -1,6 +1,6 @@
 """Curves of an arm in other units than nats per token, and of several splits at once: accuracy, bits per byte.
 
-Shape suffixes: S seeds, E epochs, K buckets.
+Shapes: M seeds, E epochs, K buckets.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.intervals.bands import Over, curve_interval, generalises_over
-from dynamics.analysis.intervals.interval import Interval
-from dynamics.analysis.sums.accuracy import accuracy_sums
+from dynamics.analysis.intervals.columns import ARM, BUCKET, EPOCHS_AND_BUCKETS, OVER, PASSES, SEEDS, SPLIT, last_of
+from dynamics.analysis.intervals.interval import Interval, within_shares
 from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms
 from dynamics.analysis.sums.bits_per_byte import bits_per_byte_sums
 from dynamics.analysis.sums.curves import mean_curve
@@ -24,6 +24,9 @@ from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.matches import task_tokens
 from dynamics.analysis.tokens.token_records import Floats, kept_sums_of
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import decimals, interval, percent, percent_interval, whole
+from dynamics.display.results import Results
 from dynamics.errors import InputError, nearest
 from dynamics.records import schema
 
@@ -37,7 +40,21 @@ UNITS: dict[Number, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+def _first(curve: ValueCurve, k: int) -> str:
+    first = float(curve.values.estimate[0, k])
+    return percent(first) if curve.number == "accuracy" else decimals(first)
+
+
+def _unit(curve: ValueCurve) -> str:
+    return "% of tokens" if curve.number == "accuracy" else curve.unit
+
+
+def _last(curve: ValueCurve, k: int) -> str:
+    last = last_of(curve.values, k)
+    return percent_interval(last) if curve.number == "accuracy" else interval(last)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ValueCurve(OverEpochs):
     """One number of an arm by epoch and bucket.
 
@@ -53,7 +70,7 @@ class ValueCurve(OverEpochs):
     over : {"documents", "seeds_and_documents"}
         What the interval speaks of: other documents with these trained models, or other seeds too, where there are
         several and tokens do not move between buckets.
-    by_seed : ndarray, shape (S, E, K)
+    by_seed : ndarray, shape (M, E, K)
         Of each seed, in the order of the seeds.
     passes : ndarray, shape (E,), or None
         Those over the data at each epoch, as in `Arm.passes`; None: the epochs' own numbers.
@@ -77,6 +94,32 @@ class ValueCurve(OverEpochs):
     n_documents: int = 0
     n_left_out: int | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "curves",
+        (
+            ARM,
+            text_column("number", "number", once=True),
+            BUCKET,
+            Column("first epoch", _first, unit=_unit),
+            Column("last epoch", _last, unit=_unit),
+            curve_column("by epoch", lambda c, k: c.values.estimate[:, k]),
+            SPLIT,
+            SEEDS,
+            Column("documents", "n_documents", whole, once=True),
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={
+            **PASSES,
+            "estimate": (lambda c: c.values.estimate, "epoch", "bucket"),
+            "low": (lambda c: c.values.low, "epoch", "bucket"),
+            "high": (lambda c: c.values.high, "epoch", "bucket"),
+            "seed": ("by_seed", "", "epoch", "bucket"),
+        },
+        left_out=("passes",),
+    )
+
     @property
     def final(self) -> Interval:
         """The number after the last epoch: arrays of shape (K,)."""
@@ -91,7 +134,7 @@ def value_curves(
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[ValueCurve]:
+) -> Results[ValueCurve]:
     """Return a number of every arm by epoch and bucket, with intervals, in the order of the recipe.
 
     Parameters
@@ -123,7 +166,7 @@ def value_curves(
         raise InputError(f"unknown number {number!r}; use {', '.join(UNITS)}{nearest(number, UNITS)}")
     studies = _apart(data) if number == "bits_per_byte" else [collect_arms(data)]
     times = Counter(arm.name for arms in studies for arm in arms)
-    rows = []
+    rows: Results[ValueCurve] = Results()
     for arms in studies:
         how = as_buckets(arms, buckets)
         for arm in arms:
@@ -133,7 +176,7 @@ def value_curves(
     return rows
 
 
-def accuracy_curves(data: Source | Iterable[Source], **how: Any) -> list[ValueCurve]:
+def accuracy_curves(data: Source | Iterable[Source], **how: Any) -> Results[ValueCurve]:
     """Return the share of tokens that are the most probable ones, by arm, epoch and bucket; see `value_curves`.
 
     Parameters
@@ -153,7 +196,7 @@ def task_curves(
     split: str = "validation",
     over: Over | None = None,
     level: float = 0.95,
-) -> list[ValueCurve]:
+) -> Results[ValueCurve]:
     """Return the accuracy of every arm on the tokens that carry a task's results, by epoch.
 
     Each is predicted given the document's own text before it (teacher forcing), so that nothing is generated. It is
@@ -169,7 +212,7 @@ def task_curves(
 
     Returns
     -------
-    list of ValueCurve
+    Results of ValueCurve
         With one bucket, ``result``. Documents without such a token are left out; `n_left_out` is their number.
 
     Raises
@@ -185,10 +228,10 @@ def task_curves(
     arms = collect_arms(data)
     n_documents = arms[0].seed_sums(split)[0].n_documents
     curves = value_curves(arms, "accuracy", split=split, buckets=task_tokens(task), over=over, level=level)
-    return [replace(curve, n_left_out=n_documents - curve.n_documents) for curve in curves]
+    return Results(replace(curve, n_left_out=n_documents - curve.n_documents) for curve in curves)
 
 
-def bits_per_byte_curves(data: Source | Iterable[Source], **how: Any) -> list[ValueCurve]:
+def bits_per_byte_curves(data: Source | Iterable[Source], **how: Any) -> Results[ValueCurve]:
     """Return the bits per byte of text, by arm, epoch and bucket; see `value_curves`.
 
     Parameters
@@ -207,7 +250,7 @@ def curves_by_split(
     *,
     splits: Sequence[str] | None = None,
     **how: Any,
-) -> dict[str, list[ValueCurve]]:
+) -> dict[str, Results[ValueCurve]]:
     """Return the curves of every arm on each split, by split.
 
     Parameters
@@ -245,8 +288,7 @@ def value_curve(
     first = parts[0]
     values = curve_interval(parts, over=over, level=level)
     if number == "accuracy":
-        # An interval of few documents may reach beyond what a share can be.
-        values = Interval(np.clip(values.low, 0.0, 1.0), np.clip(values.high, 0.0, 1.0), values.estimate)
+        values = within_shares(values)
     return ValueCurve(
         arm=arm.name,
         n_seeds=len(parts),
@@ -272,7 +314,7 @@ def _entropies(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:
 
 
 def _accuracies(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:
-    return accuracy_sums(arm, split, buckets=buckets)
+    return arm.seed_sums(split, buckets=buckets, value="correct")
 
 
 def _bits_per_byte(arm: Arm, split: str, buckets: Bucketing) -> list[DocumentSums]:

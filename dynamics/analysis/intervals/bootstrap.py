@@ -8,13 +8,15 @@ The intervals, percentiles of the resamples (Efron and Tibshirani 1993, An Intro
 of the documents that might have been drawn, with the trained models held fixed. They are too narrow for few documents
 (docs/coverage.md).
 
-Shape suffixes: R resamples, E epochs, D documents, K buckets.
+Shapes: R resamples, E epochs, D documents, K buckets.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from dynamics.analysis.intervals.interval import require_share
 from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_sums import DocumentSums
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
 Resampler = Callable[[NDArray[np.floating]], Floats]
@@ -31,22 +34,89 @@ FEW_DOCUMENTS = 50
 _BLOCK = 4_000_000  # numbers in one block of float64 weights: 32 MB
 
 
-def document_weights(n_documents: int, n_resamples: int, seed: int) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True, repr=False)
+class Resampling(Shown):
+    """How documents are resampled (the bootstrap), for estimates that are no mean.
+
+    Attributes
+    ----------
+    n : int
+        Resamples.
+    level : float
+        Coverage wanted of the interval, in (0, 1).
+    seed : int
+        Of the draws. Two curves over the same documents are resampled in pairs where both have the same seed.
+
+    Raises
+    ------
+    InputError
+        For fewer than one resample, or a level that is not a share.
+    """
+
+    n: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError(f"{self.n} resamples give no interval; use 1000 or more")
+        require_share(self.level)
+
+
+def resampling_of(
+    resampling: Resampling | None, *, n_resamples: int | None, level: float | None, seed: int | None
+) -> Resampling:
+    """Return how to resample, from a `Resampling` or from the three settings that came before it.
+
+    Raises
+    ------
+    InputError
+        If both are given.
+
+    Warns
+    -----
+    DeprecationWarning
+        For one of the three, in the name of the caller's caller.
+    """
+    old = {"n_resamples": n_resamples, "level": level, "seed": seed}
+    given = {name: value for name, value in old.items() if value is not None}
+    if not given:
+        return resampling or Resampling()
+    if resampling is not None:
+        raise InputError(f"{', '.join(given)} and resampling say the same; give resampling=Resampling(...) alone")
+    new: dict[str, Any] = {"n" if name == "n_resamples" else name: value for name, value in given.items()}
+    written = ", ".join(f"{name}={value!r}" for name, value in new.items())
+    warnings.warn(
+        f"{', '.join(given)} are deprecated: write resampling=Resampling({written})", DeprecationWarning, stacklevel=3
+    )
+    return Resampling(**new)
+
+
+def document_weights(
+    n_documents: int,
+    resampling: Resampling | int | None = None,
+    seed: int | None = None,
+    *,
+    n_resamples: int | None = None,
+) -> NDArray[np.float32]:
     """Return how often each document is drawn in each resample.
 
     Parameters
     ----------
-    n_documents, n_resamples : int
-    seed : int
-        Two curves over the same documents are resampled in pairs by giving both the same seed.
+    n_documents : int
+    resampling : Resampling, optional
+        Its `level` is not used. An int, `n_resamples` and `seed` are deprecated.
 
     Returns
     -------
     ndarray of float32, shape (R, D)
         Multinomial counts; every row sums to D.
     """
-    rng = np.random.default_rng(seed)
-    weights = np.empty((n_resamples, n_documents), dtype=np.float32)
+    if isinstance(resampling, int):
+        resampling, n_resamples = None, resampling
+    how = resampling_of(resampling, n_resamples=n_resamples, level=None, seed=seed)
+    rng = np.random.default_rng(how.seed)
+    weights = np.empty((how.n, n_documents), dtype=np.float32)
     for row in weights:
         row[:] = np.bincount(rng.integers(n_documents, size=n_documents), minlength=n_documents)
     return weights

@@ -12,7 +12,7 @@ linear in a curve (its last value, its area), or a difference of arms or buckets
 An estimate that chooses an epoch is not linear. It brings along by how much it changes when a document or a seed is
 left out and the choice is made anew (`dynamics.analysis.intervals.selection`).
 
-Shape suffixes: S seeds, D documents, E epochs, K buckets, Q any shape of estimates.
+Shapes: M seeds, D documents, E epochs, K buckets, Q any shape of estimates.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ import numpy as np
 from dynamics.analysis.sums.curves import ratio
 from dynamics.analysis.sums.document_sums import DocumentSums, require_like_sums
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Contributions:
+@dataclass(frozen=True, slots=True, repr=False)
+class Contributions(Shown):
     """An estimate with what seeds and documents contribute to it, in its unit.
 
     Attributes
     ----------
     estimate : ndarray, shape Q
         The mean over seeds.
-    seeds : ndarray, shape (S, *Q)
+    seeds : ndarray, shape (M, *Q)
         What each seed's own value lies above the estimate.
     documents : ndarray, shape (D, *Q)
         By how much the estimate falls when a document is left out.
-    residuals : ndarray, shape (S, D, *Q)
+    residuals : ndarray, shape (M, D, *Q)
         What seeds and documents contribute together, scaled by sqrt(D / (D - 1)).
     degrees : ndarray, shape Q
         Degrees of freedom of the variance over documents (`document_degrees`).
-    documents_anew, seeds_anew : ndarray, shapes (D, *Q) and (S, *Q), optional
+    documents_anew, seeds_anew : ndarray, shapes (D, *Q) and (M, *Q), optional
         `documents` and `seeds` of an estimate that chooses, with the choice made anew each time; the second is None
         with fewer than three seeds, since with one left out the rest must still be two.
     """
@@ -182,18 +183,20 @@ def contributions_of(sums: Floats, counts: Floats) -> Contributions:
 
     Parameters
     ----------
-    sums : ndarray, shape (S, E, D, K)
+    sums : ndarray, shape (M, E, D, K)
         By seed, epoch, document and bucket.
     counts : ndarray, shape (E, D, K) or (1, D, K)
         Tokens; the same in every seed.
     """
     n_seeds = len(sums)
+    # The sums of a model that diverged may hold infinity, from which a finite interval could be made.
+    sums = np.where(np.isfinite(sums), sums, np.nan)
     tokens = counts.sum(axis=-2)  # (E or 1, K)
     mean = ratio(sums.sum(axis=(0, -2)) / n_seeds, tokens)  # (E, K)
     total = np.where(tokens > 0, tokens, np.nan)[..., None, :]
     share = counts / total  # (E or 1, D, K)
-    off = sums / total - mean[:, None, :] * share  # v, (S, E, D, K)
-    seeds = off.sum(axis=-2)  # (S, E, K)
+    off = sums / total - mean[:, None, :] * share  # v, (M, E, D, K)
+    seeds = off.sum(axis=-2)  # (M, E, K)
     average = off.mean(axis=0)  # (E, D, K)
     # A document that holds all tokens cannot be left out.
     documents = np.divide(

@@ -5,7 +5,7 @@ components: seeds, documents, and what they make together (Searle, Casella and M
 4). The mean square of seeds holds the third component too, and so does that of documents, so that their sum counts it
 twice; here each gives up half.
 
-Shape suffixes: S seeds, D documents, Q any shape of estimates.
+Shapes: M seeds, D documents, Q any shape of estimates.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from dynamics.analysis.intervals.contributions import Contributions
 from dynamics.analysis.intervals.over_documents import document_skewness, document_variance
 from dynamics.analysis.intervals.uncertainty import Uncertainty, VariancePart
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
 #: Below so many seeds their variance is hardly known.
 FEW_SEEDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class MeanSquare:
+@dataclass(frozen=True, slots=True, repr=False)
+class MeanSquare(Shown):
     """What one set of seeds, or of documents, makes of the variance of an estimate: arrays of shape Q.
 
     Attributes

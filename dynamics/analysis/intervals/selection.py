@@ -13,7 +13,7 @@ in the choice and in the value, and cannot be told from a rebound (`about_one_se
 An interval needs more than how values scatter, since the choice depends on the sample too: the estimate is computed
 again without each document and without each seed (the jackknife, as in `dynamics.analysis.intervals.over_documents`).
 
-Shape suffixes: S seeds, E epochs, D documents, K buckets, H halves.
+Shapes: M seeds, E epochs, D documents, K buckets, H halves.
 """
 
 from __future__ import annotations
@@ -125,11 +125,11 @@ def _in_bucket(
 
     Parameters
     ----------
-    sums, by : ndarray, shape (S, E, D)
+    sums, by : ndarray, shape (M, E, D)
         What is measured, and what the epoch is chosen by.
     counts, used : ndarray, shape (D,)
         Tokens of the bucket, and the documents that are chosen on.
-    apart : ndarray, shape (S, E), or None
+    apart : ndarray, shape (M, E), or None
         What the epoch is chosen by on other documents altogether.
     seed : int
     """
@@ -148,7 +148,7 @@ def _in_bucket(
         at_best, without = _chosen_apart(y, apart)
     share = n / n.sum()
     mean = at_best.sum() / (n_seeds * n.sum())
-    off = at_best / n.sum() - mean * share  # (S, D)
+    off = at_best / n.sum() - mean * share  # (M, D)
     by_seed, average = off.sum(axis=1), off.mean(axis=0)
     residuals = np.sqrt(having / (having - 1)) * (off - by_seed[:, None] * share - average)
     anew = mean - without / (n_seeds * (n.sum() - n)) if len(n) > 3 else np.full(len(n), np.nan)
@@ -169,11 +169,11 @@ def _in_bucket(
 def _cross_fitted(
     y: Floats, by: Floats, halves: NDArray[np.float64], *, leave_out: bool = True
 ) -> tuple[Floats, Floats]:
-    """Return each seed's sums at the epochs chosen elsewhere, (S, D), and their total without each document, (D,).
+    """Return each seed's sums at the epochs chosen elsewhere, (M, D), and their total without each document, (D,).
 
     Parameters
     ----------
-    y, by : ndarray, shape (S, E, D)
+    y, by : ndarray, shape (M, E, D)
         What is measured, and what the epoch is chosen by.
     halves : ndarray, shape (H, D)
         What is chosen on; measured is the rest.
@@ -239,7 +239,7 @@ def _moves(
 
 
 def _chosen_apart(y: Floats, apart: Floats) -> tuple[Floats, Floats]:
-    """Return as `_cross_fitted` where the epoch is chosen on other documents altogether, whose sums are (S, E)."""
+    """Return as `_cross_fitted` where the epoch is chosen on other documents altogether, whose sums are (M, E)."""
     total = apart.sum(axis=0)
     n_seeds = len(y)
     best = [int((total - one if n_seeds > 1 else one).argmin()) for one in apart]

@@ -12,7 +12,7 @@ Few documents of a skewed distribution make an estimate's own distribution skewe
 (On the removal of skewness by transformation, JRSS B 54) corrects for that; as it is a correction from few documents
 too, the interval is the union of both, and a p-value the larger of the two.
 
-Shape suffixes: Q any shape of estimates, C parts of a variance.
+Shapes: Q any shape of estimates, C parts of a variance.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from scipy.special import stdtr, stdtrit
 
 from dynamics.analysis.intervals.interval import Interval, require_share
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown, summary
+from dynamics.display.tables import Card, Cell, Table
 
 _LEAST_LOG_P = -690.0  # about the logarithm of the least number that is kept in full
 _HALVINGS = 80
 
 
-@dataclass(frozen=True, slots=True)
-class VariancePart:
+@dataclass(frozen=True, slots=True, repr=False)
+class VariancePart(Shown):
     """A part of a variance, and the degrees of freedom with which it is known: arrays of shape Q.
 
     Attributes
@@ -44,8 +46,8 @@ class VariancePart:
     degrees: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Uncertainty:
+@dataclass(frozen=True, slots=True, repr=False)
+class Uncertainty(Shown):
     """An estimate with the parts of its variance.
 
     Attributes
@@ -60,6 +62,17 @@ class Uncertainty:
     estimate: Floats
     parts: Sequence[VariancePart]
     skewness: Floats
+
+    def _shown(self) -> Table | Card:
+        around = str(self.interval(0.95)).splitlines()
+        parts = "; ".join(f"{summary(part.variance)} with {summary(part.degrees)} degrees" for part in self.parts)
+        facts: list[tuple[str, Cell]] = [
+            ("interval (95 %)", "; ".join(line.strip() for line in around)),
+            ("standard error", summary(self.standard_error)),
+            ("parts of the variance", parts),
+            ("skewness", summary(self.skewness)),
+        ]
+        return Card("Uncertainty", facts)
 
     @property
     def variance(self) -> Floats:
@@ -93,16 +106,16 @@ class Uncertainty:
         )
 
     def p_value(self) -> Floats:
-        """Return the two-sided p-value of "the truth is 0", shape Q; 1 where it is not known."""
+        """Return the two-sided p-value of "the truth is 0", shape Q; NaN where it is not known."""
         p: Floats = np.minimum(1.0, 2.0 * np.minimum(self.p_below(0.0), self.p_above(0.0)))
         return p
 
     def p_below(self, bound: float) -> Floats:
-        """Return the one-sided p-value against "the truth is `bound` or more", shape Q; 1 where it is not known."""
+        """Return the one-sided p-value against "the truth is `bound` or more", shape Q; NaN where it is not known."""
         return self._tail(bound, -1.0)
 
     def p_above(self, bound: float) -> Floats:
-        """Return the one-sided p-value against "the truth is `bound` or less", shape Q; 1 where it is not known."""
+        """Return the one-sided p-value against "the truth is `bound` or less", shape Q; NaN where it is not known."""
         return self._tail(bound, 1.0)
 
     def _tail(self, bound: float, side: float) -> Floats:
@@ -115,7 +128,7 @@ class Uncertainty:
         statistic = np.where(known, statistic, 0.0)
         straight = self._exceeding(side * statistic)
         turned = self._exceeding(side * skewed(statistic, np.where(known, self.skewness, 0.0)))
-        return np.where(known, np.maximum(straight, turned), 1.0)
+        return np.where(known, np.maximum(straight, turned), np.nan)
 
     def _exceeding(self, statistic: Floats) -> Floats:
         """Return the tail probability whose critical value a statistic is, shape Q."""

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,9 @@ class Arm:
     def load(self, split: str, values: Sequence[Value], *, buckets: Bucketing | None = None) -> None:
         """Read the sums of several values in one pass over the records, so that they are at hand."""
         key = None if buckets is None else buckets.key
-        missing = [value for value in values if (split, key, value) not in self._sums]
+        # What is correct is known where the loss is: a model that says NaN has no most probable token.
+        wanted = dict.fromkeys([*values, *(["loss"] if "correct" in values else [])])
+        missing: list[Value] = [value for value in wanted if (split, key, value) not in self._sums]  # type: ignore[misc]
         if missing:
             epochs = self.epochs
             parts = [
@@ -83,6 +86,11 @@ class Arm:
             ]
             for value in missing:
                 self._sums[split, key, value] = [part[value] for part in parts]
+            if "correct" in missing:
+                pairs = zip(self._sums[split, key, "correct"], self._sums[split, key, "loss"], strict=True)
+                self._sums[split, key, "correct"] = [
+                    replace(part, sums=np.where(np.isnan(loss.sums), np.nan, part.sums)) for part, loss in pairs
+                ]
 
     def seed_sums(self, split: str, *, buckets: Bucketing | None = None, value: Value = "loss") -> list[DocumentSums]:
         """Return the sums per document of every run, at the epochs that all runs have.
@@ -94,6 +102,7 @@ class Arm:
         buckets : Buckets, TwoWayBuckets or MovingBuckets, optional
             Without, one bucket of all tokens.
         value : {"loss", "entropy", "correct", "certainty"}
+            ``correct`` is NaN where the loss is.
         """
         self.load(split, [value], buckets=buckets)
         return self._sums[split, None if buckets is None else buckets.key, value]

@@ -1,6 +1,6 @@
 """Curves over epochs, and what is read off them: ratios of sums over documents.
 
-Shape suffixes: E epochs, K buckets.
+Shapes: E epochs, K buckets.
 """
 
 from __future__ import annotations

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 
 _BLOCK = 131_072  # tokens: 256 kB as float16 and 1 MB as float64, about a core's second-level cache
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentBuckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class DocumentBuckets(Shown):
     """Tokens in the order of document and then bucket; document buckets without a token are left out.
 
     Attributes
@@ -101,11 +102,11 @@ def group_by_document_bucket(
 
     Parameters
     ----------
-    document_id : ndarray of int, shape (R, B)
+    document_id : ndarray of int, shape (S, P)
         Not negative where chosen.
-    chosen : ndarray of bool, shape (R, B)
+    chosen : ndarray of bool, shape (S, P)
         At least one.
-    bucket : ndarray of int, shape (R, B), optional
+    bucket : ndarray of int, shape (S, P), optional
         In [0, n_buckets) where chosen. Without, all are in bucket 0.
     n_buckets : int
     """

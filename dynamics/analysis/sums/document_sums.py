@@ -4,7 +4,7 @@ Everything that is drawn or tested is a ratio of sums over documents: the sum of
 over the number of tokens. The sums per document are small, they are read from the records one epoch
 at a time, and they are all that intervals need (`dynamics.analysis.intervals.contributions`).
 
-Shape suffixes: E epochs, D documents, K buckets.
+Shapes: E epochs, D documents, K buckets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dynamics.analysis.sums.document_buckets import group_by_document_bucket, ro
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.sums.kept_sums import added, kept_sums
 from dynamics.analysis.tokens.buckets import Bucketing
-from dynamics.analysis.tokens.token_records import Floats, TokenRecords, kept_sums_of
+from dynamics.analysis.tokens.token_records import Floats, TokenRecords, kept_sums_of, known_values
 from dynamics.errors import InputError, nearest
 
 Value = Literal["loss", "entropy", "correct", "certainty"]
@@ -29,7 +29,7 @@ Value = Literal["loss", "entropy", "correct", "certainty"]
 _TOGETHER = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DocumentSums(OverEpochs):
     """Sums of a per-token value over the tokens of each document and bucket.
 
@@ -76,10 +76,9 @@ def document_sums(
     """Sum a recorded value over each document's predicted tokens, epoch by epoch.
 
     A few epochs are looked at at a time, in the type in which they are stored. Only predicted tokens count, so padding,
-    document starts and position 0 are in neither the sums nor the counts. A predicted token with a value of NaN (the
-    run diverged) makes the sum of its document, and so the mean of that epoch, NaN: leaving it out would flatter the
-    run. So does a value at the limit of the stored type (65,504 nats for float16): the records clip infinities there,
-    and a mean of clipped values is no measurement.
+    document starts and position 0 are in neither the sums nor the counts. A predicted token whose value is NaN or
+    infinite (a run that diverged) makes its document's sum NaN, and so that epoch's mean: leaving the token out would
+    flatter the run.
 
     Parameters
     ----------
@@ -145,20 +144,12 @@ def sums_by_value(
 
 
 def read_value(records: TokenRecords, value: Value, epoch: int) -> NDArray[Any]:
-    """Return a value of every token in the type in which it is cheapest to read, shape (R, B)."""
+    """Return a value of every token in the type in which it is cheapest to read, shape (S, P)."""
     if value == "correct":
         return np.asarray(records.correct(epoch))
     if value == "certainty":
-        return np.exp(-np.asarray(records.stored("entropy", epoch)).astype(np.float32))
-    return _unclipped(np.asarray(records.stored(value, epoch)))
-
-
-def _unclipped(stored: NDArray[Any]) -> NDArray[Any]:
-    """Return stored values with NaN for those that were clipped at the limit of their type, infinities among them."""
-    # As integers: comparing float16 values is slow.
-    bits = np.dtype(f"i{stored.dtype.itemsize}")
-    clipped = stored.view(bits) == np.asarray(np.finfo(stored.dtype).max).view(bits)
-    return np.where(clipped, stored.dtype.type(np.nan), stored) if clipped.any() else stored
+        return np.exp(-known_values(records, "entropy", epoch).astype(np.float32))
+    return known_values(records, value, epoch)
 
 
 def _moving_sums(
@@ -194,9 +185,13 @@ def _placed(
     labels: tuple[str, ...],
     documents: NDArray[np.int64],
 ) -> DocumentSums:
-    """Return the sums with what their epochs stand for in the run, and where it lies."""
+    """Return the sums with what their epochs stand for in the run, and where it lies.
+
+    Infinity becomes NaN: a run whose loss is infinite diverged as one whose loss is NaN, and nothing is said of either.
+    """
     passes = np.asarray([records.run.passes(int(epoch)) for epoch in epochs], dtype=np.float64)
     at = np.asarray(epochs, dtype=np.int64)
+    sums = np.where(np.isfinite(sums), sums, np.nan)
     return DocumentSums(sums, counts, at, labels, documents, passes, str(records.run.path))
 
 

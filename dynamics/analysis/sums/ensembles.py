@@ -16,6 +16,7 @@ highest loss (5e-4 nats at 1 nat), and, signs being as good as random, far less 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NoReturn, SupportsIndex
@@ -23,7 +24,7 @@ from typing import Any, NoReturn, SupportsIndex
 import numpy as np
 
 from dynamics.analysis.sums.arms import Arm, has_sums_alone
-from dynamics.analysis.tokens.token_records import Floats
+from dynamics.analysis.tokens.token_records import Floats, known_values
 from dynamics.errors import InputError
 from dynamics.records.reader import Run
 from dynamics.records.summaries.reading import no_tokens
@@ -147,11 +148,11 @@ class EnsembleRecords(Records):
                 "it is made of"
             )
         self.run._recorded(epoch)
-        return ensemble_loss([member.stored("loss", epoch) for member in self._members])
+        return ensemble_loss([known_values(member, "loss", operator.index(epoch)) for member in self._members])
 
 
 def ensemble_loss(losses: Sequence[Array]) -> Floats:
-    """Return -log(mean(exp(-loss))) over members, elementwise in float64; NaN where any is NaN.
+    """Return -log(mean(exp(-loss))) over members, elementwise in float64; NaN where any is NaN or infinite.
 
     Parameters
     ----------
@@ -163,7 +164,9 @@ def ensemble_loss(losses: Sequence[Array]) -> Floats:
     for loss in losses[1:]:
         np.minimum(lowest, loss, out=lowest)
     total = np.zeros_like(lowest)
-    for loss in losses:
-        total += np.exp(lowest - loss)
-    result: Floats = lowest - np.log(total / len(losses))
-    return result
+    with np.errstate(invalid="ignore"):
+        for loss in losses:
+            total += np.exp(lowest - loss)
+        result: Floats = lowest - np.log(total / len(losses))
+    gone = np.any([np.isinf(loss) for loss in losses], axis=0)
+    return np.where(gone, np.nan, result)

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.tokens.token_records import Floats
+from dynamics.display.results import Shown
 
 
-class OverEpochs:
+class OverEpochs(Shown):
     """What has values at epochs; the base of dataclasses with these two fields.
 
     Attributes

@@ -1,6 +1,6 @@
 """Sums of a summary in the buckets that are asked for: buckets that are kept, added together.
 
-Shape suffixes: E epochs, D documents, K buckets.
+Shapes: E epochs, D documents, K buckets.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from dynamics.analysis.sums.document_sums import DocumentSums, Value, sums_by_va
 from dynamics.analysis.tokens.buckets import bucket_labels, entropy_buckets
 from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.told_groups import remade_groups, shown_groups, told_groups
+from dynamics.display.results import Shown
+from dynamics.display.tables import Card, Table
 from dynamics.errors import InputError
 from dynamics.records import schema
 from dynamics.records.reader import Run, Study
@@ -39,8 +41,8 @@ N_BUCKETS = 10
 _NO_BUCKET = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Summarized:
+@dataclass(frozen=True, slots=True, repr=False)
+class Summarized(Shown):
     """What became of the runs of a study, by (arm, seed).
 
     Attributes
@@ -56,6 +58,10 @@ class Summarized:
     held: list[tuple[str, int]]
     unfinished: dict[tuple[str, int], str]
     path: Path
+
+    def _shown(self) -> Table | Card:
+        *runs, study = self.lines()
+        return Card(study, [("", line) for line in runs])
 
     def lines(self) -> list[str]:
         """Return what became of them in words: a line for each that is new or left out, and one for the summary."""

@@ -1,7 +1,7 @@
 """Buckets of tokens: by reference entropy or loss, frequency, position, or any array of one's own.
 
-*Frozen* buckets take their edges from the training set once, so that "a low-entropy token" means the same in both
-splits, every arm and every seed. *Moving* buckets sort the tokens anew in every epoch by what the model then says.
+*Frozen* buckets take their edges from the training set once, so that a low-entropy token is the same in both splits,
+every arm and every seed. *Moving* buckets sort the tokens again in every epoch, by what the model then predicts.
 
 Buckets that were *chosen by the outcome*, by losses that are then compared, regress to the mean: tokens whose loss was
 high by luck are in the high bucket, and their next loss is lower on average whatever training does
@@ -31,7 +31,8 @@ from dynamics.analysis.tokens.signals import (
     goes_with_surprise,
     signal_values,
 )
-from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of
+from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of, known_values
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
 
 
@@ -51,8 +52,8 @@ class Bucketing(Protocol):
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Buckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class Buckets(Shown):
     """Frozen edges between buckets of tokens.
 
     Attributes
@@ -94,7 +95,7 @@ class Buckets:
     def chosen_by_outcome(self) -> bool:
         """Whether the buckets know the losses of their tokens, so that comparing their curves shows regression.
 
-        False for reference entropy, frequency and position, true for the reference loss, with the token's luck in it.
+        False for reference entropy, frequency and position; true for the reference loss.
         """
         return bool(self.signal.chosen_by_outcome)
 
@@ -103,12 +104,12 @@ class Buckets:
         return assign_buckets(values, self.edges)
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the bucket of every token, shape (R, B); -1 where the signal is NaN."""
+        """Return the bucket of every token, shape (S, P); -1 where the signal is NaN."""
         return self.assign(signal_values(self.signal, records))
 
 
-@dataclass(frozen=True, slots=True)
-class MovingBuckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class MovingBuckets(Shown):
     """Buckets by what the model says in the very epoch that is looked at.
 
     Attributes
@@ -147,21 +148,18 @@ class MovingBuckets:
 
     @property
     def chosen_by_outcome(self) -> bool:
-        """True for the entropy too, though it does not know the realised token.
-
-        The tokens that a model is surest of at an epoch are in part those that it is too sure of just then, and their
-        loss pays for it in the same epoch (docs/analysis.md has numbers).
-        """
+        """True, for entropy too: tokens that a model is surest of at an epoch are partly those that it is too sure of
+        at that epoch, and their loss in the same epoch is higher for it (docs/analysis.md has numbers)."""
         return True
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the bucket of every token in `epoch`, shape (R, B); -1 where nothing is predicted.
+        """Return the bucket of every token in `epoch`, shape (S, P); -1 where nothing is predicted.
 
         A predicted token whose value is NaN (a run that diverged) is in the highest bucket: in none, it would be left
         out of its epoch's mean, and flatter the run.
         """
         assert epoch is not None, "moving buckets are asked for one epoch"
-        values = np.asarray(records.stored(self.value, epoch))
+        values = known_values(records, self.value, epoch)
         predicted = np.asarray(records.predicted, dtype=bool)
         known = values[predicted]
         known = known[~np.isnan(known)]
@@ -176,8 +174,8 @@ class MovingBuckets:
         return index
 
 
-@dataclass(frozen=True, slots=True)
-class TwoWayBuckets:
+@dataclass(frozen=True, slots=True, repr=False)
+class TwoWayBuckets(Shown):
     """Every pair of a bucket of `first` and a bucket of `second`, both frozen; groups are buckets too.
 
     Pairs are in rows: ``labels[i * second.n + j]`` is ``"<first i> x <second j>"``; `grid` folds the last axis of a
@@ -228,7 +226,7 @@ class TwoWayBuckets:
         return self.first.chosen_by_outcome or self.second.chosen_by_outcome
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the pair of every token, shape (R, B); -1 where either signal is NaN."""
+        """Return the pair of every token, shape (S, P); -1 where either signal is NaN."""
         first, second = self.first.index(records), self.second.index(records)
         pair = first * np.int16(self.second.n) + second
         pair[(first < 0) | (second < 0)] = -1

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.display.results import Shown
 from dynamics.records.values import Records, WholeSplit
 from dynamics.regularizers.pools import lowest_share, of_next, places
 from dynamics.regularizers.registry import METHODS, setting
 
 
-@dataclass(frozen=True, slots=True)
-class DropPool:
+@dataclass(frozen=True, slots=True, repr=False)
+class DropPool(Shown):
     """The tokens that a run's token dropout may take.
 
     Attributes
@@ -25,7 +26,7 @@ class DropPool:
     share : float
         Of the predicted training tokens; 1 for random token dropout, NaN where a threshold sets it and `may_drop` is
         None.
-    may_drop : ndarray of bool, shape (R, B), or None
+    may_drop : ndarray of bool, shape (S, P), or None
         For the recorded training tokens. None where the recipe and the reference values do not tell: the pool is
         another one in every epoch or batch (``source: previous_epoch`` and ``current``, ``ranks: batch``), or another
         model's. `Records.dropped` says what was taken of it.

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.display.results import Shown
 from dynamics.errors import InputError, nearest
 from dynamics.records.reader import Run, Study
 from dynamics.records.values import Records
@@ -25,8 +26,8 @@ from dynamics.records.values import Records
 MOST_GROUPS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+@dataclass(frozen=True, slots=True, repr=False)
+class Groups(Shown):
     """Tokens by label; made by `groups_by_regex`, `groups_by_match`, `groups_by_field` or `own_groups`.
 
     Attributes
@@ -39,7 +40,7 @@ class Groups:
         Equal for groups that put every token into the same group under the same name, and hashable.
     of : callable
         Takes the records of a split, gives the group of every document of the split, shape (D,), or of every recorded
-        token, shape (R, B): int16, -1 for none.
+        token, shape (S, P): int16, -1 for none.
     chosen_by_outcome : bool
         Whether the labels come from losses that are then compared, so that they regress to the mean.
     """
@@ -66,7 +67,7 @@ class Groups:
         return False
 
     def index(self, records: TokenRecords, epoch: int | None = None, /) -> NDArray[np.int16]:
-        """Return the group of every token, shape (R, B); -1 for none, and at padding."""
+        """Return the group of every token, shape (S, P); -1 for none, and at padding."""
         document_id = np.asarray(records.document_id)
         found = self.of(records)
         if found.ndim == 1:
@@ -176,7 +177,7 @@ def own_groups(
         What the labels say, for axes and titles.
     labels : mapping
         By split, one label for every document of the split, recorded or not, shape (D,), or for every recorded token,
-        shape (R, B). Text, whole numbers, or true and false; None or NaN for none.
+        shape (S, P). Text, whole numbers, or true and false; None or NaN for none.
     order : sequence, optional
         The labels in the order of the groups; one that occurs nowhere is an empty group. Default: sorted, numbers as
         such.
@@ -260,7 +261,7 @@ def _coded(name: str, split: str, values: Sequence[Any] | NDArray[Any]) -> tuple
     if array.ndim not in (1, 2):
         raise InputError(
             f"groups {name!r}: the labels of {split!r} have shape {array.shape}; give one for each document, (D,), or "
-            "for each recorded token, (R, B)"
+            "for each recorded token, (S, P)"
         )
     return [_label(name, value, whole=True) for value in given], at.reshape(array.shape)
 

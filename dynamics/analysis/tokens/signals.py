@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.display.results import Shown
 from dynamics.errors import InputError, nearest
 
 By = Literal["reference_entropy", "reference_loss", "frequency", "position"]
@@ -18,15 +19,15 @@ By = Literal["reference_entropy", "reference_loss", "frequency", "position"]
 _SIGNALS = ("reference_entropy", "reference_loss", "frequency", "position")
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+@dataclass(frozen=True, slots=True, repr=False)
+class Signal(Shown):
     """A number for every token, by which tokens are put into buckets.
 
     Attributes
     ----------
     name : str
     read : callable
-        Takes the records of a split, gives an array of shape (R, B); NaN where a token has no value.
+        Takes the records of a split, gives an array of shape (S, P); NaN where a token has no value.
     chosen_by_outcome : bool or None
         Whether the losses that are measured, or the realised token's loss under another model, had a hand in the
         number, so that buckets by it regress to the mean (`Buckets.chosen_by_outcome`). None: not known; `make_buckets`
@@ -95,7 +96,7 @@ def own_signal(name: str, values: Mapping[str, NDArray[Any]], *, chosen_by_outco
     name : str
         For labels of figures.
     values : mapping
-        By split, an array of shape (R, B): one number for every recorded token, NaN for none.
+        By split, an array of shape (S, P): one number for every recorded token, NaN for none.
     chosen_by_outcome : bool, optional
         True if the numbers were made from losses: of a run that is to be compared, or of any model for the same token.
         Buckets by it then warn where epochs are compared. Default: `make_buckets` takes it to be so where the numbers
@@ -175,7 +176,7 @@ def find_signal(by: By | Signal, train: TokenRecords) -> Signal:
 
 
 def signal_values(signal: Signal, records: TokenRecords) -> NDArray[Any]:
-    """Return a signal of every token, shape (R, B). Raises InputError where the signal has another shape."""
+    """Return a signal of every token, shape (S, P). Raises InputError where the signal has another shape."""
     values = signal.read(records)
     if values.shape != np.shape(records.predicted):
         raise InputError(

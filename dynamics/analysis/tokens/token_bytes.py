@@ -23,7 +23,7 @@ from dynamics.records.values import Records
 
 
 def token_bytes(records: Records) -> Floats:
-    """Return the UTF-8 bytes of text that each token stands for, shape (R, B); 0 at padding and for special tokens.
+    """Return the UTF-8 bytes of text that each token stands for, shape (S, P); 0 at padding and for special tokens.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 class TokenRecords(Protocol):
-    """What the analysis reads of a split's records: arrays of shape (sequence, position)."""
+    """What the analysis reads of a split's records: arrays of shape (S, P)."""
 
     @property
     def run(self) -> Any: ...
@@ -39,3 +39,17 @@ def kept_sums_of(records: Any) -> SplitSums | None:
     """
     found: SplitSums | None = getattr(records, "sums_alone", None)
     return found
+
+
+def known_values(records: TokenRecords, value: str, epoch: int) -> NDArray[Any]:
+    """Return a recorded value of every token, shape (S, P), in the type in which it is stored.
+
+    NaN where the value is infinite, as in a run that diverged. Records keep infinity as the largest number of their
+    type (`dynamics.records.schema.quantise`), 65,504 for float16: a mean over such numbers would look like a loss.
+    """
+    stored = np.asarray(records.stored(value, epoch))
+    # The next number above the largest, in bits, is infinity. Comparing integers is several times as fast.
+    bits = np.dtype(f"uint{8 * stored.dtype.itemsize}")
+    largest = np.array(np.finfo(stored.dtype).max).view(bits)
+    gone = (stored.view(bits) - largest) <= 1
+    return np.where(gone, np.array(np.nan, dtype=stored.dtype), stored) if gone.any() else stored

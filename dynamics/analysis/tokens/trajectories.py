@@ -2,20 +2,25 @@
 
 Epochs are streamed: memory is about 80 bytes a predicted token, however many epochs there are.
 
-Shape suffixes: R sequences, B positions, N predicted tokens.
+Shapes: S sequences, P positions, E epochs, N predicted tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamics.analysis.tokens.token_records import TokenRecords
+from dynamics.analysis.tokens.token_records import TokenRecords, known_values
+from dynamics.display.layouts import Column, Layout, text_column
+from dynamics.display.numbers import decimals, percent, whole
+from dynamics.display.results import Shown
 from dynamics.errors import InputError
+from dynamics.records.values import Records
 
 #: The four classes of Rho-1, and the fifth that training for many epochs adds; the order of `TokenTrajectories.kind`.
 CLASSES = ("high to low", "low to low", "low to high", "high to high", "rebounding")
@@ -27,11 +32,42 @@ CHANGE = 0.2
 _BLOCK = 131_072  # tokens handled at once, so that what is computed on the way stays in the cache
 
 
-@dataclass(frozen=True, slots=True)
-class TokenTrajectories:
+_BY_TOKEN = (
+    "kind",
+    "rho_class",
+    "rebounding",
+    "first_loss",
+    "lowest_loss",
+    "last_loss",
+    "lowest_epoch",
+    "line_change",
+    "first_learned",
+    "forgetting",
+    "correctness",
+    "confidence",
+    "variability",
+)
+
+
+def _share(found: TokenTrajectories, kind: int) -> float:
+    known = int((found.kind >= 0).sum())
+    return int((found.kind == kind).sum()) / known if known else math.nan
+
+
+def _two(value: float) -> str:
+    return decimals(value, 2)
+
+
+def _mean(values: NDArray[Any]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean(dtype=np.float64)) if len(finite) else math.nan
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TokenTrajectories(Shown):
     """One number or class for every token, over the recorded epochs of a run.
 
-    Arrays have shape (R, B); where nothing is predicted they hold -1, false or NaN.
+    Arrays have shape (S, P); where nothing is predicted they hold -1, false or NaN.
 
     Attributes
     ----------
@@ -40,7 +76,7 @@ class TokenTrajectories:
     level : float
         Nats: a token whose loss does not change is low up to here, and high above.
     rho_class : ndarray of int8
-        Index in `CLASSES`, 0 to 3: Rho-1's four classes. -1 also where a loss is NaN.
+        Index in `CLASSES`, 0 to 3: Rho-1's four classes. -1 also where a loss is NaN or infinite.
     rebounding : ndarray of bool
         Tokens whose loss fell by more than `CHANGE` from the first epoch, and has risen by more than that from its
         lowest value by the last.
@@ -75,6 +111,26 @@ class TokenTrajectories:
     correctness: NDArray[np.float32]
     confidence: NDArray[np.float32]
     variability: NDArray[np.float32]
+
+    layout: ClassVar[Layout | None] = Layout(
+        "trajectories: of the predicted tokens",
+        (
+            text_column("class", lambda t, c: CLASSES[c]),
+            Column("tokens", lambda t, c: int((t.kind == c).sum()), whole),
+            Column("share", lambda t, c: _share(t, c), percent, "% of those with a class"),
+            Column("mean change", lambda t, c: _mean(t.change[t.kind == c]), decimals, "nats"),
+            Column("correct", lambda t, c: _mean(t.correctness[t.kind == c]), percent, "% of epochs"),
+            Column("forgotten", lambda t, c: _mean(t.forgetting[t.kind == c]), _two, "times a token"),
+            Column("low up to", "level", decimals, "nats", once=True),
+            Column("epochs", lambda t, _: len(t.epochs), once=True),
+        ),
+        rows=lambda _: CLASSES,
+        axes={
+            "sequence": lambda t: range(t.rho_class.shape[0]),
+            "position": lambda t: range(t.rho_class.shape[1]),
+        },
+        arrays={name: (name, "sequence", "position") for name in _BY_TOKEN},
+    )
 
     @property
     def kind(self) -> NDArray[np.int8]:
@@ -147,15 +203,13 @@ def token_trajectories(
     passes = np.asarray([records.run.passes(int(epoch)) for epoch in at], dtype=np.float64)
     time = passes - passes.mean()
     for i, epoch in enumerate(at):
-        loss = np.asarray(records.stored("loss", int(epoch))).reshape(-1)
+        loss = known_values(records, "loss", int(epoch)).reshape(-1)
         correct = np.asarray(records.correct(int(epoch))).reshape(-1)
         for begin in range(0, len(where), _BLOCK):
             part = slice(begin, begin + _BLOCK)
             tokens = where[part]
             values = loss.take(tokens).astype(np.float32)
-            # An infinite loss, of a run that diverged, has no line.
-            with np.errstate(invalid="ignore"):
-                state.add(part, i, int(epoch), float(time[i]), values, correct.take(tokens))
+            state.add(part, i, int(epoch), float(time[i]), values, correct.take(tokens))
     with np.errstate(invalid="ignore"):
         return _finish(state, at, time, predicted, level)
 
@@ -167,19 +221,42 @@ def losses_at(records: TokenRecords, epoch_of: NDArray[np.int32]) -> NDArray[np.
     ----------
     records : Records
         One split of a run.
-    epoch_of : ndarray of int32, shape (R, B)
+    epoch_of : ndarray of int32, shape (S, P)
         Recorded epochs; -1 for none.
 
     Returns
     -------
-    ndarray of float32, shape (R, B)
+    ndarray of float32, shape (S, P)
         Nats; NaN where no epoch is asked for. Epochs are read one at a time.
     """
     losses = np.full(epoch_of.shape, np.nan, dtype=np.float32)
     for epoch in np.unique(epoch_of[epoch_of >= 0]):
         here = epoch_of == epoch
-        losses[here] = np.asarray(records.stored("loss", int(epoch)))[here]
+        losses[here] = known_values(records, "loss", int(epoch))[here]
     return losses
+
+
+@dataclass(frozen=True, slots=True)
+class SeedClasses:
+    """What one seed's losses say of every token: arrays of shape (S, P), as in `TokenTrajectories`."""
+
+    records: Records
+    kind: NDArray[np.int8]
+    change: NDArray[np.float32]
+    line_change: NDArray[np.float32]
+    last_loss: NDArray[np.float32]
+    lowest_epoch: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, records: Records, found: TokenTrajectories) -> SeedClasses:
+        """Keep what is needed: the rest of the trajectories is three times as large."""
+        return cls(records, found.kind, found.change, found.line_change, found.last_loss, found.lowest_epoch)
+
+    def change_of(self, chosen: SeedClasses) -> NDArray[np.float32]:
+        """Return how every token changed here between the epochs that chose its class in another seed."""
+        rebounding = chosen.kind == REBOUNDING
+        lowest = losses_at(self.records, np.where(rebounding, chosen.lowest_epoch, np.int32(-1)))
+        return np.where(rebounding, self.last_loss - lowest, self.line_change)
 
 
 class _State:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from dynamics.analysis.estimands.summary import ArmSummary
+from dynamics.display.numbers import DIVERGED
 from dynamics.plots.arm_tables.arm_table import ArmTable
 from dynamics.plots.arm_tables.parts import Difference, TaskTable
 from dynamics.plots.drawing.style import MINUS
@@ -68,7 +69,7 @@ def _cells(table: ArmTable) -> tuple[list[str], list[list[str]]]:
         cells = [
             row.arm,
             str(row.n_seeds),
-            _number(row.final),
+            _number(row.final) if math.isfinite(row.final) else DIVERGED,
             _interval(row.final_low, row.final_high),
             _number(row.best_cross_fitted),
             _interval(row.best_cross_fitted_low, row.best_cross_fitted_high),

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from dynamics.analysis.estimands.calibration import Calibration, Overconfidence
 from dynamics.analysis.estimands.calibration import calibration as _calibration
 from dynamics.analysis.estimands.calibration import overconfidence as _overconfidence
+from dynamics.analysis.intervals.bootstrap import Resampling
 from dynamics.analysis.sums.arms import Source
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.errors import InputError
@@ -106,7 +107,7 @@ def as_calibrations(
 ) -> list[Calibration]:
     """Return the numbers of the reliability diagram."""
     items, ready = given(data, Calibration)
-    return items if ready else _calibration(items, split=split, n_bins=n_bins, n_resamples=n_resamples)
+    return items if ready else _calibration(items, split=split, n_bins=n_bins, resampling=Resampling(n=n_resamples))
 
 
 def as_overconfidences(

@@ -17,8 +17,10 @@ from typing import Any, NoReturn, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from dynamics.display.tables import Card
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
+from dynamics.records.epochs import numbers
 from dynamics.records.reader import PathLike, Run, Study, require_same_tokens
 from dynamics.records.summaries.files import (
     SHARED_FILE,
@@ -80,7 +82,7 @@ class Summary(Study):
         self.arms = list(self.content["arms"])
         self.seeds = sorted({int(seed) for runs in self.content["runs"].values() for seed in runs})
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         return f"Summary({str(self.path)!r}: {len(self.arms)} arms, {len(self.held)} runs)"
 
     @property
@@ -181,8 +183,20 @@ class SummaryRecords(Records):
         self.run = run
         self.split = split
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         return f"SummaryRecords({self.split}: sums by document)"
+
+    def _described(self) -> Card:
+        sums = self.sums_alone
+        facts = [
+            ("run", str(self.run.path)),
+            ("documents", str(len(sums.documents()))),
+            ("buckets", f"{len(sums.edges) + 1}, by reference entropy"),
+            ("groups", ", ".join(sums.groups) or "none"),
+            ("epochs", numbers(sums.epochs)),
+            ("recorded", "sums of loss, entropy and correct; no tokens"),
+        ]
+        return Card(self._title(), facts)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in _OF_TOKENS:
@@ -214,7 +228,7 @@ _OF_TOKENS = {
 class SplitSums:
     """The sums of one split of a run: by epoch, document and bucket, and by epoch and document of groups of tokens.
 
-    Shape suffixes: E epochs, D documents with a token, K buckets or groups.
+    Shapes: E epochs, D documents with a token, K buckets or groups.
     """
 
     run: SummaryRun

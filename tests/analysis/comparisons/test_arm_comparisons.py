@@ -243,7 +243,8 @@ def test_a_curve_of_nan(tmp_path: Path) -> None:
     made = make_study(tmp_path / "nan", arms=arms, loss_fns=fns, n_documents=60, epochs=2, seeds=(0, 1, 2))
     bad, good = compare_arms(open_study(made), baseline="baseline", margin=0.1, early_stopping=False)
     assert all(math.isnan(x) for x in (bad.estimate, bad.low, bad.high, bad.probability))
-    assert (bad.p_value, bad.p_holm, bad.p_equivalent) == (1.0, 1.0, 1.0)
+    assert all(math.isnan(p) for p in (bad.p_value, bad.p_holm, bad.p_bh, bad.p_equivalent, bad.p_equivalent_holm))
+    assert (bad.diverged, good.diverged) == (("diverged",), ())
     assert good.p_value < 0.05
 
 

@@ -23,6 +23,6 @@ def test_benjamini_and_hochberg_by_hand() -> None:
 
 @pytest.mark.parametrize("adjust", [holm, benjamini_hochberg])
 def test_what_is_no_p_value_is_refused(adjust: Any) -> None:
-    for bad in ([], [1.5], [float("nan")]):
+    for bad in ([], [1.5], [-0.1, float("nan")]):
         with pytest.raises(InputError, match="not p-values"):
             adjust(bad)

@@ -14,6 +14,7 @@ from dynamics.analysis.estimands.calibration import (
     entropy_calibration_error,
     overconfidence,
 )
+from dynamics.analysis.intervals.bootstrap import Resampling
 from dynamics.analysis.sums.arms import collect_arms
 from dynamics.analysis.tokens.buckets import make_buckets
 from dynamics.records.reader import Run, Study, open_run, open_study
@@ -72,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_calibrated_model_is_calibrated_and_a_sharpened_one_is_not(run: Run) -> None:
-    (found,) = calibration(run, n_bins=4, n_resamples=200)
+    (found,) = calibration(run, n_bins=4, resampling=Resampling(n=200))
     assert found.epochs.tolist() == [0, 1]
     np.testing.assert_allclose(found.share.sum(axis=1), 1.0)
     # Epoch 0: the error is what noise alone makes of 0.
@@ -102,7 +103,7 @@ def test_overconfidence_is_mean_loss_minus_mean_entropy(run: Run) -> None:
 
 
 def test_bins_by_hand(run: Run) -> None:
-    (found,) = calibration(run, n_bins=3, n_resamples=10, split="train")
+    (found,) = calibration(run, n_bins=3, resampling=Resampling(n=10), split="train")
     records = run.records("train")
     entropy, loss = records.entropy(1)[records.predicted], records.loss(1)[records.predicted]
     edges = np.quantile(entropy.astype(float), [1 / 3, 2 / 3])
@@ -126,9 +127,9 @@ def test_the_floor_is_below_the_error_of_the_argmax() -> None:
 
 def test_seeds_are_taken_together(tmp_path: Path) -> None:
     study: Study = open_study(make_study(tmp_path / "study", n_documents=120, epochs=1, seeds=(0, 1)))
-    both = calibration(study, n_bins=2, n_resamples=10)
+    both = calibration(study, n_bins=2, resampling=Resampling(n=10))
     assert [each.n_seeds for each in both] == [2, 2]
-    alone = calibration(study.run("baseline", 0), n_bins=2, n_resamples=10)[0]
+    alone = calibration(study.run("baseline", 0), n_bins=2, resampling=Resampling(n=10))[0]
     # The planted values are the same in both seeds.
     np.testing.assert_allclose(both[0].loss.estimate, alone.loss.estimate)
 

@@ -9,6 +9,7 @@ from support.balanced import HandArm, gap_by_hand, interval_by_hand, two_ways
 from support.synthetic import make_run, make_study
 
 from dynamics.analysis.estimands.learning import epochs_to_reach_loss, learning_curves
+from dynamics.analysis.intervals.bootstrap import Resampling
 from dynamics.analysis.sums.arms import collect_arms, reference_buckets
 from dynamics.analysis.tokens.buckets import Buckets, make_buckets
 from dynamics.records.reader import Run, open_run, open_study
@@ -54,19 +55,19 @@ def test_shares_learned_and_memorised(run: Run) -> None:
 
 def test_epochs_to_reach_a_loss(run: Run) -> None:
     # High-entropy validation losses are 1.25 minus the share right: 1.05, 0.85, 0.95.
-    (found,) = epochs_to_reach_loss(run, 0.95, buckets=halves(run), n_resamples=300)
+    (found,) = epochs_to_reach_loss(run, 0.95, buckets=halves(run), resampling=Resampling(n=300))
     assert found.epochs.estimate[1] == pytest.approx(0.5, abs=0.15)
     assert found.epochs.low[1] < 0.5 < found.epochs.high[1] < 1.0
     # Low-entropy ones go from 1.05 to 0.25.
     assert found.epochs.estimate[0] == pytest.approx(0.125, abs=0.04)
-    (never,) = epochs_to_reach_loss(run, 0.5, buckets=halves(run), n_resamples=50)
+    (never,) = epochs_to_reach_loss(run, 0.5, buckets=halves(run), resampling=Resampling(n=50))
     assert never.epochs.estimate[1] == never.epochs.low[1] == never.epochs.high[1] == np.inf
     assert (never.level, never.split) == (0.5, "validation")
 
 
 def test_a_level_that_some_resamples_miss_has_an_infinite_end(run: Run) -> None:
     lowest = 1.25 - np.mean(run.records("validation").correct(1)[run.records("validation").reference_entropy > 2])
-    (found,) = epochs_to_reach_loss(run, float(lowest), buckets=halves(run), n_resamples=300)
+    (found,) = epochs_to_reach_loss(run, float(lowest), buckets=halves(run), resampling=Resampling(n=300))
     assert np.isfinite(found.epochs.low[1])
     assert found.epochs.high[1] == np.inf
 

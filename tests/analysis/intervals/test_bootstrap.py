@@ -5,24 +5,26 @@ import pytest
 from support.hand_made import noisy_documents, sums_of
 
 from dynamics.analysis.intervals.bootstrap import (
+    Resampling,
     document_weights,
     percentiles,
     resampled_curves,
+    resampling_of,
     warn_few,
 )
 from dynamics.errors import InputError
 
 
 def test_weights_count_draws() -> None:
-    weights = document_weights(60, 500, seed=3)
+    weights = document_weights(60, Resampling(n=500, seed=3))
     assert weights.shape == (500, 60)
     assert weights.dtype == np.float32
     assert (weights.sum(axis=1) == 60).all()
     # Multinomial counts: mean 1, variance 1 - 1/60.
     assert abs(weights.mean() - 1) < 1e-6
     assert abs(weights.var() - (1 - 1 / 60)) < 0.03
-    assert (weights == document_weights(60, 500, seed=3)).all()
-    assert (weights != document_weights(60, 500, seed=4)).any()
+    assert (weights == document_weights(60, Resampling(n=500, seed=3))).all()
+    assert (weights != document_weights(60, Resampling(n=500, seed=4))).any()
 
 
 def test_resamples_are_ratios_of_weighted_sums() -> None:
@@ -36,7 +38,7 @@ def test_resamples_are_ratios_of_weighted_sums() -> None:
 
 def test_blocks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     ds = noisy_documents(np.random.default_rng(0), np.zeros(3))
-    weights = document_weights(200, 37, seed=0)
+    weights = document_weights(200, Resampling(n=37, seed=0))
     whole = resampled_curves(ds, weights)
     monkeypatch.setattr("dynamics.analysis.intervals.bootstrap._BLOCK", 1000)
     np.testing.assert_allclose(resampled_curves(ds, weights), whole, rtol=1e-12)
@@ -61,3 +63,22 @@ def test_bad_arguments_are_refused() -> None:
         percentiles(np.zeros((3, 1)), 95)
     with pytest.raises(InputError, match="do not fit 200 documents"):
         resampled_curves(ds, np.ones((3, 5)))
+
+
+def test_a_resampling_is_checked_and_shows_itself() -> None:
+    assert Resampling() == Resampling(n=1000, level=0.95, seed=0)
+    assert str(Resampling(n=20)).split() == ["Resampling", "n", "20", "level", "0.950", "seed", "0"]
+    with pytest.raises(InputError, match="0 resamples give no interval"):
+        Resampling(n=0)
+    with pytest.raises(InputError, match="level 95 is not a share"):
+        Resampling(level=95)
+
+
+def test_the_three_settings_before_it_are_deprecated_and_mean_the_same() -> None:
+    with pytest.warns(
+        DeprecationWarning, match=r"n_resamples, seed are deprecated: write resampling=Resampling\(n=7, seed=2\)"
+    ):
+        old = document_weights(9, 7, 2)
+    assert (old == document_weights(9, Resampling(n=7, seed=2))).all()
+    with pytest.raises(InputError, match="level and resampling say the same"):
+        resampling_of(Resampling(), n_resamples=None, level=0.9, seed=None)

@@ -136,15 +136,15 @@ def test_a_token_that_diverged_has_no_class() -> None:
     assert found.lowest_epoch[0].tolist() == [1, -1, -1]
 
 
-def test_an_infinite_loss_has_no_line() -> None:
+def test_an_infinite_loss_is_no_loss() -> None:
     inf = np.inf
     found = token_trajectories(
         HandRecords(np.array([[inf, 1.0, 3.0, inf], [1.0, inf, 1.0, inf], [3.0, 3.0, inf, inf]]))
     )
     assert found.rho_class[0].tolist() == [-1] * 5
-    assert found.kind[0].tolist() == [4, -1, 4, -1, -1]
-    assert found.change[0, [0, 2]].tolist() == [2.0, inf]
-    assert found.lowest_epoch[0].tolist() == [1, 0, 1, -1, -1]
+    assert found.kind[0].tolist() == [-1] * 5
+    assert np.isnan(found.change).all() and np.isnan(found.lowest_loss).all()
+    assert found.lowest_epoch[0].tolist() == [-1] * 5
 
 
 def test_blocks_do_not_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:

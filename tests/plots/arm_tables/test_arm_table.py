@@ -396,7 +396,7 @@ def test_a_diverged_run_has_dashes_and_empty_cells(study: Study) -> None:
         [HandArm(name, runs, {"validation": each}) for name, each in (("fine", fine), ("diverged", diverged))]
     )
     row, compared = [line for line in markdown_table(table).splitlines() if line.startswith("| diverged")]
-    assert row == "| diverged | 3 " + "| – " * 7 + "| 0.000 |"
+    assert row == "| diverged | 3 | diverged " + "| – " * 6 + "| 0.000 |"
     assert compared == "| diverged " + "| – " * 9 + "|"
     assert " & ".join(["diverged & 3", *["--"] * 7, "0.000"]) + r" \\" in latex_table(table)
     cells = table_rows(table)[1]

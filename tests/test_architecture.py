@@ -24,8 +24,8 @@ COMMON = ("errors", "faces", "validation", "reporting", "cache", "predicted", "v
 #: Each room with the rooms that it may import, lowest first: a room's own stand above it here. "" is the package's
 #: face, `dynamics/__init__.py`.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "errors": (),
     "faces": (),
+    "errors": (),
     "cache": ("errors",),
     "reporting": (),
     "predicted": (),

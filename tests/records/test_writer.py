@@ -337,7 +337,7 @@ def test_discarding_epochs(begun: Path, packed: SyntheticSplit) -> None:
 
 
 def test_split_values_must_agree_in_shape(packed: SyntheticSplit) -> None:
-    with pytest.raises(AssertionError, match=r"\(R, B\) like loss"):
+    with pytest.raises(AssertionError, match=r"\(S, P\) like loss"):
         some_values(packed, [0, 2], correct=np.zeros((1, BLOCK), dtype=bool))
     with pytest.raises(AssertionError, match="one row a sequence"):
         some_values(packed, [0, 2], sequence_id=np.array([0]))

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
+from matplotlib.transforms import ScaledTranslation
 
 from dynamics.plots.drawing.notes import text_width
 from dynamics.plots.drawing.plot import root_figure
@@ -44,6 +45,13 @@ def fit_titles(axes: Sequence[Axes]) -> None:
         size = float(ax.title.get_fontsize())
         lines = [broken(line, width, size) for line in ax.get_title().split("\n")]
         ax.title.set_text("\n".join(lines))
+
+
+def above_title(ax: Axes) -> Any:
+    """Break a panel's title to its width; return the transform to axes coordinates shifted to above the title."""
+    fit_titles([ax])
+    height = (ax.get_title().count("\n") + 1) * float(ax.title.get_fontsize()) * 1.25 + 6.0
+    return ax.transAxes + ScaledTranslation(0.0, height / 72.0, root_figure(ax).dpi_scale_trans)
 
 
 def legend_in(owner: Any, ax: Axes, handles: Sequence[Any], *, most: int, title: str | None, **how: Any) -> Legend:

@@ -23,6 +23,7 @@ from dynamics.plots.drawing.labels import (
     label_line_ends,
     wrap_name,
 )
+from dynamics.plots.drawing.legends import above_title
 from dynamics.plots.drawing.lines import END_SIZE, draw_divergence
 from dynamics.plots.drawing.notes import note_over, notes_of
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
@@ -207,7 +208,8 @@ def _legend(axes: Sequence[Axes], labels: Sequence[str], colors: Sequence[Any], 
         title="\n".join(notes),
         title_fontsize=NOTE_SIZE,
         loc="lower center",
-        bbox_to_anchor=(0.5, 1.08),
+        bbox_to_anchor=(0.5, 1.0),
+        bbox_transform=above_title(axes[0]),
         ncols=2,
         handlelength=2.8,
         columnspacing=1.0,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from dynamics.errors import InputError
-from dynamics.regularizers.base import ActsOn, Regularizer, Removable
+from dynamics.regularizers.base import ActsOn, Regularizer, Removable, signature_of_settings
 from dynamics.regularizers.decoder import decoder_of
 from dynamics.validation import Settings
 
@@ -42,13 +42,21 @@ class AttentionDropout(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `AttentionDropoutSettings`: rate.
+    rate : float, default 0.1
+        Probability of zeroing an attention probability, in (0, 1); GPT-2's `attn_pdrop`.
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = AttentionDropoutSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("attention",)
     settings: AttentionDropoutSettings
+
+    @signature_of_settings
+    def __init__(self, *, rate: float = 0.1) -> None: ...
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Set the rate of every attention module of the decoder.

@@ -22,12 +22,14 @@ own beside the trained one (`beside`):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from dynamics.validation import Settings, validated
+from dynamics.errors import InputError
+from dynamics.validation import Settings, shown, validated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +44,23 @@ ActsOn = Literal[
     "input embeddings", "attention", "hidden states", "token losses", "loss", "optimiser", "copy of the weights"
 ]
 PoolEnd = Literal["lowest", "highest", "any"]
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def signature_of_settings(init: Init) -> Init:
+    """Let a method's ``__init__`` be the signature of its settings: people and editors read it, no code runs in it.
+
+    `Regularizer.__init__` takes the keywords as they were given, so that `settings_model` alone has the defaults that
+    count, and knows which keys were given. tests/regularizers/test_signatures.py holds both to the same names, types
+    and defaults.
+    """
+
+    @wraps(init)
+    def construct(self: Regularizer, *positional: Any, **settings: Any) -> None:
+        Regularizer.__init__(self, *positional, **settings)
+
+    return construct  # type: ignore[return-value]
 
 
 class Removable(Protocol):
@@ -118,6 +137,9 @@ class Batch:
 class Regularizer:
     """A method that acts on training alone; see the module's text for the contract.
 
+    A method declares its settings in an ``__init__`` under `signature_of_settings`, and makes what it needs besides
+    them in `set_up`.
+
     Parameters
     ----------
     **settings
@@ -126,7 +148,8 @@ class Regularizer:
     Raises
     ------
     InputError
-        A field is unknown, of the wrong type or out of range, or fields contradict each other.
+        A setting is given by position, is unknown, of the wrong type or out of range, or settings contradict each
+        other.
     """
 
     #: What the method can be told; its field `name` has the method's name in a recipe as its one value.
@@ -158,8 +181,19 @@ class Regularizer:
     #: indices into the B (T - 1) tokens of the micro-batch that have one before them in their row.
     needs_rows: bool = False
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = validated(self.settings_model, settings, where=type(self).__name__)
+    def __init__(self, *positional: Any, **settings: Any) -> None:
+        name = type(self).__name__
+        if positional:
+            keys = [key for key in self.settings_model.model_fields if key != "name"]
+            raise InputError(
+                f"{name}: settings are given by name, such as {name}({keys[0]}=...), and {shown(positional[0])} has "
+                f"none; there are {', '.join(keys)}"
+            )
+        self.settings = validated(self.settings_model, settings, where=name)
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Make what the method keeps besides its settings, once these are known."""
 
     @classmethod
     def recipe_name(cls) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from dynamics.errors import InputError
-from dynamics.regularizers.base import ActsOn, Regularizer, Removable
+from dynamics.regularizers.base import ActsOn, Regularizer, Removable, signature_of_settings
 from dynamics.validation import Settings
 
 if TYPE_CHECKING:
@@ -50,8 +50,18 @@ class EntropyAdaptiveWeighting(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `EntropyAdaptiveWeightingSettings`: top_k, alpha, normalize.
+    top_k : int, optional, default 20
+        The entropy is that of the `top_k` most probable tokens, renormalised, at least 2. None takes the whole
+        vocabulary, and then no logits are held.
+    alpha : float, default 1.0
+        Power of the weight, in (0, 100].
+    normalize : {"paper", "llama_factory", "axolotl"}, default "paper"
+        What the entropy is divided by (c): ln K, with K the `top_k` or the vocabulary's size; 3; or 1.
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = EntropyAdaptiveWeightingSettings
@@ -59,8 +69,16 @@ class EntropyAdaptiveWeighting(Regularizer):
     adapts = True
     settings: EntropyAdaptiveWeightingSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    @signature_of_settings
+    def __init__(
+        self,
+        *,
+        top_k: int | None = 20,
+        alpha: float = 1.0,
+        normalize: Literal["paper", "llama_factory", "axolotl"] = "paper",
+    ) -> None: ...
+
+    def set_up(self) -> None:
         #: The whole vocabulary's entropy comes with the loss; that of the most probable tokens is found in logits.
         self.needs_logits = self.settings.top_k is not None
         self._n_vocab: int | None = None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData
+from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData, signature_of_settings
 from dynamics.regularizers.tables import DeviceTable
 from dynamics.validation import Settings
 
@@ -56,21 +56,38 @@ class GoldfishLoss(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `GoldfishLossSettings`: variant, k, h, normalize.
+    variant : {"hash", "static"}, default "hash"
+        Which tokens are left out: those that a hash of the `h` tokens before them picks (section 3.1 of the paper), or
+        positions k, 2k, ... of each sequence.
+    k : int, default 4
+        One token in `k` is left out, at least 2.
+    h : int, default 13
+        Tokens of context that are hashed, 1 to 1,000; only with `variant` "hash".
+    normalize : {"kept", "all"}, default "kept"
+        What the loss is divided by: the number of tokens kept (the paper's 1 / abs(G)), or of all predicted tokens.
 
     Raises
     ------
     InputError
-        A field is unknown, of the wrong type or out of range, or `h` is given with `variant: static`.
+        A setting is unknown, given by position, of the wrong type or out of range, or `h` is given with `variant`
+        "static".
     """
 
     settings_model = GoldfishLossSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
     settings: GoldfishLossSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    @signature_of_settings
+    def __init__(
+        self,
+        *,
+        variant: Literal["static", "hash"] = "hash",
+        k: int = 4,
+        h: int = 13,
+        normalize: Literal["all", "kept"] = "kept",
+    ) -> None: ...
+
+    def set_up(self) -> None:
         self._table: DeviceTable | None = None  # over the training set: which tokens are left out
         self._share = 1.0 / self.settings.k
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from dynamics.errors import InputError
-from dynamics.regularizers.base import ActsOn, Regularizer, Removable
+from dynamics.regularizers.base import ActsOn, Regularizer, Removable, signature_of_settings
 from dynamics.regularizers.decoder import decoder_of
 from dynamics.validation import Settings
 
@@ -38,13 +38,21 @@ class HiddenDropout(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `HiddenDropoutSettings`: rate.
+    rate : float, default 0.1
+        Probability of zeroing an element, in (0, 1); GPT-2's `resid_pdrop` (Srivastava et al. 2014).
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = HiddenDropoutSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("hidden states",)
     settings: HiddenDropoutSettings
+
+    @signature_of_settings
+    def __init__(self, *, rate: float = 0.1) -> None: ...
 
     def attach(self, model: nn.Module, embedding: nn.Module | None = None) -> Sequence[Removable]:
         """Hook the end of every residual branch.

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.base import ActsOn, Regularizer, signature_of_settings
 from dynamics.validation import Settings
 
 
@@ -22,8 +22,14 @@ class LabelSmoothing(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `LabelSmoothingSettings`: factor.
+    factor : float, default 0.1
+        Share of the target's probability, in (0, 1): `TrainingArguments.label_smoothing_factor` (Szegedy et al. 2016,
+        arXiv 1512.00567, section 7).
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = LabelSmoothingSettings
@@ -32,3 +38,6 @@ class LabelSmoothing(Regularizer):
     # Trainer's own label smoother got that wrong until transformers 5.15.
     argument = ("factor", "label_smoothing_factor")
     settings: LabelSmoothingSettings
+
+    @signature_of_settings
+    def __init__(self, *, factor: float = 0.1) -> None: ...

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.base import ActsOn, Regularizer, signature_of_settings
 from dynamics.validation import Settings
 
 if TYPE_CHECKING:
@@ -51,19 +51,24 @@ class LossThreshold(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `LossThresholdSettings`: threshold, counts.
+    threshold : float, default ln 2
+        In nats, above 0; ln 2 is the loss of a token of probability 1/2 (MemFT, arXiv 2605.30260).
+    counts : {"above", "below"}, default "above"
+        Which tokens count: those whose loss is above the threshold (the paper), or those at or below it.
 
     Raises
     ------
     InputError
-        A field is unknown, of the wrong type or out of range.
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = LossThresholdSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("token losses",)
     adapts = True
     settings: LossThresholdSettings
+
+    @signature_of_settings
+    def __init__(self, *, threshold: float = math.log(2.0), counts: Literal["above", "below"] = "above") -> None: ...
 
     def adaptive_weight(
         self, loss: torch.Tensor, entropy: torch.Tensor, kept: torch.Tensor, logits: torch.Tensor | None = None

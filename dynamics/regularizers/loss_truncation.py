@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.base import ActsOn, Regularizer, signature_of_settings
 from dynamics.regularizers.step_history import StepHistory
 from dynamics.validation import Settings
 
@@ -49,8 +49,17 @@ class LossTruncation(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `LossTruncationSettings`: fraction, window, warmup.
+    fraction : float, default 0.1
+        Share of recent losses above the threshold, in (0, 1) (Kang and Hashimoto 2020, arXiv 2004.14589).
+    window : int, default 100
+        Optimiser steps whose losses set the threshold, 1 to 1,000.
+    warmup : int, default 100
+        Optimiser steps before anything is dropped, at least 1.
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = LossTruncationSettings
@@ -58,10 +67,12 @@ class LossTruncation(Regularizer):
     adapts = True
     settings: LossTruncationSettings
 
-    def __init__(self, **settings: Any) -> None:
+    @signature_of_settings
+    def __init__(self, *, fraction: float = 0.1, window: int = 100, warmup: int = 100) -> None: ...
+
+    def set_up(self) -> None:
         import torch
 
-        super().__init__(**settings)
         self._history = StepHistory(N_BINS, self.settings.window)
         self._threshold = torch.tensor(torch.inf, dtype=torch.float32, device="cpu")
 

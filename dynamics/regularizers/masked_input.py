@@ -14,11 +14,11 @@ published (yixinw-lab/dc_pretrain, dcp/train4_diffusionauxiliary_impl.py, as its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData
+from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, TrainingData, signature_of_settings
 from dynamics.regularizers.token_dropout import TokenDropout, TokenDropoutSettings
 from dynamics.validation import Settings
 
@@ -102,21 +102,39 @@ class MaskedInputRegularization(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `MaskedInputRegularizationSettings`: weight, max_ratio, replacement, replacement_token.
+    weight : float, default 0.4
+        What the masked pass's loss counts beside the clean one's, in (0, 100] (the paper's value).
+    max_ratio : float, default 0.5
+        The highest share of a sequence's predicted tokens that is masked, in (0, 1]; each sequence has a share of its
+        own in each epoch, uniform between 0 and this (the paper's value).
+    replacement : {"zero", "mean", "token", "mask_token", "random"}, default "zero"
+        What stands in the input for a masked token, as in `EntroDrop`. The paper's is a learned mask token:
+        "mask_token".
+    replacement_token : int or str, optional
+        A token's id, or its text in the vocabulary, for `replacement` "token" or "mask_token".
 
     Raises
     ------
     InputError
-        A field is unknown, of the wrong type or out of range, or a replacement's token is missing.
+        A setting is unknown, given by position, of the wrong type or out of range, or a replacement's token is
+        missing.
     """
 
     settings_model = MaskedInputRegularizationSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("input embeddings", "loss")
     settings: MaskedInputRegularizationSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    @signature_of_settings
+    def __init__(
+        self,
+        *,
+        weight: float = 0.4,
+        max_ratio: float = 0.5,
+        replacement: Literal["zero", "mean", "token", "mask_token", "random"] = "zero",
+        replacement_token: int | str | None = None,
+    ) -> None: ...
+
+    def set_up(self) -> None:
         self.auxiliary_weight = self.settings.weight
         #: What the second pass reads.
         self.input = MaskedInput(

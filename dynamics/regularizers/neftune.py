@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dynamics.regularizers.base import ActsOn, Regularizer
+from dynamics.regularizers.base import ActsOn, Regularizer, signature_of_settings
 from dynamics.validation import Settings
 
 
@@ -24,11 +24,19 @@ class NEFTune(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `NEFTuneSettings`: alpha.
+    alpha : float, default 5.0
+        Size of the noise, above 0: `TrainingArguments.neftune_noise_alpha` (Jain et al. 2023, arXiv 2310.05914).
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = NEFTuneSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("input embeddings",)
     argument = ("alpha", "neftune_noise_alpha")
     settings: NEFTuneSettings
+
+    @signature_of_settings
+    def __init__(self, *, alpha: float = 5.0) -> None: ...

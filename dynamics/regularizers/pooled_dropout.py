@@ -118,8 +118,8 @@ class PooledDropout(TokenDropout):
 
     settings: PooledDropoutSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def set_up(self) -> None:
+        super().set_up()
         current = self.settings.source == "current"
         self.needs_current_values = current
         self.needs_epoch_values = self.settings.source == "previous_epoch" or (

@@ -16,6 +16,8 @@ from pydantic import Field, model_validator
 
 from dynamics.validation import Settings
 
+ScheduleName = Literal["constant", "linear", "cosine", "sigmoid", "step"]
+
 # Of a stair, by which progress may miss it: a quotient such as 49 * (1 / 49) = 0.999... stands for the whole number.
 _FORGIVEN = 1e-9
 
@@ -23,7 +25,7 @@ _FORGIVEN = 1e-9
 class ScheduleSettings(Settings):
     """A curriculum: a name, and the shape parameters of the schedules that have some."""
 
-    name: Literal["constant", "linear", "cosine", "sigmoid", "step"] = "linear"
+    name: ScheduleName = "linear"
     midpoint: float = Field(default=0.5, gt=0.0, lt=1.0, description="sigmoid: progress at half strength")
     steepness: float = Field(default=10.0, gt=0.0, le=1000.0, description="sigmoid: slope at the midpoint")
     at: float = Field(default=0.5, ge=0.0, le=1.0, description="step: progress at which it switches on")

@@ -13,13 +13,14 @@ not depend on how a step is split into micro-batches and processes. Excess losse
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from dynamics.errors import InputError
-from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData
+from dynamics.regularizers.base import ActsOn, Batch, Regularizer, TrainingData, signature_of_settings
 from dynamics.regularizers.loss_truncation import N_BINS, loss_bin, lowest_in_bin
 from dynamics.regularizers.other_model import OtherModel, require_same_values, values_hash
 from dynamics.regularizers.step_history import StepHistory
@@ -54,8 +55,23 @@ class SelectiveLoss(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `SelectiveLossSettings`: share, source, window, warmup, normalize.
+    share : float, default 0.6
+        Share of recent tokens that count, in (0, 1): the paper's k % (Rho-1, arXiv 2404.07965).
+    source : "reference" or mapping, default "reference"
+        The reference model: the frozen starting model, or ``{"model": FOLDER or hub name, "trust_remote_code":
+        False}``. In the paper it is a model trained on text of high quality.
+    window : int, default 10
+        Optimiser steps whose excess losses set the threshold, 1 to 1,000.
+    warmup : int, default 1
+        Optimiser steps in which all tokens count, at least 1.
+    normalize : {"share", "all"}, default "share"
+        What the loss is divided by: `share` times the number of all predicted tokens (the paper's N k %), or that
+        number.
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = SelectiveLossSettings
@@ -64,8 +80,18 @@ class SelectiveLoss(Regularizer):
     needs_rows = True
     settings: SelectiveLossSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    @signature_of_settings
+    def __init__(
+        self,
+        *,
+        share: float = 0.6,
+        source: Literal["reference"] | Mapping[str, Any] = "reference",
+        window: int = 10,
+        warmup: int = 1,
+        normalize: Literal["share", "all"] = "share",
+    ) -> None: ...
+
+    def set_up(self) -> None:
         self._history = StepHistory(2 * N_BINS, self.settings.window)
         self._first: torch.Tensor | None = None  # the lowest bin that counts, once there is a threshold
         self._values_hash: str | None = None  # of another model's losses

@@ -127,8 +127,7 @@ class TokenDropout(Regularizer):
     draws = "token dropout"
     settings: TokenDropoutSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def set_up(self) -> None:
         token = self.settings.replacement_token
         self._predicted: DeviceTable | None = None
         self._seed = 0

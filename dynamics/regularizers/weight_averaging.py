@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dynamics.errors import InputError
-from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable
+from dynamics.regularizers.base import ActsOn, Batch, Regularizer, Removable, signature_of_settings
 from dynamics.validation import Settings
 
 if TYPE_CHECKING:
@@ -70,16 +70,33 @@ class WeightAveraging(Regularizer):
 
     Parameters
     ----------
-    **settings
-        Fields of `WeightAveragingSettings`: kind, decay, warmup, start, every.
+    kind : {"ema", "swa"}, default "ema"
+        Exponential moving average (arXiv 2411.18704), or plain mean from `start` on (arXiv 1803.05407).
+    decay : float, default 0.999
+        With "ema": what an update keeps of the mean so far, in (0, 1).
+    warmup : bool, default True
+        With "ema": smaller decays first, min(decay, (1 + t) / (10 + t)).
+    start : float, default 0.75
+        With "swa": share of the planned optimiser steps after which averaging begins, in [0, 1).
+    every : int, default 1
+        Optimiser steps from one update of the mean to the next, at least 1.
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, given by position, of the wrong type or out of range.
     """
 
     settings_model = WeightAveragingSettings
     acts_on: ClassVar[tuple[ActsOn, ...]] = ("copy of the weights",)
     settings: WeightAveragingSettings
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    @signature_of_settings
+    def __init__(
+        self, *, kind: Kind = "ema", decay: float = 0.999, warmup: bool = True, start: float = 0.75, every: int = 1
+    ) -> None: ...
+
+    def set_up(self) -> None:
         self._weights: dict[str, nn.Parameter] = {}
         self._frozen: dict[str, nn.Parameter] = {}
         self._means: dict[str, torch.Tensor] = {}

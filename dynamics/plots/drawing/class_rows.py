@@ -19,6 +19,9 @@ from dynamics.plots.drawing.labels import legend_above
 from dynamics.plots.drawing.panels import is_last, legend_over
 from dynamics.plots.drawing.style import FAINT, INK, ArmStyle, arm_styles
 
+# Nats. Records hold float16: an infinite loss is read as the largest of these, 65,504.
+_LARGEST = 10_000.0
+
 _SPLITS = {"validation": "Validation", "train": "Training"}
 
 
@@ -129,8 +132,9 @@ def _limits(arms: Sequence[ClassShares], pair: Pair) -> tuple[float, float]:
 
 
 def _classified(arm: ClassShares) -> bool:
-    """Whether any token has a class. The shares sum to 1, but for tokens whose loss was not finite."""
-    return bool(np.nansum(arm.share.estimate) > 0)
+    """Whether the classes say anything: where a run diverged no token has one, or changes are out of range."""
+    some = arm.share.estimate > 0
+    return bool(some.any() and (np.abs(arm.change.estimate[some]) < _LARGEST).all())
 
 
 def _arm_handles(arms: Sequence[ClassShares], styles: dict[str, ArmStyle]) -> list[Line2D]:

@@ -56,8 +56,8 @@ def note_over(axes: Sequence[Axes], notes: Sequence[str]) -> None:
             ax.set_title(words, loc="left", fontsize=NOTE_SIZE, color=FAINT, parse_math=False)
             return
         # Titles at the left and in the middle have one height: the title is lifted over the note.
-        height = (words.count("\n") + 1) * NOTE_SIZE * 1.25
-        ax.set_title(title, pad=height + 3.0 * _PAD)
+        height = (words.count("\n") + 1) * NOTE_SIZE * 1.45
+        ax.set_title(title, pad=height + 2.0 * _PAD)
         how: dict[str, Any] = {"fontsize": NOTE_SIZE, "color": FAINT, "parse_math": False, "annotation_clip": False}
         ax.annotate(words, (0, 1), xytext=(0, _PAD), xycoords="axes fraction", textcoords="offset points", **how)
         return

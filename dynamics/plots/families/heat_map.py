@@ -22,7 +22,7 @@ from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, wrap_name
-from dynamics.plots.drawing.legends import above_title
+from dynamics.plots.drawing.legends import legend_over_title
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK
@@ -299,10 +299,8 @@ def _legend(axes: Sequence[Axes], since: Since | None, marked: bool) -> None:
         handles.append(Patch(**_EMPTY, label="before the best epoch of all tokens"))
     if len(axes) > 1:
         legend_over(axes, handles)
-        return
-    (ax,) = axes
-    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "bbox_transform": above_title(ax)}
-    ax.legend(handles=handles, **where, borderaxespad=0.2)
+    else:
+        legend_over_title(axes[0], handles)
 
 
 def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:

@@ -23,12 +23,12 @@ from dynamics.plots.drawing.labels import (
     label_line_ends,
     wrap_name,
 )
-from dynamics.plots.drawing.legends import above_title
+from dynamics.plots.drawing.legends import legend_over_title
 from dynamics.plots.drawing.lines import END_SIZE, draw_divergence
 from dynamics.plots.drawing.notes import note_over, notes_of
 from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
 from dynamics.plots.drawing.plot import Plot
-from dynamics.plots.drawing.style import INK, NOTE_SIZE, Style, bucket_colors
+from dynamics.plots.drawing.style import INK, Style, bucket_colors
 
 Dynamics = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
 
@@ -202,15 +202,5 @@ def _legend(axes: Sequence[Axes], labels: Sequence[str], colors: Sequence[Any], 
     ]
     if len(axes) > 1:
         legend_over(axes, handles, title=notes_of(axes, notes), handlelength=2.8)
-        return
-    axes[0].legend(
-        handles=handles,
-        title="\n".join(notes),
-        title_fontsize=NOTE_SIZE,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        bbox_transform=above_title(axes[0]),
-        ncols=2,
-        handlelength=2.8,
-        columnspacing=1.0,
-    )
+    else:
+        legend_over_title(axes[0], handles, title="\n".join(notes))

@@ -1,8 +1,7 @@
 """Checking runs and studies: every file against the hashes in its manifest, and what it means.
 
-The run's manifest vouches for ``config.yaml`` and ``tokens/`` and, once the run is complete, for
-``model/``, ``metrics.jsonl`` and the manifest of every epoch; an epoch's manifest vouches for the
-files of that epoch; and each manifest for itself. ``checkpoints/`` are left alone.
+The run's manifest has the hashes of ``config.yaml`` and ``tokens/`` and, once the run is complete, of ``model/``,
+``metrics.jsonl`` and every epoch's manifest, which has those of its files. ``checkpoints/`` are left alone.
 """
 
 from __future__ import annotations
@@ -40,10 +39,8 @@ class Problem:
 
     Parameters
     ----------
-    file
-        Path relative to the run (or study), with forward slashes.
-    epoch
-        The epoch that it belongs to, if any.
+    file, epoch
+        Path relative to the run (or study), with forward slashes, and the epoch that it belongs to, if any.
     message
         What is wrong.
     """
@@ -63,7 +60,6 @@ class CheckReport:
     Parameters
     ----------
     path
-        The run (or study).
     problems
         Damage; empty when all is well.
     notes
@@ -97,6 +93,10 @@ class _Tokens:
 
 def check_path(path: str | os.PathLike[str]) -> list[CheckReport]:
     """Check a run, or a study and all its runs, those of its trials too.
+
+    Parameters
+    ----------
+    path : path-like
 
     Returns
     -------

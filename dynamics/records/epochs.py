@@ -167,3 +167,16 @@ def good_epochs(run: Run) -> list[int]:
 def numbers(values: list[int]) -> str:
     """List numbers for a message; "none" when there are none."""
     return ", ".join(str(value) for value in values) or "none"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a recipe on disk; InputError if it cannot be read, or is no mapping."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no recipe: a YAML mapping was expected")
+    return content

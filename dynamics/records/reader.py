@@ -1,9 +1,8 @@
 """Reading runs and studies: `open_run`, `open_study`, `open_any`, and the arrays behind them.
 
-Opening reads manifests alone. Values are read epoch by epoch, each file only after its size, the
-identity in its header and its layout were compared with its manifest. What these cheap checks
-cannot see (a flipped bit among the values) is found with ``verify=True``, which hashes each file
-before its values are used, and by `dynamics.records.check`, which hashes everything at once.
+Opening reads manifests only. Values are read epoch by epoch, each file after its size, the identity in its header and
+its layout were compared with its manifest. A flipped bit among the values is found with ``verify=True``, which hashes
+each file before its values are used, and by `dynamics.records.check`, which hashes everything at once.
 """
 
 from __future__ import annotations
@@ -18,7 +17,14 @@ from typing import Any, Protocol, SupportsIndex
 from dynamics import records
 from dynamics.errors import DamagedRecordError, InputError, nearest
 from dynamics.records import schema
-from dynamics.records.epochs import complete_epochs, not_there, numbers, read_epoch_manifest, sealed_epoch_manifest
+from dynamics.records.epochs import (
+    complete_epochs,
+    not_there,
+    numbers,
+    read_epoch_manifest,
+    read_yaml,
+    sealed_epoch_manifest,
+)
 from dynamics.records.metrics import read_metrics
 from dynamics.records.tensors import Hashes
 from dynamics.records.values import Records
@@ -47,6 +53,8 @@ def open_run(path: PathLike, *, verify: bool = False) -> Run:
 
     Parameters
     ----------
+    path : path-like
+        The run's directory.
     verify
         Hash every file that is read, once, before anything in it is used, and want all epochs that
         the manifest of a complete run names. Without it sizes, headers and layouts are compared,
@@ -67,6 +75,8 @@ def open_study(path: PathLike, *, verify: bool = False) -> Study:
 
     Parameters
     ----------
+    path : path-like
+        The study's directory.
     verify
         Open its runs so, as `open_run` does.
 
@@ -80,6 +90,11 @@ def open_study(path: PathLike, *, verify: bool = False) -> Study:
 
 def open_any(path: PathLike, *, verify: bool = False) -> Study | Run:
     """Open a study or a run, whichever lies at `path`, as `open_study` and `open_run` do.
+
+    Parameters
+    ----------
+    path, verify
+        As of `open_study` and `open_run`.
 
     Raises
     ------
@@ -182,7 +197,7 @@ class Run:
         """The resolved recipe, read from ``config.yaml``."""
         if self.hashes is not None and "config_sha256" in self.manifest:
             self.hashes.require(self.path / schema.CONFIG_FILE, {"sha256": self.manifest["config_sha256"]})
-        return _read_yaml(self.path / schema.CONFIG_FILE)
+        return read_yaml(self.path / schema.CONFIG_FILE)
 
     def records(self, split: str) -> Records:
         """Return the recorded values of one of `splits`.
@@ -289,7 +304,7 @@ class Study:
         file = self.path / schema.STUDY_FILE
         if not file.is_file():
             raise not_there(path, "study", schema.STUDY_FILE)
-        self.config: dict[str, Any] = _read_yaml(file)
+        self.config: dict[str, Any] = read_yaml(file)
         arms, seeds = self.config.get("arms"), self.config.get("seeds")
         if not isinstance(arms, dict) or not isinstance(seeds, list):
             raise InputError(f"{file} is no study recipe: it needs 'arms', a mapping, and 'seeds'")
@@ -383,15 +398,3 @@ def common_epochs(runs: Sequence[Run]) -> list[int]:
     """Return the epochs that all runs recorded after the same passes; one that was cut is no other run's whole one."""
     common = set(runs[0].epochs).intersection(*(run.epochs for run in runs))
     return sorted(epoch for epoch in common if len({run.passes(epoch) for run in runs}) == 1)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no recipe: a YAML mapping was expected")
-    return content

@@ -169,6 +169,17 @@ def detectable_difference(design: Design, *, power: float = 0.8, level: float = 
 
     0 where nothing varies: any difference is found.
 
+    Parameters
+    ----------
+    design : Design
+        Variance components and sizes of the study, as `pilot_design` returns them.
+    power : float, default 0.8
+        The chance of finding it, in (0, 1).
+    level : float, default 0.95
+        Level of confidence, in (0, 1).
+    seed : int, default 0
+        Of the simulated studies.
+
     Raises
     ------
     InputError
@@ -189,6 +200,17 @@ def seeds_needed(design: Design, difference: float, *, power: float = 0.8, level
     """Return the fewest seeds with which a difference is found with the chance `power`; None if no number will do.
 
     Documents stay as many as they are: what they make of the variance no seed takes away.
+
+    Parameters
+    ----------
+    design : Design
+        Variance components and sizes of the study, as `pilot_design` returns them.
+    difference : float
+        The true difference, in the unit of the quantity (nats for losses).
+    power : float, default 0.8
+        The chance of finding it, in (0, 1).
+    level : float, default 0.95
+        Level of confidence, in (0, 1).
     """
     return _fewest(design, difference, power, level, "n_seeds", _MOST_SEEDS)
 
@@ -197,6 +219,17 @@ def documents_needed(design: Design, difference: float, *, power: float = 0.8, l
     """Return the fewest documents with which a difference is found with the chance `power`; None if no number will do.
 
     Seeds stay as many as they are: what they make of the variance no document takes away.
+
+    Parameters
+    ----------
+    design : Design
+        Variance components and sizes of the study, as `pilot_design` returns them.
+    difference : float
+        The true difference, in the unit of the quantity (nats for losses).
+    power : float, default 0.8
+        The chance of finding it, in (0, 1).
+    level : float, default 0.95
+        Level of confidence, in (0, 1).
     """
     return _fewest(design, difference, power, level, "n_documents", _MOST_DOCUMENTS)
 

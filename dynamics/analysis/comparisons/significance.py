@@ -15,6 +15,11 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
     """Return p-values adjusted after Holm (1979), A simple sequentially rejective multiple test procedure.
 
     The i-th smallest of m is multiplied by m - i + 1, made no smaller than those before it, and cut at 1.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        Of one family, each in [0, 1]; NaN for what was not tested.
     """
     p = np.asarray(p_values, dtype=np.float64)
     _require_p(p)
@@ -26,7 +31,13 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
 
 
 def benjamini_hochberg(p_values: Sequence[float] | Floats) -> Floats:
-    """Return p-values adjusted after Benjamini and Hochberg (1995), Controlling the false discovery rate."""
+    """Return p-values adjusted after Benjamini and Hochberg (1995), Controlling the false discovery rate.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        Of one family, each in [0, 1]; NaN for what was not tested.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     _require_p(p)
     adjusted: Floats = np.asarray(false_discovery_control(p, method="bh"))

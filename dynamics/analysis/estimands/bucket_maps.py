@@ -183,6 +183,19 @@ def loss_landscape(
     """Return the loss over (reference entropy, epoch): `bucket_map` with so many buckets that it is a surface.
 
     `BucketMap.centres` is the first axis, `BucketMap.at` the second, ``values.estimate`` (E, K) the height.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or sequence of these
+        What to look at; seeds of an arm together.
+    split : str, default "validation"
+        One of the splits that the runs record.
+    n_buckets : int, default 30
+        Buckets of reference entropy, of equal size.
+    over : {"seeds_and_documents", "documents"}, optional
+        What intervals generalise over; None: seeds and documents where there are two seeds or more.
+    level : float, default 0.95
+        Level of confidence, in (0, 1).
     """
     return bucket_map(data, split=split, buckets=n_buckets, over=over, level=level, value="loss")
 

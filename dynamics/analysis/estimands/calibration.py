@@ -196,12 +196,24 @@ def calibration(
 
 
 def entropy_calibration_error(difference: Floats, share: Floats) -> Floats:
-    """Return ECE_H: the mean absolute difference of loss and entropy over bins, (..., K) to (...), nats."""
+    """Return ECE_H: the mean absolute difference of loss and entropy over bins, (..., K) to (...), nats.
+
+    Parameters
+    ----------
+    difference, share : ndarray of float64, shape (..., K)
+        Of each bin: mean loss minus mean entropy, nats, and the bin's share of all tokens.
+    """
     return _weighted(np.abs(difference), share)
 
 
 def argmax_error_floor(certainty: Floats, accuracy: Floats, share: Floats) -> Floats:
-    """Return the least that the argmax's expected calibration error can be, (..., K) to (...)."""
+    """Return the least that the argmax's expected calibration error can be, (..., K) to (...).
+
+    Parameters
+    ----------
+    certainty, accuracy, share : ndarray of float64, shape (..., K)
+        Of each bin: the mean of exp(-entropy), the share of correct tokens, and the bin's share of all tokens.
+    """
     return _weighted(np.maximum(certainty - accuracy, 0.0), share)
 
 

@@ -142,8 +142,23 @@ def epochs_to_reach_loss(
 ) -> list[EpochsToReach]:
     """Return after how many epochs every arm's mean loss first came down to `loss` nats, by bucket.
 
-    See `dynamics.analysis.sums.curves.epochs_to_reach`; parameters as for `learning_curves`. The interval's ends are
-    values that occurred in a resample, since between a number and infinity nothing can be interpolated.
+    See `epochs_to_reach`. The interval's ends are values that occurred in a resample, since between a number and
+    infinity nothing can be interpolated.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or sequence of these
+    loss : float
+        Nats per token.
+    split : str, default "validation"
+    buckets : Bucketing or int, default 1
+        Frozen or moving buckets, or that many by reference entropy.
+    n_resamples : int, default 1000
+        Resamples of documents.
+    level : float, default 0.95
+        Level of confidence, in (0, 1).
+    seed : int, default 0
+        Of the resamples.
 
     Warns
     -----

@@ -101,6 +101,12 @@ def arm_compute(arm: Arm, compute: Compute) -> Floats:
 
     Tokens are those that the optimiser saw the losses of, a token in each pass anew.
 
+    Parameters
+    ----------
+    arm : Arm
+    compute : {"passes", "steps", "tokens"}
+        What is counted; tokens are those that are predicted.
+
     Raises
     ------
     InputError

@@ -32,6 +32,20 @@ class ArmCurve(OverEpochs):
 
     `rebound_cross_fitted` is that of `ArmSummary`, NaN where no documents are known. `passes` are those over the data
     at each epoch, as in `Arm.passes`; None: the epochs' own numbers. `over` is what the band generalises over.
+
+    Attributes
+    ----------
+    arm : str
+    n_seeds : int
+    epochs : ndarray of int64, shape (E,)
+    loss, low, high : ndarray of float64, shape (E,)
+        The mean loss and the ends of its interval, nats per token.
+    rebound_cross_fitted : float
+        Final loss minus the best, whose epoch other seeds and documents chose, nats.
+    passes : ndarray of float64, shape (E,), optional
+        Passes over the data at each epoch; None where they are the epochs' numbers.
+    over : str
+        What the interval generalises over.
     """
 
     arm: str
@@ -126,6 +140,19 @@ def arm_sums(
     value: Value = "loss",
 ) -> DocumentSums:
     """Return an arm's sums per document, averaged over its seeds.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or sequence of these
+        What to look at; seeds of an arm together.
+    arm : str
+        The arm's name.
+    split : str, default "validation"
+        One of the splits that the runs record.
+    buckets : Bucketing, optional
+        All tokens together by default.
+    value : {"loss", "entropy", "correct", "certainty"}, default "loss"
+        What is summed.
 
     Raises
     ------
@@ -266,6 +293,10 @@ def dropout_means(arm: Arm) -> tuple[float, float]:
 
 def dropped_share_by_epoch(arm: Arm) -> Floats:
     """Return the measured share of tokens dropped in each epoch of training, averaged over seeds.
+
+    Parameters
+    ----------
+    arm : Arm
 
     Returns
     -------

@@ -134,7 +134,15 @@ def value_curves(
 
 
 def accuracy_curves(data: Source | Iterable[Source], **how: Any) -> list[ValueCurve]:
-    """Return the share of tokens that are the most probable ones, by arm, epoch and bucket; see `value_curves`."""
+    """Return the share of tokens that are the most probable ones, by arm, epoch and bucket; see `value_curves`.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or sequence of these
+        What to look at; seeds of an arm together.
+    **how
+        Other parameters of `value_curves`.
+    """
     return value_curves(data, "accuracy", **how)
 
 
@@ -181,7 +189,15 @@ def task_curves(
 
 
 def bits_per_byte_curves(data: Source | Iterable[Source], **how: Any) -> list[ValueCurve]:
-    """Return the bits per byte of text, by arm, epoch and bucket; see `value_curves`."""
+    """Return the bits per byte of text, by arm, epoch and bucket; see `value_curves`.
+
+    Parameters
+    ----------
+    data : Study, Run, Arm, or sequence of these
+        What to look at; seeds of an arm together.
+    **how
+        Other parameters of `value_curves`.
+    """
     return value_curves(data, "bits_per_byte", **how)
 
 

@@ -36,7 +36,15 @@ def require_over(over: str | None) -> None:
 
 
 def uncertainty_over(contributions: Contributions, over: Over | None = None) -> tuple[Uncertainty, Over]:
-    """Return an estimate's uncertainty and what it generalises over: by default both, where there are two seeds."""
+    """Return an estimate's uncertainty and what it generalises over: by default both, where there are two seeds.
+
+    Parameters
+    ----------
+    contributions : Contributions
+        An estimate, as `arm_quantity` returns it.
+    over : {"seeds_and_documents", "documents"}, optional
+        What intervals generalise over; None: seeds and documents where there are two seeds or more.
+    """
     require_over(over)
     over = over or ("seeds_and_documents" if contributions.n_seeds > 1 else "documents")
     if over == "documents":

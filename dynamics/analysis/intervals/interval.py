@@ -10,7 +10,13 @@ from dynamics.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and the ends of its interval: three arrays of one shape."""
+    """An estimate and the ends of its interval: three arrays of one shape.
+
+    Attributes
+    ----------
+    low, high, estimate : ndarray of float64
+        Three arrays of one shape, in the unit of the estimate.
+    """
 
     low: Floats
     high: Floats

@@ -32,7 +32,13 @@ _HALVINGS = 80
 
 @dataclass(frozen=True, slots=True)
 class VariancePart:
-    """A part of a variance, and the degrees of freedom with which it is known: arrays of shape Q."""
+    """A part of a variance, and the degrees of freedom with which it is known: arrays of shape Q.
+
+    Attributes
+    ----------
+    variance, degrees : ndarray of float64, shape Q
+        The part, in the squared unit of the estimate, and its degrees of freedom.
+    """
 
     variance: Floats
     degrees: Floats

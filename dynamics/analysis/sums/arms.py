@@ -161,6 +161,10 @@ def default_baseline(arms: Sequence[Arm]) -> str:
 
     ``baseline``, ``none`` and ``control`` say so, an exact ``baseline`` before a longer name, such as that of its
     ensemble.
+
+    Parameters
+    ----------
+    arms : sequence of Arm
     """
     return named_baseline(arms) or arms[0].name
 
@@ -212,6 +216,13 @@ def reference_buckets(arms: Sequence[Arm], n: int = 2) -> Buckets:
     """Return buckets by reference entropy, frozen from the training tokens that the arms share.
 
     One bucket has no edges, and so needs no training tokens.
+
+    Parameters
+    ----------
+    arms : sequence of Arm
+        They share their training tokens.
+    n : int, default 2
+        Buckets of equal size.
     """
     run = arms[0].runs[0]
     return entropy_buckets(run.records(run.splits[0] if n == 1 else "train"), n)

@@ -16,7 +16,13 @@ from dynamics.analysis.tokens.token_records import Floats
 
 
 def mean_curve(ds: DocumentSums) -> Floats:
-    """Return the mean value per token, a ratio of sums, shape (E, K); NaN for an empty bucket."""
+    """Return the mean value per token, a ratio of sums, shape (E, K); NaN for an empty bucket.
+
+    Parameters
+    ----------
+    ds : DocumentSums
+        Sums (E, D, K) and tokens of each document and bucket.
+    """
     return ratio(ds.sums.sum(axis=1), ds.counts.sum(axis=-2))
 
 
@@ -33,6 +39,13 @@ def rebound(curve: Floats, axis: int = 0) -> Floats:
     With a curve measured on a sample of documents this is biased upward: even on a curve that is
     flat in truth, the lowest of several noisy values lies below the last. `dynamics.analysis.intervals.selection`
     does not have that bias.
+
+    Parameters
+    ----------
+    curve : ndarray of float64
+        Values over epochs along `axis`.
+    axis : int, default 0
+        The axis of epochs.
     """
     curve = np.asarray(curve, dtype=np.float64)
     last: Floats = np.take(curve, -1, axis=axis)
@@ -41,7 +54,14 @@ def rebound(curve: Floats, axis: int = 0) -> Floats:
 
 
 def best_epoch(curve: Floats, epochs: NDArray[np.int64] | Sequence[int]) -> int:
-    """Return the epoch of the lowest value of a curve (E,); the first of equals, -1 if all NaN."""
+    """Return the epoch of the lowest value of a curve (E,); the first of equals, -1 if all NaN.
+
+    Parameters
+    ----------
+    curve : ndarray of float64, shape (E,)
+    epochs : sequence of int, length E
+        The epoch of each value.
+    """
     curve = np.asarray(curve, dtype=np.float64)
     assert curve.shape == (len(epochs),), (curve.shape, len(epochs))
     return -1 if np.isnan(curve).all() else int(np.asarray(epochs)[np.nanargmin(curve)])
@@ -62,6 +82,8 @@ def epochs_to_reach(curve: Floats, epochs: NDArray[Any] | Sequence[float], level
         The epochs of the values, rising; of one that was cut, its passes.
     level : float
         In the unit of the curve.
+    axis : int, default 0
+        The axis of epochs.
     """
     values = np.moveaxis(np.asarray(curve, dtype=np.float64), axis, 0)
     at = np.asarray(epochs, dtype=np.float64)

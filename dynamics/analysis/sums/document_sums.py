@@ -206,7 +206,7 @@ def _require_tokens(chosen: NDArray[np.bool_]) -> None:
 
 
 def coarsen(ds: DocumentSums, groups: Sequence[int], labels: Sequence[str]) -> DocumentSums:
-    """Add neighbouring buckets together: deciles into halves, without reading the records again.
+    """Return sums with neighbouring buckets added: deciles into halves, without reading the records again.
 
     Parameters
     ----------
@@ -234,11 +234,16 @@ def coarsen(ds: DocumentSums, groups: Sequence[int], labels: Sequence[str]) -> D
 
 
 def average_sums(parts: Sequence[DocumentSums]) -> DocumentSums:
-    """Average the sums of runs that share their tokens: the seeds of one arm.
+    """Return the sums of runs that share their tokens, the seeds of one arm, averaged.
 
     The seeds of a study see the same tokens, so that averaging the sums per document keeps the documents, and not the
     seeds, as the units of an interval. In moving buckets the seeds
     have other tokens, and the counts are averaged too: the mean is that of all seeds' tokens together.
+
+    Parameters
+    ----------
+    parts : sequence of DocumentSums
+        One a seed.
 
     Raises
     ------

@@ -37,6 +37,11 @@ ENSEMBLE_OF = " (ensemble of "
 class Ensemble(Arm):
     """An arm whose seeds answer together, as one run; `ensemble` makes it.
 
+    Parameters
+    ----------
+    arm : Arm
+        Its runs answer together.
+
     Attributes
     ----------
     members : list of Run

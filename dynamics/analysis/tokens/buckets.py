@@ -17,6 +17,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamics.analysis.tokens.edges import Edges as Edges
+from dynamics.analysis.tokens.edges import assign_buckets as assign_buckets
+from dynamics.analysis.tokens.edges import at_least_one, rising
+from dynamics.analysis.tokens.edges import bucket_labels as bucket_labels
+from dynamics.analysis.tokens.edges import quantile_edges as quantile_edges
 from dynamics.analysis.tokens.groups import Groups
 from dynamics.analysis.tokens.signals import (
     REFERENCE_ENTROPY,
@@ -28,8 +33,6 @@ from dynamics.analysis.tokens.signals import (
 )
 from dynamics.analysis.tokens.token_records import TokenRecords, kept_sums_of
 from dynamics.errors import InputError
-
-Edges = NDArray[np.float64]
 
 
 class Bucketing(Protocol):
@@ -179,6 +182,11 @@ class TwoWayBuckets:
 
     Pairs are in rows: ``labels[i * second.n + j]`` is ``"<first i> x <second j>"``; `grid` folds the last axis of a
     result back into (first, second).
+
+    Parameters
+    ----------
+    first, second : Buckets or Groups
+        Frozen buckets; each pair of one of these and one of those is a bucket.
     """
 
     first: Buckets | Groups
@@ -268,7 +276,7 @@ def make_buckets(
     if n is not None:
         cut = quantile_edges(signal_values(signal, train)[np.asarray(train.predicted, dtype=bool)], n)
     else:
-        cut = _rising(edges)
+        cut = rising(edges)
     names = bucket_labels(len(cut) + 1) if labels is None else tuple(labels)
     if len(names) != len(cut) + 1:
         raise InputError(f"{len(cut) + 1} buckets need as many labels; got {len(names)}: {', '.join(names)}")
@@ -280,6 +288,15 @@ def moving_buckets(
 ) -> MovingBuckets:
     """Return buckets that follow the model: `n` of equal size in every epoch, or between fixed edges.
 
+    Parameters
+    ----------
+    n : int, optional
+        Buckets of equal size in every epoch; or give `edges`.
+    value : {"entropy", "loss"}, default "entropy"
+        What tokens are ordered by in each epoch, nats.
+    edges : sequence of float, optional
+        Fixed edges in nats, rising, instead of `n`.
+
     Raises
     ------
     InputError
@@ -290,8 +307,8 @@ def moving_buckets(
     if (n is None) == (edges is None):
         raise InputError(f"buckets need either n or edges; got n={n!r} and edges={edges!r}")
     if n is not None:
-        return MovingBuckets(bucket_labels(_at_least_one(n)), value)
-    cut = _rising(edges)
+        return MovingBuckets(bucket_labels(at_least_one(n)), value)
+    cut = rising(edges)
     return MovingBuckets(bucket_labels(len(cut) + 1), value, cut)
 
 
@@ -311,90 +328,5 @@ def entropy_buckets(train: TokenRecords, n: int = 2) -> Buckets:
         If `n` is below 1, no predicted training token was recorded, or sums alone were kept, of other buckets.
     """
     if (kept := kept_sums_of(train)) is not None:
-        return Buckets(kept.edges_of(_at_least_one(n)), bucket_labels(n))
+        return Buckets(kept.edges_of(at_least_one(n)), bucket_labels(n))
     return make_buckets(train, n=n)
-
-
-def quantile_edges(values: NDArray[Any], n: int) -> Edges:
-    """Return the interior edges that split `values` into `n` buckets of equal size.
-
-    Parameters
-    ----------
-    values : ndarray
-        Any shape. Values that are not finite are left out.
-    n : int
-        Number of buckets, at least 1.
-
-    Returns
-    -------
-    ndarray of float64, shape (n - 1,)
-        Linearly interpolated quantiles. Many equal values make equal edges, and so empty buckets.
-
-    Raises
-    ------
-    InputError
-        If `n` is below 1, or `values` has no finite value.
-    """
-    _at_least_one(n)
-    finite = np.asarray(values)
-    finite = finite[np.isfinite(finite)]
-    if finite.size == 0:
-        raise InputError("no finite value to take quantiles of; the reference values hold no predicted token")
-    # numpy's sort of float32 is ten times faster than its quantiles of float64; only what lies at the edges is cast.
-    ordered = np.sort(finite.astype(np.float32) if finite.dtype == np.float16 else finite)
-    place = np.arange(1, n) / n * (len(ordered) - 1)
-    below = np.floor(place).astype(np.intp)
-    above = np.minimum(below + 1, len(ordered) - 1)
-    low, high = ordered[below].astype(np.float64), ordered[above].astype(np.float64)
-    edges: Edges = low + (high - low) * (place - below)
-    return edges
-
-
-def assign_buckets(values: NDArray[Any], edges: Edges) -> NDArray[np.int16]:
-    """Return the index of the bucket of every value.
-
-    Parameters
-    ----------
-    values : ndarray of any shape, NaN where there is no value
-    edges : ndarray of float64, shape (n - 1,), ascending
-
-    Returns
-    -------
-    ndarray of int16, the shape of `values`
-        From 0 to n - 1, and -1 for NaN. A value equal to an edge goes to the upper bucket.
-    """
-    values = np.asarray(values)
-    if values.dtype.kind != "f":
-        values = values.astype(np.float64)
-    elif values.dtype == np.float16:
-        values = values.astype(np.float32)
-    # An edge is compared in the values' own type, rounded up: value >= edge is the same then, and casting every value
-    # instead would take longer than all the comparisons.
-    limits = np.asarray(edges, dtype=np.float64).astype(values.dtype)
-    limits = np.where(limits < edges, np.nextafter(limits, np.array(np.inf, dtype=values.dtype)), limits)
-    if len(limits) > 32:
-        index = np.searchsorted(limits, values, side="right").astype(np.int16)
-    else:
-        index = np.zeros(values.shape, dtype=np.int16)
-        for limit in limits:
-            index += values >= limit
-    index[np.isnan(values)] = -1
-    return index
-
-
-def bucket_labels(n: int) -> tuple[str, ...]:
-    """Return the names of `n` buckets, from the lowest to the highest."""
-    return ("all",) if n == 1 else ("low", "high") if n == 2 else tuple(str(i + 1) for i in range(n))
-
-
-def _at_least_one(n: int) -> int:
-    if n < 1:
-        raise InputError(f"{n} buckets asked for; ask for 1 or more")
-    return n
-
-
-def _rising(edges: Sequence[float] | None) -> Edges:
-    cut = np.asarray(edges, dtype=np.float64)
-    if cut.ndim != 1 or np.isnan(cut).any() or (np.diff(cut) <= 0).any():
-        raise InputError(f"edges {cut.tolist()} do not rise; give interior edges in rising order")
-    return cut

@@ -69,6 +69,11 @@ def token_frequency(train: TokenRecords) -> Signal:
     """Return the signal "how often the token occurs in the recorded training set".
 
     Every token of a document counts, predicted or not; padding does not. A token that never occurs there is 0.
+
+    Parameters
+    ----------
+    train : TokenRecords
+        The recorded training set, such as ``run.records("train")``.
     """
     used = np.asarray(train.token_id)[np.asarray(train.document_id) >= 0]
     counts = np.bincount(used.reshape(-1)).astype(np.float64) if used.size else np.zeros(1)
@@ -96,6 +101,11 @@ def own_signal(name: str, values: Mapping[str, NDArray[Any]], *, chosen_by_outco
         Buckets by it then warn where epochs are compared. Default: `make_buckets` takes it to be so where the numbers
         go with the surprise of validation tokens (`goes_with_surprise`), as losses and rises do. Means and deviations
         of probabilities (cartography) may not: say True for those.
+
+    Raises
+    ------
+    InputError
+        When the signal is read of a split that `values` does not have.
     """
 
     def read(records: TokenRecords) -> NDArray[Any]:

@@ -98,7 +98,7 @@ class TokenTrajectories:
 def token_trajectories(
     records: TokenRecords, *, epochs: Sequence[int] | None = None, level: float | None = None
 ) -> TokenTrajectories:
-    """Follow every token of a split through the epochs.
+    """Return the trajectory of every token of a split over the epochs.
 
     *Rho-1's classes* (Lin et al. 2024, arXiv 2404.07965, section 2.1 and the appendix on training dynamics; the code
     was never published, so this is a reading of the text). A straight line is fitted to a token's losses by least

@@ -19,11 +19,12 @@ ROOT = Path(dynamics.__file__).parent
 
 # ---------------------------------------------------------------------------------------------------------- the tables
 
-COMMON = ("errors", "validation", "reporting", "cache", "predicted", "version")
+COMMON = ("faces", "errors", "validation", "reporting", "cache", "predicted", "version")
 
 #: Each room with the rooms that it may import, lowest first: a room's own stand above it here. "" is the package's
 #: face, `dynamics/__init__.py`.
 ROOMS: dict[str, tuple[str, ...]] = {
+    "faces": (),
     "errors": (),
     "cache": ("errors",),
     "reporting": (),

@@ -17,7 +17,6 @@ from dynamics.analysis.sums.arms import Arm, collect_arms, has_sums_alone, share
 from dynamics.errors import InputError, nearest
 from dynamics.plots.arm_tables.arm_table import arm_table, table_rows
 from dynamics.plots.arm_tables.text import latex_table, markdown_table
-from dynamics.plots.drawing.notes import make_room
 from dynamics.plots.drawing.panels import panel_axes
 from dynamics.plots.drawing.plot import FORMATS, rendered
 from dynamics.plots.drawing.style import Style, load_style
@@ -115,7 +114,6 @@ def _degradation(arms: list[Arm], style: Style, task: str | None = None) -> tupl
         of_task = TaskCurves(task, as_task_curves(arms, task=task), as_differences(arms, task=task))
     figure, axes = degradation_axes(style, 2 if differences else 1, 1 if of_task is None else 2)
     draw_degradation(curves, differences, axes, task=of_task)
-    make_room(figure)
     return figure, degradation_rows(curves, differences, of_task)
 
 
@@ -123,7 +121,6 @@ def _rebound(arms: list[Arm], style: Style) -> tuple[Figure, Rows]:
     curves = as_rises(arms)
     figure, axes = panel_axes(style, len(curves[0].labels), panel=2.0)
     rebound(curves, axes=axes)
-    make_room(figure)
     return figure, rebound_rows(shown(curves))
 
 
@@ -219,14 +216,6 @@ def _not_followed(arms: list[Arm]) -> str | None:
     return _no_train(arms)
 
 
-def _no_variation(arms: list[Arm]) -> str | None:
-    """Tell what is missing to a standard deviation over the epochs of training."""
-    reason = _not_followed(arms)
-    if reason is None and sum(epoch > 0 for epoch in shared_epochs(arms)) < 2:
-        return "the arms have one epoch of training in common, over which a probability has no variability"
-    return reason
-
-
 def _nothing_to_compare(arms: list[Arm]) -> str | None:
     """Tell what is missing to what compares arms."""
     if len(arms) < 2:
@@ -246,7 +235,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "calibration": FigureBuilder(_calibration, tokens=True),
     "overconfidence": FigureBuilder(_overconfidence, _no_train),
     "trajectory_classes": FigureBuilder(_trajectory_classes, _not_followed, tokens=True),
-    "cartography": FigureBuilder(_cartography, _no_variation, tokens=True),
+    "cartography": FigureBuilder(_cartography, _not_followed, tokens=True),
     "entropy_distribution": FigureBuilder(_entropy_distribution, _no_train, tokens=True),
 }
 

@@ -129,8 +129,9 @@ def _limits(arms: Sequence[ClassShares], pair: Pair) -> tuple[float, float]:
 
 
 def _classified(arm: ClassShares) -> bool:
-    """Whether any token has a class. The shares sum to 1, but for tokens whose loss was not finite."""
-    return bool(np.nansum(arm.share.estimate) > 0)
+    """Whether the classes say anything: where a run diverged no token has one, or changes are infinite."""
+    some = arm.share.estimate > 0
+    return bool(some.any() and np.isfinite(arm.change.estimate[some]).all())
 
 
 def _arm_handles(arms: Sequence[ClassShares], styles: dict[str, ArmStyle]) -> list[Line2D]:

@@ -59,6 +59,9 @@ def label_line_ends(ax: Axes, labels: Sequence[EndLabel], *, fontsize: float, sh
     points = ends * 72.0 / ax.figure.dpi
     line = fontsize * 1.25
     moved = spread(points, line)
+    # Lower, a label would touch the last tick's.
+    bottom = ax.get_window_extent().y0 * 72.0 / ax.figure.dpi + 0.3 * line
+    moved = moved + max(0.0, bottom - float(moved.min()))
     if np.abs(moved - points).max() > shift * line:
         return False
     for label, offset in zip(labels, moved - points, strict=True):

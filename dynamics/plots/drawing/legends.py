@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
+from matplotlib.transforms import ScaledTranslation
 
 from dynamics.plots.drawing.notes import text_width
 from dynamics.plots.drawing.plot import root_figure
@@ -88,6 +89,15 @@ def legend_in(owner: Any, ax: Axes, handles: Sequence[Any], *, most: int, title:
     if is_ours(figure) and ax.figure is figure:
         figure.set_figheight(figure.get_figheight() + _growth(names, columns, above_one=owner is ax))
     return legend
+
+
+def legend_over_title(ax: Axes, handles: Sequence[Any], *, title: str | None = None) -> None:
+    """Put a legend above the title of a panel, however many lines that has."""
+    fit_titles([ax])
+    lifted = (ax.get_title().count("\n") + 1) * float(ax.title.get_fontsize()) * 1.3 + 4.0
+    above = ax.transAxes + ScaledTranslation(0.0, lifted / 72.0, root_figure(ax).dpi_scale_trans)
+    how: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0), "bbox_transform": above, "alignment": "left"}
+    legend_in(ax, ax, handles, most=2, title=title, loc="lower left", borderaxespad=0.2, **how)
 
 
 def _growth(names: Sequence[str], columns: int, *, above_one: bool) -> float:

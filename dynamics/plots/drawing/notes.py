@@ -7,18 +7,15 @@ from functools import lru_cache
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from dynamics.plots.drawing.plot import root_figure
-from dynamics.plots.drawing.style import FAINT, NOTE_SIZE
+from dynamics.plots.drawing.style import FAINT, NOTE_SIZE, is_ours
 
 # Renderers round the widths of letters to pixels.
 _SLACK = 1.04
-_HANDLE, _SPACING = 2.8, 1.6  # in units of the size of the text, as legends count
 _PAD = 4.0  # points between a panel, its note and its title
 
 
@@ -53,13 +50,13 @@ def note_over(axes: Sequence[Axes], notes: Sequence[str]) -> None:
     """Write notes above the panels, in lines that fit: of one panel above it, of several above all of them."""
     if len(axes) == 1:
         (ax,) = axes
-        words = wrapped(notes, ax.get_window_extent().width * 72.0 / root_figure(ax).dpi)
+        words = wrapped(notes, _points(ax, ax.get_window_extent().width))
         title = ax.get_title()
         if not title:
             ax.set_title(words, loc="left", fontsize=NOTE_SIZE, color=FAINT, parse_math=False)
             return
         # Titles at the left and in the middle have one height: the title is lifted over the note.
-        height = (words.count("\n") + 1) * NOTE_SIZE * 1.25
+        height = (words.count("\n") + 1) * NOTE_SIZE * 1.45
         ax.set_title(title, pad=height + 2.0 * _PAD)
         how: dict[str, Any] = {"fontsize": NOTE_SIZE, "color": FAINT, "parse_math": False, "annotation_clip": False}
         ax.annotate(words, (0, 1), xytext=(0, _PAD), xycoords="axes fraction", textcoords="offset points", **how)
@@ -68,59 +65,29 @@ def note_over(axes: Sequence[Axes], notes: Sequence[str]) -> None:
     if not words:
         return
     # A legend without entries: a constrained layout makes room for it.
-    legend = root_figure(axes[0]).legend(
+    legend = axes[0].figure.legend(
         handles=[], title=words, title_fontsize=NOTE_SIZE, loc="outside upper left", alignment="left", borderpad=0.2
     )
     legend.get_title().set_color(FAINT)
     legend.get_title().set_parse_math(False)
+    figure = root_figure(axes[0])
+    if is_ours(figure):
+        # A figure allows for one line.
+        figure.set_figheight(figure.get_figheight() + words.count("\n") * 1.25 * NOTE_SIZE / 72.0)
 
 
 def notes_of(axes: Sequence[Axes], notes: Sequence[str]) -> str:
     """Return notes in lines of the figure's width, as the title of a legend above all panels."""
-    return wrapped(notes, root_figure(axes[0]).get_figwidth() * 72.0 - 2.0 * NOTE_SIZE)
+    return wrapped(notes, figure_width(axes[0]) - 2.0 * NOTE_SIZE)
 
 
-def legend_of_notes(axes: Sequence[Axes], handles: Sequence[Any], notes: Sequence[str]) -> None:
-    """Put one legend with notes above all panels, in as many columns as the figure is wide enough for."""
-    figure = root_figure(axes[0])
-    legend = figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=columns_that_fit([str(handle.get_label()) for handle in handles], figure.get_figwidth() * 72.0),
-        title=notes_of(axes, notes),
-        title_fontsize=NOTE_SIZE,
-        handlelength=_HANDLE,
-        columnspacing=_SPACING,
-    )
-    legend.get_title().set_color(FAINT)
-    legend.get_title().set_parse_math(False)
+def figure_width(ax: Axes) -> float:
+    """Return the width in points of the figure, or part of one, that a panel lies in."""
+    return _points(ax, float(ax.figure.bbox.width))
 
 
-def columns_that_fit(texts: Sequence[str], width: float, most: int = 4) -> int:
-    """Return the number of columns of a legend that is no wider than `width` points; at least 1."""
-    size = legend_size()
-    for n in range(min(most, len(texts)), 1, -1):
-        columns = np.array_split(np.asarray(texts, dtype=object), n)
-        widths = [max(text_width(str(text), size) for text in column) for column in columns]
-        # Each entry has a handle and a space before its text, and the legend a border.
-        if sum(widths) + size * ((_HANDLE + 0.8) * n + _SPACING * (n - 1) + 1.8) <= width:
-            return n
-    return 1
-
-
-def make_room(figure: Figure, lines: int = 2) -> None:
-    """Make a figure of ours higher by what notes and a legend over its panels have beyond so many lines."""
-    for legend in figure.legends:
-        notes = legend.get_title().get_text().count("\n") + 1 if legend.get_title().get_text() else 0
-        texts = [text.get_text() for text in legend.get_texts()]
-        rows = -(-len(texts) // columns_that_fit(texts, figure.get_figwidth() * 72.0))
-        beyond = max(0, notes + rows - lines)
-        figure.set_figheight(figure.get_figheight() + beyond * 1.4 * legend_size() / 72.0)
-
-
-def legend_size() -> float:
-    """Return the size of a legend's text in points, in the style that applies."""
-    return float(FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points())
+def _points(ax: Axes, pixels: float) -> float:
+    return pixels * 72.0 / root_figure(ax).dpi
 
 
 def text_width(text: str, size: float) -> float:

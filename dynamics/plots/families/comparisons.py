@@ -21,10 +21,10 @@ from dynamics.analysis.intervals.selection import about_one_seed
 from dynamics.analysis.sums.arms import Source
 from dynamics.errors import InputError
 from dynamics.plots.drawing.lines import END_SIZE, signed
-from dynamics.plots.drawing.notes import note_over, text_width
+from dynamics.plots.drawing.notes import figure_width, note_over, text_width
 from dynamics.plots.drawing.panels import chosen_axes, given, in_given, in_own_figure
-from dynamics.plots.drawing.plot import Plot
-from dynamics.plots.drawing.style import FAINT, INK, Style, arm_styles
+from dynamics.plots.drawing.plot import Plot, root_figure
+from dynamics.plots.drawing.style import FAINT, INK, Style, arm_styles, is_ours
 
 Compared = Source | Iterable[Source] | Sequence[Comparison]
 
@@ -106,9 +106,9 @@ def comparisons(
     rows = as_comparisons(data, baseline=baseline, margin=margin, split=split)
     if not rows:
         raise InputError("one arm alone has nothing to be compared with; give two arms or more")
-    found = chosen_axes(ax, None, 1, "panels")
-    if found is not None:
-        return in_given(lambda axes: [draw_comparisons(rows, axes[0])], found)
+    given_axes = chosen_axes(ax, None, 1, "panels")
+    if given_axes is not None:
+        return in_given(lambda axes: [draw_comparisons(rows, axes[0])], given_axes)
 
     def draw(style: Style) -> list[Axes]:
         return [draw_comparisons(rows, comparisons_axes(style, rows)[1])]
@@ -232,7 +232,7 @@ def forest_rows(rows: Sequence[Comparison], width: float) -> list[ForestRow]:
 
 def draw_comparisons(rows: Sequence[Comparison], ax: Axes) -> Axes:
     """Draw comparisons into a panel, names at its left and numbers at its right."""
-    lines = forest_rows(rows, float(ax.figure.get_figwidth()) * 72.0)  # type: ignore[union-attr]
+    lines = forest_rows(rows, figure_width(ax))
     looks = arm_styles(list(dict.fromkeys(name for row in rows for name in reversed(_arms(row)))))
     margin = rows[0].margin
     ax.axvline(0.0, color=INK, linewidth=0.5, zorder=1)
@@ -263,7 +263,8 @@ def draw_comparisons(rows: Sequence[Comparison], ax: Axes) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
     unit = "share of tokens" if rows[0].value == "correct" else "nats per token"
     ax.set_xlabel(f"Difference ({unit})")
-    note_over([ax, ax], _notes(rows, drawn))
+    # The panel of a figure of ours is narrow between the words; of the user's figure the rest is not ours.
+    note_over([ax, ax] if is_ours(root_figure(ax)) else [ax], _notes(rows, drawn))
     return ax
 
 

@@ -27,8 +27,8 @@ from dynamics.plots.drawing.labels import (
     legend_above,
 )
 from dynamics.plots.drawing.lines import END_SIZE, draw_divergence, draw_line, signed
-from dynamics.plots.drawing.notes import legend_of_notes, make_room, note_over
-from dynamics.plots.drawing.panels import given, in_panel, in_panels
+from dynamics.plots.drawing.notes import note_over, notes_of
+from dynamics.plots.drawing.panels import given, in_panel, in_panels, legend_over
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import ArmStyle, Style, arm_styles
 from dynamics.plots.families.minus_baseline import (
@@ -97,7 +97,7 @@ def degradation(
     differences = [] if ax is not None else as_differences(data, baseline=baseline)
     n = 2 if differences else 1
 
-    plot = in_panels(
+    return in_panels(
         lambda found: draw_degradation(curves, differences, found, labels=labels),
         n,
         ax,
@@ -105,9 +105,6 @@ def degradation(
         "panels",
         new=degradation_axes,
     )
-    if ax is None and axes is None:
-        make_room(plot.figure)
-    return plot
 
 
 def degradation_axes(style: Style, across: int, down: int = 1) -> tuple[Figure, list[Axes]]:
@@ -170,7 +167,7 @@ def draw_degradation(
     if len(axes) == 1:
         legend_above(axes[0], lines, title="\n".join(notes))
     else:
-        legend_of_notes(axes, lines, notes)
+        legend_over(axes, lines, title=notes_of(axes, notes), handlelength=2.8)
     return list(axes)
 
 

@@ -12,7 +12,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 
 from dynamics.analysis.estimands.bucket_maps import BucketMap
 from dynamics.analysis.estimands.bucket_maps import bucket_map as _bucket_map
@@ -23,8 +22,9 @@ from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_columns, wrap_name
+from dynamics.plots.drawing.legends import legend_over_title
 from dynamics.plots.drawing.panels import color_bar, given, in_panels, is_first, is_last, legend_over
-from dynamics.plots.drawing.plot import Plot, root_figure
+from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK
 
 Maps = Source | Iterable[Source] | BucketMap | Sequence[BucketMap]
@@ -299,12 +299,8 @@ def _legend(axes: Sequence[Axes], since: Since | None, marked: bool) -> None:
         handles.append(Patch(**_EMPTY, label="before the best epoch of all tokens"))
     if len(axes) > 1:
         legend_over(axes, handles)
-        return
-    (ax,) = axes
-    # Above the title, however many lines that has.
-    title = (ax.get_title().count("\n") + 1) * float(ax.title.get_fontsize()) * 1.25 + 4.0
-    above = ax.transAxes + ScaledTranslation(0.0, title / 72.0, root_figure(ax).dpi_scale_trans)
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), bbox_transform=above, borderaxespad=0.2)
+    else:
+        legend_over_title(axes[0], handles)
 
 
 def _draw_landscapes(maps: Sequence[BucketMap], axes: Sequence[Axes]) -> list[Axes]:

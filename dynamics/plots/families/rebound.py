@@ -18,8 +18,8 @@ from dynamics.errors import InputError, nearest
 from dynamics.plots.drawing.bucket_lines import bucket_title
 from dynamics.plots.drawing.labels import EndLabel, band_note, epoch_axis, epoch_columns, label_line_ends
 from dynamics.plots.drawing.lines import END_SIZE, signed
-from dynamics.plots.drawing.notes import legend_of_notes, make_room, note_over
-from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last
+from dynamics.plots.drawing.notes import note_over, notes_of
+from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import INK, ArmStyle, arm_role, arm_styles
 
@@ -76,10 +76,7 @@ def rebound(
         For an unknown arm, moving buckets, or if the number of axes is not that of the buckets.
     """
     curves, left_out = _chosen(data, arms, buckets, split)
-    plot = in_panels(lambda found: _draw(curves, found, left_out), len(curves[0].labels), ax, axes, "buckets")
-    if ax is None and axes is None:
-        make_room(plot.figure)
-    return plot
+    return in_panels(lambda found: _draw(curves, found, left_out), len(curves[0].labels), ax, axes, "buckets")
 
 
 def as_rises(
@@ -177,7 +174,7 @@ def _draw(curves: Sequence[RiseCurve], axes: Sequence[Axes], left_out: Sequence[
     if named:
         note_over(axes, notes)
     else:
-        legend_of_notes(axes, handles, notes)
+        legend_over(axes, handles, title=notes_of(axes, notes), handlelength=2.8)
     return list(axes)
 
 

@@ -23,11 +23,12 @@ from dynamics.plots.drawing.labels import (
     label_line_ends,
     wrap_name,
 )
+from dynamics.plots.drawing.legends import legend_over_title
 from dynamics.plots.drawing.lines import END_SIZE, draw_divergence
-from dynamics.plots.drawing.notes import legend_of_notes, note_over
-from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, panel_axes
+from dynamics.plots.drawing.notes import note_over, notes_of
+from dynamics.plots.drawing.panels import given, in_panels, is_first, is_last, legend_over, panel_axes
 from dynamics.plots.drawing.plot import Plot
-from dynamics.plots.drawing.style import INK, NOTE_SIZE, Style, bucket_colors
+from dynamics.plots.drawing.style import INK, Style, bucket_colors
 
 Dynamics = Source | Iterable[Source] | BucketDynamics | Sequence[BucketDynamics]
 
@@ -200,15 +201,6 @@ def _legend(axes: Sequence[Axes], labels: Sequence[str], colors: Sequence[Any], 
         for k, (label, color) in enumerate(zip(labels, colors, strict=True))
     ]
     if len(axes) > 1:
-        legend_of_notes(axes, handles, notes)
-        return
-    axes[0].legend(
-        handles=handles,
-        title="\n".join(notes),
-        title_fontsize=NOTE_SIZE,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.08),
-        ncols=2,
-        handlelength=2.8,
-        columnspacing=1.0,
-    )
+        legend_over(axes, handles, title=notes_of(axes, notes), handlelength=2.8)
+    else:
+        legend_over_title(axes[0], handles, title="\n".join(notes))

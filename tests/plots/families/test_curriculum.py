@@ -163,7 +163,7 @@ def test_outcomes() -> None:
 
 def test_an_outcome_that_is_nan_says_so() -> None:
     ax = outcomes([SUMMARY, replace(SUMMARY, arm="b", final=float("nan"))]).ax
-    assert [text.get_text() for text in ax.texts] == ["NaN"]
+    assert [text.get_text() for text in ax.texts] == ["diverged"]
 
 
 def test_rows_hold_both_halves(study: Study) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from dynamics.analysis.estimands.entropy_distributions import EntropyDistribution
 from dynamics.errors import InputError
+from dynamics.plots.drawing.plot import root_figure
 from dynamics.plots.families.distributions import as_distributions, distribution_rows, entropy_distribution
 from dynamics.records.reader import Run, Study
 
@@ -41,8 +42,7 @@ def test_reference_dropped_part_and_the_epochs_own_entropy() -> None:
     (pool,) = ax.lines
     assert np.asarray(pool.get_xdata()).tolist() == [0.1, 1.2]
     assert [text.get_text() for text in ax.texts] == ["pool: 50 %"]
-    legend = ax.get_legend()
-    assert legend is not None
+    (legend,) = root_figure(ax).legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["reference entropy", "dropped in epoch 1", "entropy in epoch 1"]
 

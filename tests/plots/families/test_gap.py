@@ -42,7 +42,8 @@ def test_runs_and_one_epoch(study: Study, started_run: Run) -> None:
     legend = ax.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["baseline-0", "random-1"]
-    assert legend.get_title().get_text() == "band: 95 % over documents"
+    note = legend.get_title().get_text().replace("\n", " ")
+    assert note == "large marker: best epoch on validation; band: 95 % over documents"
     (ax,) = gap(started_run).axes
     assert len(ax.containers) == 1
 

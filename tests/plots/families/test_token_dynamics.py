@@ -45,13 +45,12 @@ def test_train_is_dashed_validation_solid_and_buckets_have_colours() -> None:
     ]
     assert len(ax.collections) == 4  # a band each
     assert ax.get_ylabel() == "Loss (nats per token)"
-    # What a line is stands at its end, in its colour, and the best epochs on validation have markers.
-    assert [(text.get_text(), text.get_color()) for text in ax.texts[:4]] == [
-        ("low, validation", LOW_COLOR),
-        ("low, training", LOW_COLOR),
-        ("high, validation", HIGH_COLOR),
-        ("high, training", HIGH_COLOR),
-    ]
+    # What a line is stands at its end, and the best epochs on validation have markers.
+    words = [text.get_text() for text in ax.texts[:4]]
+    assert words == ["low, validation", "low, training", "high, validation", "high, training"]
+    # Letters are thinner than lines, and may be darker.
+    inks = [text.get_color() for text in ax.texts[:4]]
+    assert inks[0] == inks[1] != inks[2] == inks[3]
     assert [line.get_markevery() for line in ax.lines] == [[], [1], [], [0]]
     assert ax.get_legend() is None and ax.get_title() == "a"
     assert ax.texts[4].get_text().replace("\n", "; ") == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.pages import PAGES, ROOT, anchors, links, named
@@ -76,3 +77,24 @@ def test_the_messages_of_the_index_are_those_of_the_library() -> None:
     sources = "\n".join(path.read_text() for path in (ROOT / "dynamics").rglob("*.py"))
     joined = re.sub(r'"\s*\n\s*f?"', "", sources)
     assert len(said) >= 7 and [part for part in said if part not in joined] == []
+
+
+def test_the_reference_has_every_public_face() -> None:
+    """Sphinx takes the public names from each face; so a face that is named here is in the reference whole."""
+    import dynamics
+
+    faces = {"dynamics"} | {
+        f"dynamics.{name}" for name in dynamics.__all__ if isinstance(getattr(dynamics, name), ModuleType)
+    }
+    pages = [path.read_text() for path in (ROOT / "docs" / "api").glob("*.rst")]
+    found = re.findall(r"^\.\. automodule:: (\S+)\n +:members:$", "\n".join(pages), re.M)
+    assert sorted(found) == sorted(faces) and len(faces) >= 4
+
+
+def test_the_index_names_every_command() -> None:
+    from typer.main import get_command
+
+    from dynamics.cli import app
+
+    text = (ROOT / "docs" / "index.md").read_text()
+    assert [name for name in get_command(app).commands if f"| `dynamics {name} " not in text] == []  # type: ignore[attr-defined]

@@ -165,7 +165,9 @@ def parsed(words: list[str]) -> None:
 
 
 def quick_lines() -> list[str]:
-    found = [words for page in WITH_SHELL for block in blocks(page) if block.language == "sh" for words in commands(block)]
+    found = [
+        words for page in WITH_SHELL for block in blocks(page) if block.language == "sh" for words in commands(block)
+    ]
     quick = [
         words
         for words in found

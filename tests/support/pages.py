@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 #: Pages that a reader starts from, and the handbook.
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _FENCE = re.compile(
-    r"^(?P<indent> *)(?P<fence>```+)(?P<language>[\w-]*)[ ]*(?P<info>[^\n]*)\n(?P<code>.*?)^ *(?P=fence) *$", re.M | re.S
+    r"^(?P<indent> *)(?P<fence>```+)(?P<language>[\w-]*)[ ]*(?P<info>[^\n]*)\n(?P<code>.*?)^ *(?P=fence) *$",
+    re.M | re.S,
 )
 _REFERENCE = re.compile(r"^\[[^\]\n]+\]: (\S+)$", re.M)
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\((?P<target>[^()\s]+(?:\([^()]*\))?)\)")

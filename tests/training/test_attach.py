@@ -256,7 +256,7 @@ def test_resuming_goes_on_with_the_run_and_its_ranks(tmp_path, kind, record):
         assert np.array_equal(run.records("train").loss(3), before, equal_nan=True)
     else:
         assert not list((tmp_path / "out").rglob("*.tmp"))
-    with pytest.raises(InputError, match="other examples than"):
+    with pytest.raises(InputError, match="different examples"):
         make(examples(8, seed=5)).train(resume_from_checkpoint=checkpoint)
 
 

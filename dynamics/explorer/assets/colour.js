@@ -95,4 +95,4 @@ function swatch(label, color) {
   return one;
 }
 
-const signed = (x) => (x > 0 ? "+" : x < 0 ? "\u2212" : "") + Math.abs(x).toFixed(1);
+const signed = (x, digits = 1) => (x > 0 ? "+" : x < 0 ? "\u2212" : "") + Math.abs(x).toFixed(digits);

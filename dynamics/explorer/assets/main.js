@@ -27,6 +27,8 @@ async function render() {
     $(`panel-${name}`).hidden = !here;
   }
   drawLegend($("legend"), scaleOf(state.value, isDifference()));
+  // Only training tokens are dropped.
+  $("hide-label").hidden = state.split !== "train" || !meta.pools.some(Boolean);
   drawOverview();
   await showPassage(state.p);
   setEpoch(state.e);
@@ -67,7 +69,6 @@ function setUp() {
   fillSelect("value", Object.entries(VALUES).map(([key, { title }]) => [key, title]));
   fillSelect("runs", meta.runs.length > 1 ? [["a", names[0]], ["b", names[1]], ["side", "side by side"], ["difference", "difference"]] : [["a", names[0]]]);
   $("runs-label").hidden = meta.runs.length < 2;
-  $("hide-label").hidden = !meta.pools.some(Boolean);
   fillSelect("hide", [["", "no epoch"], ["now", "the epoch shown"], ...meta.epochs.filter((e) => e > 0).map((e) => [e, `epoch ${e}`])]);
   fillSelect("split", meta.splits.filter((s) => meta.passages.some((p) => meta.splits[p.split] === s)).map((s) => [s, s]));
   fillSelect("sort", Object.entries(PASSAGE_SORTS).map(([key, [title]]) => [key, title]));

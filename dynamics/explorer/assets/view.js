@@ -173,8 +173,6 @@ function inspect(i) {
     given.textContent = value;
     facts.append(term, given);
   };
-  fact("place", `sequence ${head.sequence[i]}, position ${head.position[i]}, token id ${head.tokenId[i]}`);
-  if (meta.runs.length > 1) fact("runs", meta.runs.map((run) => run.name).join(" | "));
   if (head.predicted[i]) {
     fact(`loss, epoch ${epoch}`, `${each((r) => nats(decode[body[r].loss(e)[i]]))} nats`);
     fact(`entropy, epoch ${epoch}`, `${each((r) => nats(decode[body[r].entropy(e)[i]]))} nats`);
@@ -189,6 +187,7 @@ function inspect(i) {
     fact("may be dropped", each((r) => mayBeDropped(head, r, i)));
     fact("dropped in", each((r) => droppedEpochs(body[r], i).map((k) => meta.epochs[k]).join(", ") || "no epoch"));
   } else fact("value", "none: nothing is predicted here (the first of a text, or a token without a label)");
+  fact("place", `sequence ${head.sequence[i]}, position ${head.position[i]}, token id ${head.tokenId[i]}`);
   rest.append(facts);
   if (head.predicted[i]) {
     const more = document.createElement("details"), summary = document.createElement("summary");

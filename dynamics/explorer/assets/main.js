@@ -144,7 +144,7 @@ function setUp() {
 /** Return a run's name, with its colour, and with its letter where there are two. */
 function nameOfRun(r) {
   const { name } = meta.runs[r], letter = meta.runs.length > 1 ? `${"AB"[r]} ` : "", note = divergenceOf(r);
-  return node("span", "run-name", node("i", `key ${lookOf(r)}`), node("b", "", letter), name, note ? ` (${note})` : "");
+  return node("span", "run-name", node("i", `key ${lookOf(r)}`), node("span", "letter", letter), name, note ? ` (${note})` : "");
 }
 
 function go(p) {

@@ -7,6 +7,7 @@ const DEFAULTS = {
 };
 const state = { ...DEFAULTS, p: 0, e: 0, opening: false };
 let mostRebounded = 0; // the run whose first split rebounded most
+let openingEpoch = 0; // its place among the epochs
 let writing = null;
 // A page inside another, as in a notebook, has no address of its own to write to.
 const inline = window.self !== window.top;
@@ -21,7 +22,7 @@ function openingDefaults() {
   const last = e < 0 ? meta.epochs.length - 1 : e;
   const rises = curves.map((curve, r) => riseOf(r, curve, last) || 0);
   mostRebounded = rises.indexOf(Math.max(...rises));
-  DEFAULTS.epoch = meta.epochs[last];
+  openingEpoch = last;
   DEFAULTS.value = Math.max(...rises) > 0 ? "change" : "loss";
   DEFAULTS.runs = meta.runs.length > 1 ? "side" : "a";
   DEFAULTS.sort = meta.passages.some((p) => p.runs[mostRebounded].rebound > 0) ? "rebound" : "place";
@@ -85,8 +86,8 @@ function readAddress(hash = location.hash) {
   given.opening = p < 0 && !query.has("at");
   if (p < 0) p = openingPassage(given.split);
   Object.assign(given, place(p));
-  const e = query.has("epoch") ? meta.epochs.indexOf(Number(given.epoch)) : -1;
-  given.e = e < 0 ? meta.epochs.indexOf(DEFAULTS.epoch) : e;
+  const e = meta.epochs.indexOf(Number(given.epoch));
+  given.e = e < 0 ? openingEpoch : e;
   given.epoch = meta.epochs[given.e];
   given.p = p;
   Object.assign(state, given);

@@ -78,7 +78,7 @@ async function showPassage(p) {
 /** Show the token of the address; or the one to open on; or else the first hit of the search. */
 function showChosen() {
   const opens = state.opening ? openingToken(shown.head) : -1;
-  if (opens >= 0) setState({ at: addressOf(shown.head, opens) });
+  if (opens >= 0) state.at = addressOf(shown.head, opens);
   const chosen = chosenToken();
   // Opening must not scroll the page away from its beginning.
   look(chosen, { scroll: chosen >= 0 && !(state.opening && isNarrow.matches) });

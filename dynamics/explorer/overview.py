@@ -17,7 +17,6 @@ from dynamics.analysis.tokens.buckets import Buckets
 from dynamics.explorer.split_tokens import SplitTokens
 from dynamics.records.reader import Run
 
-
 # Words in an arm's name that tell its role, the first that fits; as `dynamics.plots` reads names.
 _ROLES = {
     "inverse": re.compile("inverse"),

@@ -146,7 +146,7 @@ def test_hovering_shows_the_recorded_values(visit, pages, two_runs, decode):
                         "yes, by entrodrop" if low else "no: not in the pool of entrodrop"
                     )
                 else:
-                    assert said["may be dropped"] == "no: validation text never is"
+                    assert said["may be dropped"] == "no: only training text is"
                 # Every epoch, in the table below the curve.
                 rows = tab.evaluate(
                     "() => [...document.querySelectorAll('#token tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
@@ -553,6 +553,18 @@ def test_no_serious_violation_of_accessibility(visit, pages, page, address, cont
             if one["impact"] in ("serious", "critical")
         ]
         assert serious == []
+
+
+def test_the_help_sheet_is_accessible(visit, pages):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for scheme in ("light", "dark"):
+        with visit(pages["one"], color_scheme=scheme) as tab:
+            tab.click("#keys")
+            assert tab.evaluate("document.activeElement.closest('dialog') !== null")
+            found = axe.run(tab).response["violations"]
+            assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+            tab.click("#help-close")
+            assert tab.evaluate("document.activeElement.id") == "keys"
 
 
 def test_inline_in_a_notebook(browser, visit, two_runs, tmp_path):

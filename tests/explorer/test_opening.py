@@ -123,6 +123,9 @@ def test_beside_a_diverged_run_the_other_is_shown_to_its_end(visit, saved):
         assert tab.locator("#passage-title").text_content() == f"validation document {document}"
         titles = tab.locator("#text h3").all_text_contents()
         assert ["diverged" in title for title in titles] == [True, False]
+        # A passage without a value is in the list all the same.
+        tab.select_option("#runs", "a")
+        assert tab.locator("#passages a").count() == 6 and tab.locator("#passages b").first.text_content() == ""
 
 
 def test_a_run_without_validation_opens_on_its_training_text(visit, saved):
@@ -253,7 +256,12 @@ def test_best_epochs_are_marked(visit, saved):
 
 def test_values_are_shown_where_the_pointer_is(visit, saved):
     (run,), path = saved(rebounding(2))
-    means = [np.nanmean(np.where(run.records("validation").predicted, run.records("validation").loss(e), np.nan), dtype=float) for e in range(5)]
+    means = [
+        np.nanmean(
+            np.where(run.records("validation").predicted, run.records("validation").loss(e), np.nan), dtype=float
+        )
+        for e in range(5)
+    ]
     with visit(path) as tab:
         spark = tab.locator("#sparks figure").first
         assert f"{means[4]:.2f}" in spark.text_content() and f"+{means[4] - means[2]:.2f}" in spark.text_content()

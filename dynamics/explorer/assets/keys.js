@@ -31,8 +31,8 @@ function listenToKeys() {
   $("help-close").addEventListener("click", () => $("help").close());
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
-    const target = event.target, isSearch = target === searchField();
-    const isResult = target.closest?.("nav ol") !== null && target.matches("a");
+    const { target } = event, isSearch = target === searchField();
+    const isResult = target.matches?.("nav ol a");
     const typing = target.matches?.("input:not([type=range]), select, textarea");
     if ((isSearch || isResult) && (event.key === "ArrowDown" || event.key === "ArrowUp")) moveInResults(event.key === "ArrowDown" ? 1 : -1);
     else if (event.key === "Escape" && isSearch) focusText();

@@ -28,8 +28,9 @@ function foundPassages() {
   let found = meta.passages.map((_, p) => p).filter((p) => meta.passages[p].split === split);
   if (pattern) found = found.filter((p) => heads[p] && passageText(heads[p]).search(pattern) >= 0);
   if (state.sort !== "place") {
-    found = found.filter((p) => !Number.isNaN(sortValue(p)) && !(state.least !== "" && sortValue(p) < Number(state.least)));
-    found.sort((p, q) => sortValue(q) - sortValue(p));
+    if (state.least !== "") found = found.filter((p) => sortValue(p) >= Number(state.least));
+    const order = (p) => (Number.isNaN(sortValue(p)) ? -Infinity : sortValue(p)); // those without a value come last
+    found.sort((p, q) => order(q) - order(p) || p - q);
   }
   return found;
 }
@@ -42,7 +43,7 @@ function listPassages() {
   $("least").disabled = byPlace;
   $("passages-count").textContent = `${found.length.toLocaleString("en")} passage${found.length === 1 ? "" : "s"}${byPlace ? "" : sortedBy()}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${left}${unread}`;
   replaceItems($("passages"), found.slice(0, LISTED).map((p) => {
-    const item = link({ ...place(p), at: "" }, passageName(p), snippet(p, pattern), byPlace ? "" : `${sortValue(p).toFixed(2)} ${PASSAGE_SORTS[state.sort][1]}`);
+    const item = link({ ...place(p), at: "" }, passageName(p), snippet(p, pattern), byPlace || Number.isNaN(sortValue(p)) ? "" : `${sortValue(p).toFixed(2)} ${PASSAGE_SORTS[state.sort][1]}`);
     if (p === state.p) item.firstChild.setAttribute("aria-current", "true");
     return item;
   }));

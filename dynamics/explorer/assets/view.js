@@ -184,7 +184,7 @@ function inspect(i) {
     fact("rebound", `${each((r) => nats(decode[head.runs[r].rebound[i]]))} nats`);
     fact("first learned", each((r) => (head.runs[r].firstLearned[i] === NEVER ? "never" : `epoch ${meta.epochs[head.runs[r].firstLearned[i]]}`)));
     fact("forgotten", each((r) => `${head.runs[r].forgetting[i]} times`));
-    fact("may be dropped", each((r) => mayBeDropped(head, r, i)));
+    fact("may be dropped", [...new Set(meta.runs.map((_, r) => mayBeDropped(head, r, i)))].join(" | "));
     fact("dropped in", each((r) => droppedEpochs(body[r], i).map((k) => meta.epochs[k]).join(", ") || "no epoch"));
   } else fact("value", "none: nothing is predicted here (the first of a text, or a token without a label)");
   fact("place", `sequence ${head.sequence[i]}, position ${head.position[i]}, token id ${head.tokenId[i]}`);
@@ -203,7 +203,7 @@ function inspect(i) {
 
 function mayBeDropped(head, r, i) {
   const pool = meta.pools[r];
-  if (meta.splits[meta.passages[shown.p].split] !== "train") return "no: validation text never is";
+  if (meta.splits[meta.passages[shown.p].split] !== "train") return "no: only training text is";
   if (!pool) return "no: the recipe has no token dropout";
   const code = head.runs[r].mayDrop[i];
   return code === BY_EPOCH ? `by ${pool}, where its epoch's ranks say so` : code ? `yes, by ${pool}` : `no: not in the pool of ${pool}`;

@@ -43,7 +43,9 @@ function drawSpark(element, name, curves) {
   moveHover(-1);
   const caption = document.createElement("figcaption");
   const tell = (e, pointed) => {
-    caption.replaceChildren(node("span", "", pointed ? `${name}, epoch ${meta.epochs[e]}` : name),
+    // The epoch that is pointed at stands over the name, which keeps its width, so that nothing moves.
+    const title = pointed ? node("span", "curve-name pointed", name, node("i", "", `epoch ${meta.epochs[e]}`)) : node("span", "curve-name", name);
+    caption.replaceChildren(title,
       ...curves.map((curve, r) => { const [value, rise] = written(curve, r, e); return node("span", `value ${lookOf(r)}`, node("b", "", value), " ", rise); }));
   };
   root.showNow = (e) => {

@@ -17,25 +17,18 @@ from dynamics.explorer.build import build_page
 from dynamics.records.reader import Run
 
 HERE = Path(__file__).parent
-# Of each picture: arms, the page's address, what is pressed then, the height, and what is scrolled to the top.
+# For each picture: arms, the page's address, what is pressed then, and the height of the window.
 SHOTS = {
     # One run: the token that rebounded most.
-    "explorer-light": (("baseline",), "tab=tokens&tsort=rebound", "#tokens li:first-child a", 1000, "body"),
-    # Two runs side by side, in the passage that rebounded most.
-    "explorer-comparison": (
-        ("baseline", "entrodrop"),
-        "value=change&runs=side&sort=rebound&split=validation",
-        "#passages li:first-child a",
-        900,
-        "#numbers",
-    ),
-    # Training text in dark: what was dropped in epoch 5 is hidden, and a token is looked at that was in other epochs.
+    "explorer-light": (("baseline",), "tab=tokens", "#tokens li:first-child a", 900),
+    # Two runs, as the page opens.
+    "explorer-comparison": (("baseline", "entrodrop"), "", None, 800),
+    # Training text in dark: what was dropped in epoch 5 is hidden. The token that is shown was dropped in other epochs.
     "explorer-dark": (
         ("entrodrop",),
         "value=change&hide=now&epoch=5&split=train&doc={document}",
         "#text .tokens span:nth-child({token})",
-        1000,
-        "body",
+        900,
     ),
 }
 
@@ -45,7 +38,7 @@ def main() -> None:
     study = load_example()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, (arms, address, press, height, top) in SHOTS.items():
+        for name, (arms, address, press, height) in SHOTS.items():
             runs = [study.run(arm, 0) for arm in arms]
             file = Path(folder) / f"{name}.html"
             build_page(runs).save(file)
@@ -54,10 +47,10 @@ def main() -> None:
             document, token = longest(runs[0])
             page.goto(f"{file.as_uri()}#{address.format(document=document)}")
             page.wait_for_selector("html[data-complete]")
-            page.click(press.format(token=token))
-            if not page.query_selector("#token dl"):
-                page.click("#text .tokens span:nth-child(40)")
-            page.eval_on_selector(top, "element => element.scrollIntoView()")
+            if press:
+                page.click(press.format(token=token))
+            page.wait_for_selector("#token dl")
+            page.mouse.move(1, 1)
             page.screenshot(path=HERE / f"{name}.png")
             page.close()
         browser.close()

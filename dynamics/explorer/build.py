@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import html
 import json
 import math
@@ -17,15 +16,16 @@ from dynamics.analysis.intervals.over_documents import FEW_DOCUMENTS
 from dynamics.analysis.tokens.buckets import Buckets, make_buckets
 from dynamics.analysis.tokens.trajectories import CLASSES
 from dynamics.errors import InputError
-from dynamics.explorer.overview import curves_of, labels_of, recipe_text
+from dynamics.explorer.overview import curves_of, labels_of, looks_of, recipe_text
 from dynamics.explorer.page import fill
 from dynamics.explorer.passage_encoder import Candidates, PassageEncoder
 from dynamics.explorer.passages import reading_order
 from dynamics.explorer.payload import packed
 from dynamics.explorer.quantise import Scale
+from dynamics.explorer.saving import save_page
 from dynamics.explorer.split_tokens import SplitTokens
 from dynamics.records.reader import Run, common_epochs, require_same_tokens
-from dynamics.records.schema import atomic_write_bytes, in_split_order
+from dynamics.records.schema import in_split_order
 
 BUDGET = 20_000_000
 # One byte holds an epoch's place.
@@ -63,22 +63,24 @@ class Page:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all.
+        """Write the page, whole or not at all, over nothing but an explorer page.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new file, or an explorer page, which is replaced. Folders that are missing are made.
+
+        Returns
+        -------
+        Path
+            `path`.
 
         Raises
         ------
         InputError
-            If it cannot be written there; OSError if the disk is full.
+            If something else is there, or the file cannot be written; OSError if the disk is full.
         """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_bytes(path, self.html.encode("utf-8"))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(f"{path} cannot be written: {error.strerror}; name another place") from error
-        return path
+        return save_page(path, self.html)
 
 
 def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: int = 2, seed: int = 0) -> Page:
@@ -122,8 +124,10 @@ def build_page(runs: Run | Sequence[Run], *, budget: float = BUDGET, buckets: in
 
     meta: dict[str, Any] = {
         "runs": [
-            {"name": name, "recipe": recipe_text(run), **curves}
-            for name, run, curves in zip(labels_of(runs), runs, curves_of(splits, frozen), strict=True)
+            {"name": name, "look": look, "recipe": recipe_text(run), **curves}
+            for name, look, run, curves in zip(
+                labels_of(runs), looks_of(runs), runs, curves_of(splits, frozen), strict=True
+            )
         ],
         "epochs": epochs,
         "splits": [split.split for split in splits],

@@ -1,7 +1,8 @@
-"""What stands above the text: names, curves with intervals, recipes."""
+"""What stands above the text: names and colours of runs, curves with intervals, recipes."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,41 @@ from dynamics.analysis.sums.document_sums import document_sums
 from dynamics.analysis.tokens.buckets import Buckets
 from dynamics.explorer.split_tokens import SplitTokens
 from dynamics.records.reader import Run
+
+# Words in an arm's name that tell its role, the first that fits; as `dynamics.plots` reads names.
+_ROLES = {
+    "inverse": re.compile("inverse"),
+    "random": re.compile("random"),
+    "entrodrop": re.compile("entrodrop"),
+    "baseline": re.compile(r"(^|[_./+])(baseline|none|control)($|[_./+])"),
+}
+
+
+def looks_of(runs: Sequence[Run]) -> list[str]:
+    """Return the look of each run, as the page's style names it: its arm's role, or ``other-1`` and ``other-2``.
+
+    Roles have the colours that they have in figures. Of two runs of one role, the second has a further colour.
+    """
+    names = [arm_of(run).lower() for run in runs]
+    looks: dict[int, str] = {}
+    for exact in (True, False):
+        for i, name in enumerate(names):
+            role = _role_of(name)
+            if role and i not in looks and role not in looks.values() and (not exact or name == role):
+                looks[i] = role
+    others = [i for i in range(len(runs)) if i not in looks]
+    looks |= {i: f"other-{place}" for place, i in enumerate(others, start=1)}
+    return [looks[i] for i in range(len(runs))]
+
+
+def arm_of(run: Run) -> str:
+    """Return the arm of a study's run; of another run, its name."""
+    return run.path.parent.name if run.path.name.startswith("seed-") else run.name
+
+
+def _role_of(name: str) -> str | None:
+    words = name.replace("-", "_")
+    return next((role for role, pattern in _ROLES.items() if pattern.search(words)), None)
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from dynamics.explorer.payload import packed
 
-_SCRIPTS = ("data", "text", "colour", "charts", "view", "lists", "main")
+_SCRIPTS = ("data", "text", "colour", "charts", "overview", "view", "lists", "state", "keys", "main")
 
 
 def fill(meta: str, chunks: str) -> str:

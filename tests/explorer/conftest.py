@@ -1,11 +1,15 @@
-"""An independent reader of pages, from the words in dynamics/explorer/payload.py; and small runs."""
+"""An independent reader of pages, from the words in dynamics/explorer/payload.py; small runs; and a browser."""
 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
+import os
 import re
+import shutil
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,12 @@ from support.synthetic import make_run
 
 from dynamics.records.reader import Run, open_run
 
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+COMPLETE = "html[data-complete]"
 FATES = ("may_drop", "rebound", "gap", "first_learned", "forgetting", "kind")
 
 
@@ -128,3 +138,49 @@ def noisy(epoch: int, split: str, entropy: np.ndarray, rng: np.random.Generator)
 @pytest.fixture
 def run_path(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    missing = None
+    if CHROMIUM is None:
+        missing = "no chromium on this system: install its package to test the explorer in a browser"
+    elif importlib.util.find_spec("playwright") is None:
+        missing = "no playwright in this environment: install it to test the explorer in a browser"
+    if missing and os.environ.get("DYNAMICS_BROWSER") == "required":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    from playwright import sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file at an address in it; at the end no request but for the file, no message, no error, no dialogue."""
+
+    @contextmanager
+    def opened(path, address="", *, wait=COMPLETE, **context):
+        seen, requests = [], []
+        with_options = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **context})
+        tab = with_options.new_page()
+        tab.on("console", lambda message: seen.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: seen.append(f"error: {error}"))
+        tab.on("dialog", lambda dialog: (seen.append(f"dialogue: {dialog.message}"), dialog.dismiss()))
+        tab.on("popup", lambda popup: seen.append("a window opened"))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(f"{path.as_uri()}{address}")
+        if wait:
+            tab.wait_for_selector(wait, timeout=20_000)
+        try:
+            yield tab
+            assert seen == []
+            assert [url.split("#")[0] for url in requests] == [path.as_uri()]
+        finally:
+            with_options.close()
+
+    return opened

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,58 +12,7 @@ from support.tiny import run_tiny
 from dynamics.explorer.build import build_page
 from dynamics.records.reader import open_run
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-READY, COMPLETE = "html[data-ready]", "html[data-complete]"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    missing = None
-    if CHROMIUM is None:
-        missing = "no chromium on this system: install its package to test the explorer in a browser"
-    elif importlib.util.find_spec("playwright") is None:
-        missing = "no playwright in this environment: install it to test the explorer in a browser"
-    if missing and os.environ.get("DYNAMICS_BROWSER") == "required":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    from playwright import sync_api
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Open a file at an address in it; at the end no request but for the file, no message, no error, no dialogue."""
-
-    @contextmanager
-    def opened(path, address="", *, wait=COMPLETE, **context):
-        seen, requests = [], []
-        with_options = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **context})
-        tab = with_options.new_page()
-        tab.on("console", lambda message: seen.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        tab.on("dialog", lambda dialog: (seen.append(f"dialogue: {dialog.message}"), dialog.dismiss()))
-        tab.on("popup", lambda popup: seen.append("a window opened"))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(f"{path.as_uri()}{address}")
-        if wait:
-            tab.wait_for_selector(wait, timeout=20_000)
-        try:
-            yield tab
-            assert seen == []
-            assert [url.split("#")[0] for url in requests] == [path.as_uri()]
-        finally:
-            with_options.close()
-
-    return opened
+COMPLETE = "html[data-complete]"
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +79,8 @@ def test_it_opens_without_a_request_or_a_message(visit, pages):
     with visit(pages["two"]) as tab:
         assert tab.title() == "baseline/seed-0 and entrodrop/seed-0: token explorer"
         assert tab.locator("#problem").is_hidden()
-        assert tab.locator("#overview svg").count() == 2
+        assert tab.locator("#sparks svg").count() == 4  # two splits, two buckets
+        assert tab.locator("#curves svg").count() == 2
 
 
 def test_the_policy_keeps_the_page_from_the_network(visit, pages):
@@ -150,7 +96,7 @@ def test_the_policy_keeps_the_page_from_the_network(visit, pages):
 
 def test_the_slider_changes_colours_and_the_address(visit, pages, two_runs):
     run = two_runs[1]
-    with visit(pages["one"]) as tab:
+    with visit(pages["one"], "#doc=0&value=loss") as tab:
         seen = []
         for e in range(5):
             set_epoch(tab, e)
@@ -200,7 +146,7 @@ def test_hovering_shows_the_recorded_values(visit, pages, two_runs, decode):
                         "yes, by entrodrop" if low else "no: not in the pool of entrodrop"
                     )
                 else:
-                    assert said["may be dropped"] == "no: validation text never is"
+                    assert said["may be dropped"] == "no: only training text is"
                 # Every epoch, in the table below the curve.
                 rows = tab.evaluate(
                     "() => [...document.querySelectorAll('#token tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
@@ -213,14 +159,14 @@ def test_hovering_shows_the_recorded_values(visit, pages, two_runs, decode):
 
 def test_search_sort_and_filter_passages(visit, pages, two_runs):
     of = two_runs[1].records("train")
-    with visit(pages["one"], "#split=train") as tab:
+    with visit(pages["one"], "#split=train&doc=0&sort=place") as tab:
         assert len(items(tab, "passages")) == of.n_documents == 12
         tab.fill("#query", "MODULE with")
         expected = [d for d in range(12) if "module with" in of.document_text(d)]
         assert 0 < len(expected) < 12
         assert [
-            int(text.split("train document ")[1].split(of.document_text(d)[:3])[0])
-            for text, d in zip(items(tab, "passages"), expected, strict=True)
+            int(name.removeprefix("train document "))
+            for name in tab.locator("#passages a").evaluate_all("all => all.map((a) => a.firstChild.textContent)")
         ] == expected
         assert tab.locator(".tokens span.found").count() > 0 or 0 not in expected
         tab.fill("#query", "")
@@ -274,7 +220,7 @@ def test_tokens_that_rebounded_most_lead_to_their_places(visit, pages, two_runs)
 
 def test_comparison(visit, pages, two_runs, decode):
     top = decode(pages["two"].read_text()).meta["top"]
-    with visit(pages["two"], "#split=train&runs=side") as tab:
+    with visit(pages["two"], "#split=train&doc=0&runs=side&value=loss") as tab:
         assert tab.locator(".tokens").count() == 2
         assert texts(tab, 0) == texts(tab, 1)
         assert colours(tab, 0) != colours(tab, 1)
@@ -398,7 +344,7 @@ def test_the_count_of_a_class_never_stands_alone(visit, pages, two_runs):
 
 
 def test_a_link_leads_on_from_the_state_of_the_moment(visit, pages):
-    with visit(pages["one"]) as tab:
+    with visit(pages["one"], "#split=train&doc=0&sort=place") as tab:
         set_epoch(tab, 1)
         tab.select_option("#hide", "now")
         tab.locator("#passages a").nth(2).click()
@@ -414,7 +360,7 @@ def test_a_link_leads_on_from_the_state_of_the_moment(visit, pages):
 
 
 def test_the_inspector_forgets_the_token_of_another_passage(visit, pages):
-    with visit(pages["one"]) as tab:
+    with visit(pages["one"], "#doc=0&sort=place") as tab:
         tab.locator(".tokens span").nth(3).click()
         assert tab.locator("#token dl").count() == 1
         tab.locator("#previous").focus()
@@ -452,7 +398,7 @@ def test_labels_of_many_lines_stay_in_their_chart(visit, two_runs, tmp_path):
 def test_the_scale_of_a_difference_is_fixed_too(visit, pages):
     legends = []
     for epoch in (1, 4):
-        with visit(pages["two"], f"#runs=difference&epoch={epoch}") as tab:
+        with visit(pages["two"], f"#runs=difference&value=loss&epoch={epoch}") as tab:
             legends.append(tab.locator("#legend").text_content())
     assert legends[0] == legends[1] and legends[0].startswith("difference of loss")
 
@@ -483,6 +429,7 @@ def test_play_goes_on_by_itself(visit, pages):
 
 def test_a_chart_is_tied_to_the_slider(visit, pages):
     with visit(pages["one"]) as tab:
+        tab.locator("#curves summary").click()
         box = tab.locator("#degradation svg").bounding_box()
         tab.mouse.click(box["x"] + 38 / 460 * box["width"] + 1, box["y"] + box["height"] / 2)
         assert tab.locator("#epoch").input_value() == "0"
@@ -506,7 +453,7 @@ def focused(tab):
 
 
 def test_the_keyboard_reaches_everything(visit, pages):
-    with visit(pages["two"], "#runs=side") as tab:
+    with visit(pages["two"], "#runs=side&split=train&doc=0&sort=place") as tab:
         reached = []
         for _ in range(60):
             tab.keyboard.press("Tab")
@@ -515,17 +462,19 @@ def test_the_keyboard_reaches_everything(visit, pages):
             assert tab.evaluate(at_all)  # it is seen where one is
         wanted = [
             "skip",
+            "keys",
             "theme",
             "share",
+            "sparks",
             "epoch",
             "play",
             "value",
             "runs",
             "hide",
             "tab-passages",
+            "query",
             "split",
             "sort",
-            "query",
             "previous",
             "next",
             "tokens",
@@ -537,7 +486,7 @@ def test_the_keyboard_reaches_everything(visit, pages):
 
 
 def test_keys_in_the_text_and_the_tabs(visit, pages):
-    with visit(pages["one"], "#doc=0&epoch=2") as tab:
+    with visit(pages["one"], "#doc=0&epoch=2&sort=place") as tab:
         tab.focus("#skip")
         tab.keyboard.press("Enter")
         assert focused(tab) == "tokens"
@@ -606,6 +555,18 @@ def test_no_serious_violation_of_accessibility(visit, pages, page, address, cont
         assert serious == []
 
 
+def test_the_help_sheet_is_accessible(visit, pages):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for scheme in ("light", "dark"):
+        with visit(pages["one"], color_scheme=scheme) as tab:
+            tab.click("#keys")
+            assert tab.evaluate("document.activeElement.closest('dialog') !== null")
+            found = axe.run(tab).response["violations"]
+            assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+            tab.click("#help-close")
+            assert tab.evaluate("document.activeElement.id") == "keys"
+
+
 def test_inline_in_a_notebook(browser, visit, two_runs, tmp_path):
     frame = two_runs[1].explore(budget=1)._repr_html_()
     path = tmp_path / "notebook.html"
@@ -619,6 +580,7 @@ def test_inline_in_a_notebook(browser, visit, two_runs, tmp_path):
     inner = tab.frame_locator("iframe")
     inner.locator(COMPLETE).wait_for(state="attached")
     assert inner.locator("#share").is_hidden()
+    inner.locator("#sort").select_option("place")
     inner.locator("#passages a").nth(3).click()
     inner.locator("#passage-title", has_text="document 3").wait_for()
     inner.locator("#tab-tokens").click()

@@ -173,7 +173,7 @@ def counted(n: int) -> str:
     return "1 passage" if n == 1 else f"{n} passages"
 
 
-@pytest.mark.parametrize("budget", [80_000, 90_000, 120_000])
+@pytest.mark.parametrize("budget", [100_000, 110_000, 140_000])
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_page_keeps_its_budget_and_says_what_it_left_out(two_runs, decode, budget, n):
     page = build_page(two_runs[:n], budget=budget)
@@ -222,7 +222,7 @@ def test_most_rebounding_are_in_and_others_too(tmp_path, decode):
     rise = curves[-1] - curves.min(axis=0)
     by_document = [np.nanmean(rise[of.document_id == d]) for d in range(of.n_documents)]
     order = np.argsort(by_document)[::-1].tolist()
-    decoded = decode(build_page(run, budget=90_000).html)
+    decoded = decode(build_page(run, budget=110_000).html)
     most = [p.entry["document"] for p in decoded.of("validation") if p.entry["why"] == "rebound"]
     random = [p.entry["document"] for p in decoded.of("validation") if p.entry["why"] == "random"]
     assert len(most) >= 3 and random
@@ -463,8 +463,8 @@ def test_more_buckets(two_runs, decode):
 
 
 def test_the_same_bytes_again(two_runs):
-    assert build_page(two_runs, budget=90_000).html == build_page(two_runs, budget=90_000).html
-    assert build_page(two_runs[0], budget=75_000, seed=0).html != build_page(two_runs[0], budget=75_000, seed=1).html
+    assert build_page(two_runs, budget=110_000).html == build_page(two_runs, budget=110_000).html
+    assert build_page(two_runs[0], budget=95_000, seed=0).html != build_page(two_runs[0], budget=95_000, seed=1).html
 
 
 def test_a_cut_epoch_is_told(tmp_path, decode):

@@ -7,6 +7,8 @@ import hashlib
 import html as entities
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from support.synthetic import make_run
 
 from dynamics.errors import InputError
 from dynamics.explorer.build import build_page
-from dynamics.explorer.overview import labels_of, recipe_text
+from dynamics.explorer.overview import labels_of, looks_of, recipe_text
 from dynamics.records.reader import open_run
 
 ALLOWED = {"text/plain", None}
@@ -173,3 +175,59 @@ def test_a_page_of_floats_32(tmp_path, decode):
     first = decoded.of("train")[0]
     at = first.columns["sequence"], first.columns["position"]
     assert np.nanmax(np.abs(first.loss[0][1] - of.loss(1)[at])) < 0.03
+
+
+def look(name):
+    """Return a run's stand-in: where it lies and what it is called are all that its look depends on."""
+    return SimpleNamespace(path=Path("runs") / name / "seed-0", name="other")
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (["baseline", "entrodrop"], ["baseline", "entrodrop"]),
+        (["no_drop/baseline", "random-0.5"], ["baseline", "random"]),
+        (["inverse_entrodrop", "Random_EntroDrop"], ["inverse", "random"]),
+        (["entrodrop-ratio-0.3", "entrodrop"], ["other-1", "entrodrop"]),
+        (["baseline", "baseline"], ["baseline", "other-1"]),
+        (["gamma", "delta"], ["other-1", "other-2"]),
+        (["baselines"], ["other-1"]),
+    ],
+)
+def test_runs_have_the_colours_of_their_arms(arms, expected):
+    assert looks_of([look(arm) for arm in arms]) == expected
+
+
+def test_colours_are_those_of_figures(page):
+    """The page's style has its own copy, since figures load matplotlib; the copy must agree."""
+    from dynamics.plots.style import arm_styles
+
+    for arms in (["baseline", "entrodrop"], ["random", "inverse"], ["gamma", "delta"]):
+        for arm, name in zip(arms, looks_of([look(arm) for arm in arms]), strict=True):
+            (colour,) = re.findall(rf"^\.look-{name} {{ --run: (#\w+);", page.html, re.MULTILINE)
+            assert colour.upper() == arm_styles(arms)[arm].color
+
+
+def contrast(one, other):
+    """Return the contrast of two colours by WCAG 2.2, from 1 to 21."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_names_and_lines_can_be_seen_in_both_themes(page):
+    for theme, start in (("light", ":root {"), ("dark", ":root.dark {")):
+        paper, card = re.search(
+            rf"^{re.escape(start)}.*?--paper: (#\w+); --card: (#\w+)", page.html, re.MULTILINE | re.DOTALL
+        ).groups()
+        prefix = r"\.dark " if theme == "dark" else "^"
+        looks = re.findall(prefix + r"\.look-[\w-]+ { --run: (#\w+); --name: (#\w+); }", page.html, re.MULTILINE)
+        assert len(looks) == 6
+        for line, name in looks:
+            assert contrast(name, paper) > 4.5 and contrast(name, card) > 4.5, (theme, name)
+            assert contrast(line, paper) > 2.2, (theme, line)  # sky blue and pink are the palest of figures

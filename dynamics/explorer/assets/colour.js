@@ -4,8 +4,8 @@ const VALUES = {
   loss: { title: "loss", kind: "sequential" },
   entropy: { title: "entropy", kind: "sequential" },
   reference: { title: "reference entropy", kind: "sequential", span: "entropy" },
-  change: { title: "change of loss since the best epoch", kind: "diverging" },
-  gap: { title: "gap to the reference (loss minus reference loss)", kind: "diverging" },
+  change: { title: "change since the best epoch", kind: "diverging" },
+  gap: { title: "gap to the reference loss", kind: "diverging" },
   overconfidence: { title: "overconfidence (loss minus entropy)", kind: "diverging" },
   class: { title: "trajectory class", kind: "classes" },
 };
@@ -68,7 +68,7 @@ function colourOf(x, scale) {
 
 function drawLegend(element, scale) {
   element.replaceChildren();
-  element.append(`${scale.title}: `);
+  element.append(node("span", "legend-title", `${scale.title}: `));
   if (scale.kind === "classes") {
     scale.labels.forEach((label, k) => element.append(swatch(label, palette("classes")[scale.colors[k]])));
     element.setAttribute("aria-label", `Colours: ${scale.title}: ${scale.labels.join(", ")}`);
@@ -95,4 +95,4 @@ function swatch(label, color) {
   return one;
 }
 
-const signed = (x) => (x > 0 ? "+" : x < 0 ? "\u2212" : "") + Math.abs(x).toFixed(1);
+const signed = (x, digits = 1) => (x > 0 ? "+" : x < 0 ? "\u2212" : "") + Math.abs(x).toFixed(digits);

@@ -17,29 +17,40 @@ const TOKEN_SORTS = {
 };
 
 let allRead = false;
-const runSorted = () => (state.runs === "b" ? 1 : 0);
+/** Return the run whose values lists sort by: the one that is shown; of two, the one that rebounded more. */
+const runSorted = () => ({ a: 0, b: 1 })[state.runs] ?? mostRebounded;
 
-function listPassages() {
-  const r = runSorted(), key = state.sort, pattern = patternOf(state.q);
-  const split = meta.splits.indexOf(state.split);
+const sortValue = (p) => meta.passages[p].runs[runSorted()][state.sort] ?? NaN;
+
+/** Return the passages of the split that the search and the threshold leave, in the order of the list. */
+function foundPassages() {
+  const pattern = patternOf(state.q), split = meta.splits.indexOf(state.split);
   let found = meta.passages.map((_, p) => p).filter((p) => meta.passages[p].split === split);
   if (pattern) found = found.filter((p) => heads[p] && passageText(heads[p]).search(pattern) >= 0);
-  const value = (p) => meta.passages[p].runs[r][key] ?? NaN;
-  if (key !== "place") {
-    found = found.filter((p) => !Number.isNaN(value(p)) && !(state.least !== "" && value(p) < Number(state.least)));
-    found.sort((p, q) => value(q) - value(p));
+  if (state.sort !== "place") {
+    if (state.least !== "") found = found.filter((p) => sortValue(p) >= Number(state.least));
+    const order = (p) => (Number.isNaN(sortValue(p)) ? -Infinity : sortValue(p)); // those without a value come last
+    found.sort((p, q) => order(q) - order(p) || p - q);
   }
+  return found;
+}
+
+function listPassages() {
+  const found = foundPassages(), pattern = patternOf(state.q), split = meta.splits.indexOf(state.split), byPlace = state.sort === "place";
   const unread = pattern && !allRead ? ", still looking" : "";
   const here = meta.passages.filter((one) => one.split === split).length, recorded = meta.recorded[split];
   const left = here < recorded ? `; ${here.toLocaleString("en")} of ${recorded.toLocaleString("en")} are in this page` : "";
-  $("least").disabled = key === "place";
-  $("passages-count").textContent = `${found.length.toLocaleString("en")} passage${found.length === 1 ? "" : "s"}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${left}${unread}`;
+  $("least").disabled = byPlace;
+  $("passages-count").textContent = `${found.length.toLocaleString("en")} passage${found.length === 1 ? "" : "s"}${byPlace ? "" : sortedBy()}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${left}${unread}`;
   replaceItems($("passages"), found.slice(0, LISTED).map((p) => {
-    const item = link({ ...place(p), at: "" }, passageName(p), beginning(p), key === "place" ? "" : `${value(p).toFixed(2)} ${PASSAGE_SORTS[key][1]}`);
+    const item = link({ ...place(p), at: "" }, passageName(p), snippet(p, pattern), byPlace || Number.isNaN(sortValue(p)) ? "" : `${sortValue(p).toFixed(2)} ${PASSAGE_SORTS[state.sort][1]}`);
     if (p === state.p) item.firstChild.setAttribute("aria-current", "true");
     return item;
   }));
 }
+
+/** Say whose values two runs' lists are sorted by. */
+const sortedBy = () => (meta.runs.length > 1 ? `, by values of ${meta.runs[runSorted()].name}` : "");
 
 /** Replace the items of a list; whoever stood on one by keyboard stays at its place. */
 function replaceItems(list, items) {
@@ -48,7 +59,22 @@ function replaceItems(list, items) {
   if (at >= 0) (items[at] ?? items.at(-1))?.firstChild.focus({ preventScroll: true });
 }
 
-const beginning = (p) => (heads[p] ? `${[...passageText(heads[p]).slice(0, 60).replace(/\s+/g, " ").trim()].map((c) => markOf(c) ?? c).join("")}\u2026` : `${meta.passages[p].tokens} tokens`);
+const SNIPPET = 70; // characters
+const BEFORE_HIT = 24;
+const readable = (text) => [...text.replace(/\s+/g, " ")].map((c) => markOf(c) ?? c).join("");
+
+/** Return the beginning of a passage, or what surrounds the first hit in it, with the hit marked. */
+function snippet(p, pattern) {
+  if (!heads[p]) return [`${meta.passages[p].tokens} tokens`];
+  const text = passageText(heads[p]), hit = pattern && text.matchAll(pattern).next().value;
+  if (!hit) return [`${readable(cut(text, 0, SNIPPET)).trim()}\u2026`];
+  const from = hit.index, to = from + Math.min(hit[0].length, SNIPPET), begin = Math.max(0, from - BEFORE_HIT);
+  const before = readable(cut(text, begin, from)), after = readable(cut(text, to, begin + SNIPPET));
+  return [`${begin > 0 ? "\u2026" : ""}${before}`, node("mark", "", readable(cut(text, from, to))), `${after}\u2026`];
+}
+
+/** Return a part of a text, without half a character at its ends. */
+const cut = (text, from, to) => text.slice(from, Math.max(from, to)).replace(/^[\udc00-\udfff]|[\ud800-\udbff]$/g, "");
 
 function place(p) {
   const { split, document, part } = meta.passages[p];
@@ -59,9 +85,9 @@ function link(target, name, small, figure) {
   const item = document.createElement("li"), anchor = document.createElement("a"), note = document.createElement("small"), strong = document.createElement("b");
   anchor.to = target;
   anchor.href = address({ ...state, ...target });
-  anchor.textContent = name;
+  anchor.append(...[name].flat());
   strong.textContent = figure;
-  note.append(strong, figure ? " " : "", small);
+  note.append(strong, figure ? " " : "", ...small);
   anchor.append(note);
   item.append(anchor);
   return item;
@@ -87,9 +113,9 @@ function listTokens() {
     }
   });
   found.sort((a, b) => b[0] - a[0]);
-  $("tokens-count").textContent = `${found.length.toLocaleString("en")} tokens${kind === null ? "" : confirmed(found, r, kind)}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${allRead ? "" : ", still reading"}`;
+  $("tokens-count").textContent = `${found.length.toLocaleString("en")} tokens${kind === null ? sortedBy() : confirmed(found, r, kind)}${found.length > LISTED ? `, the first ${LISTED} shown` : ""}${allRead ? "" : ", still reading"}`;
   replaceItems($("tokens"), found.slice(0, LISTED).map(([x, p, i]) => {
-    const item = link({ ...place(p), at: addressOf(heads[p], i) }, around(heads[p], i), passageName(p), written(x));
+    const item = link({ ...place(p), at: addressOf(heads[p], i) }, around(heads[p], i), [passageName(p)], written(x));
     if (state.at === addressOf(heads[p], i)) item.firstChild.setAttribute("aria-current", "true");
     return item;
   }));
@@ -102,11 +128,10 @@ function confirmed(found, r, kind) {
   return `, ${same.toLocaleString("en")} of this class in the other run too`;
 }
 
-/** Return a token between its neighbours. */
+/** Return a token, marked, between its neighbours. */
 function around(head, i) {
-  const names = [];
-  for (let k = Math.max(0, i - 4); k < Math.min(head.n, i + 3); k++) names.push(k === i ? `\u00ab${tokenName(head, k)}\u00bb` : tokenName(head, k).replaceAll("\u2423", " "));
-  return names.join("");
+  const names = (from, to) => Array.from({ length: to - from }, (_, k) => tokenName(head, from + k).replaceAll("\u2423", " ")).join("");
+  return [names(Math.max(0, i - 4), i), node("mark", "", `\u00ab${tokenName(head, i)}\u00bb`), names(i + 1, Math.min(head.n, i + 3))];
 }
 
 /** Read the heads of all passages, a few at a time, so that the page answers meanwhile. */

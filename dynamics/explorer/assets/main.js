@@ -1,61 +1,7 @@
-// The state of the page is its address: whoever opens the address sees the same.
+// Setting up the page, and showing its state.
 
-const DEFAULTS = {
-  split: "", doc: -1, part: 0, at: "", epoch: -1, value: "loss", runs: "a", hide: "", tab: "passages", sort: "place", q: "", least: "",
-  tsort: "rebound", tbucket: "", tclass: "", tfirst: "", tq: "", tleast: "",
-};
-const state = { ...DEFAULTS, p: 0, e: 0 };
-const charts = [];
 let playing = null;
-let writing = null;
-// A page inside another, as in a notebook, has no address of its own to write to.
-const inline = window.self !== window.top;
-
-function address(given) {
-  const query = new URLSearchParams();
-  for (const [key, usual] of Object.entries(DEFAULTS)) if (given[key] !== usual) query.set(key, given[key]);
-  return `#${query}`;
-}
-
-function setState(changes) {
-  Object.assign(state, changes);
-  // Browsers refuse many changes a second, which a drag of the slider would make.
-  writing ??= setTimeout(writeAddress, 400);
-}
-
-function writeAddress() {
-  clearTimeout(writing);
-  writing = null;
-  if (!inline) history.replaceState(null, "", address(state));
-}
-
-/** Take the state from the address; whatever is not possible there becomes what is usual. */
-function readAddress(hash = location.hash) {
-  const query = new URLSearchParams(hash.slice(1));
-  const given = Object.fromEntries(Object.keys(DEFAULTS).map((key) => [key, query.get(key) ?? DEFAULTS[key]]));
-  const among = (key, options) => { if (!options.includes(given[key])) given[key] = DEFAULTS[key]; };
-  DEFAULTS.split = meta.splits[meta.passages[0].split];
-  if (!meta.passages.some((p) => meta.splits[p.split] === given.split)) given.split = DEFAULTS.split;
-  among("value", Object.keys(VALUES));
-  among("runs", meta.runs.length > 1 ? ["a", "b", "side", "difference"] : ["a"]);
-  among("hide", ["", "now", ...meta.epochs.map(String)]);
-  among("tab", ["passages", "tokens"]);
-  among("sort", Object.keys(PASSAGE_SORTS));
-  among("tsort", Object.keys(TOKEN_SORTS));
-  among("tbucket", ["", ...meta.buckets]);
-  among("tclass", ["", ...meta.classes]);
-  among("tfirst", ["", "never", ...meta.epochs.map(String)]);
-  given.doc = Number(given.doc);
-  given.part = Number(given.part);
-  let p = passageIndex(given.split, given.doc, given.part);
-  if (p < 0) p = meta.passages.findIndex((one) => meta.splits[one.split] === given.split);
-  Object.assign(given, place(p));
-  const e = meta.epochs.indexOf(Number(given.epoch));
-  given.e = e < 0 ? meta.epochs.length - 1 : e;
-  given.epoch = meta.epochs[given.e];
-  given.p = p;
-  Object.assign(state, given);
-}
+const isNarrow = window.matchMedia("(max-width: 46rem)");
 
 function setEpoch(e, speak = false) {
   e = Math.min(meta.epochs.length - 1, Math.max(0, e));
@@ -81,25 +27,12 @@ async function render() {
     $(`panel-${name}`).hidden = !here;
   }
   drawLegend($("legend"), scaleOf(state.value, isDifference()));
+  // Only training tokens are dropped.
+  $("hide-label").hidden = state.split !== "train" || !meta.pools.some(Boolean);
   drawOverview();
   await showPassage(state.p);
   setEpoch(state.e);
   list();
-}
-
-function drawOverview() {
-  charts.length = 0;
-  const names = meta.runs.map((run) => run.name).join(" (grey) and ") + (meta.runs.length > 1 ? " (orange)" : "");
-  const curve = (r, split, bucket) => meta.runs[r].curves.find((c) => c.split === split && c.bucket === bucket);
-  const series = (r, c, k, label) => ({ name: label, label, look: `run${r} dash${k % 4}`, values: c.estimate, low: c.low, high: c.high });
-  const all = meta.runs.flatMap((_, r) => meta.splits.map((split, k) => series(r, curve(r, split, ""), k, split)));
-  $("degradation-title").textContent = `Loss of all tokens, nats: ${names}. Bands: 95 % over documents.`;
-  charts.push(drawChart($("degradation"), all, { now: state.e, onPick: setEpoch, description: `Mean loss by epoch of ${names}; the numbers are below` }));
-  const buckets = meta.runs.flatMap((_, r) => meta.buckets.map((b, k) => series(r, curve(r, state.split, b), k, b)));
-  $("bucket-title").textContent = buckets.length ? `The same by bucket of reference entropy, ${state.split}` : "No reference entropy was recorded, so there are no buckets.";
-  if (buckets.length) charts.push(drawChart($("bucket-curves"), buckets, { now: state.e, onPick: setEpoch, description: `Mean ${state.split} loss by epoch and bucket of reference entropy; the numbers are below` }));
-  const columns = meta.runs.flatMap((run, r) => run.curves.map((c) => [`${meta.runs.length > 1 ? `${run.name}: ` : ""}${c.split}${c.bucket ? `, ${c.bucket}` : ""}`, c.estimate]));
-  $("numbers-table").replaceChildren(table(["epoch", ...columns.map(([name]) => name)], meta.epochs.map((epoch, i) => [epoch, ...columns.map(([, values]) => values[i]?.toFixed(4) ?? "\u2013")])));
 }
 
 function play(on) {
@@ -130,8 +63,8 @@ function fillSelect(id, options) {
 function setUp() {
   const names = meta.runs.map((run) => run.name);
   document.title = `${names.join(" and ")}: token explorer`;
-  $("title").textContent = "Token explorer";
-  $("subtitle").textContent = meta.runs.length > 1 ? `A: ${names[0]}. B: ${names[1]}.` : names[0];
+  $("subtitle").replaceChildren(...meta.runs.map((_, r) => nameOfRun(r)));
+  drawBestEpochs();
   $("epoch").max = meta.epochs.length - 1;
   fillSelect("value", Object.entries(VALUES).map(([key, { title }]) => [key, title]));
   fillSelect("runs", meta.runs.length > 1 ? [["a", names[0]], ["b", names[1]], ["side", "side by side"], ["difference", "difference"]] : [["a", names[0]]]);
@@ -155,7 +88,7 @@ function setUp() {
   $("epoch").addEventListener("input", () => setEpoch(Number($("epoch").value)));
   $("play").addEventListener("click", () => play(playing === null));
   $("theme").addEventListener("click", () => setTheme(theme() === "light"));
-  $("skip").addEventListener("click", (event) => { event.preventDefault(); shown?.columns[0].element.focus(); });
+  $("skip").addEventListener("click", (event) => { event.preventDefault(); focusText(); });
   $("share").addEventListener("click", async () => {
     let said = "Copied";
     writeAddress();
@@ -167,14 +100,18 @@ function setUp() {
   change("value", "value", render);
   change("runs", "runs", render);
   change("hide", "hide", paint);
-  change("split", "split", () => { setState({ doc: -1, at: "" }); go(meta.passages.findIndex((p) => meta.splits[p.split] === state.split)); });
+  change("split", "split", () => go(openingPassage(state.split)));
   change("sort", "sort", list);
   change("least", "least", list);
   change("query", "q", () => { list(); markFound(); });
   for (const [id, key] of [["token-sort", "tsort"], ["token-bucket", "tbucket"], ["token-class", "tclass"], ["token-first", "tfirst"], ["token-query", "tq"], ["token-least", "tleast"]]) change(id, key, list);
-  const step = (by) => () => go(Math.min(meta.passages.length - 1, Math.max(0, state.p + by)));
-  $("previous").addEventListener("click", step(-1));
-  $("next").addEventListener("click", step(1));
+  $("previous").addEventListener("click", () => step(-1));
+  $("next").addEventListener("click", () => step(1));
+  listenToKeys();
+  // On a narrow screen the lists would stand between the controls and the text: they open there when asked for.
+  const fold = () => { $("find").open = !isNarrow.matches; };
+  isNarrow.addEventListener("change", fold);
+  fold();
   const tabs = ["passages", "tokens"];
   for (const name of tabs) {
     $(`tab-${name}`).addEventListener("click", () => { setState({ tab: name }); render(); });
@@ -199,18 +136,32 @@ function setUp() {
     const there = address({ ...state, ...anchor.to });
     if (!inline) history.pushState(null, "", there);
     readAddress(there);
+    if (isNarrow.matches) $("find").open = false;
     render();
   });
 }
 
+/** Return a run's name, with its colour, and with its letter where there are two. */
+function nameOfRun(r) {
+  const { name } = meta.runs[r], letter = meta.runs.length > 1 ? `${"AB"[r]} ` : "", note = divergenceOf(r);
+  return node("span", "run-name", node("i", `key ${lookOf(r)}`), node("span", "letter", letter), name, note ? ` (${note})` : "");
+}
+
 function go(p) {
-  setState({ ...place(p), p, at: "" });
+  setState({ ...place(p), p, at: "", opening: false });
   render();
+}
+
+/** Go on in the list of passages as it is sorted and searched; from a passage that is not in it, to its first. */
+function step(by) {
+  const order = foundPassages(), at = order.indexOf(state.p);
+  if (order.length) go(order[at < 0 ? 0 : Math.min(order.length - 1, Math.max(0, at + by))]);
 }
 
 async function start() {
   if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old for it: it needs Chrome 80, Firefox 113, Safari 16.4 or later");
   await readMeta();
+  openingDefaults();
   setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
   readAddress();
   setUp();

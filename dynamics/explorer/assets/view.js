@@ -48,7 +48,7 @@ async function showPassage(p) {
     element.setAttribute("aria-label", `Text of ${passageName(p)}, ${name}. Arrow keys go from token to token.`);
     if (meta.runs.length > 1) {
       const title = document.createElement("h3");
-      title.textContent = name;
+      title.append(run === "difference" ? name : nameOfRun(run));
       frame.append(title);
     }
     const spans = new Array(head.n);
@@ -72,8 +72,18 @@ async function showPassage(p) {
   $("text").replaceChildren(...columns.map((column) => column.frame));
   paint();
   markFound();
+  showChosen();
+}
+
+/** Show the token of the address; or the one to open on; or else the first hit of the search. */
+function showChosen() {
+  const opens = state.opening ? openingToken(shown.head) : -1;
+  if (opens >= 0) state.at = addressOf(shown.head, opens);
   const chosen = chosenToken();
-  look(chosen, { scroll: chosen >= 0 });
+  // Opening must not scroll the page away from its beginning.
+  look(chosen, { scroll: chosen >= 0 && !(state.opening && isNarrow.matches) });
+  state.opening = false;
+  if (chosen < 0) shown.columns[0].element.querySelector(".found")?.scrollIntoView({ block: "nearest" });
 }
 
 /** Colour the tokens for the epoch and value of the moment. */
@@ -124,7 +134,7 @@ function look(i, { scroll = false, speak = false } = {}) {
   looked = i;
   if (i < 0) {
     const hint = document.createElement("p");
-    hint.textContent = "Point at a token, tap it, or go there with the arrow keys.";
+    hint.textContent = "Point at a token, tap it, or go to it with the arrow keys.";
     $("token").replaceChildren(hint);
     return;
   }
@@ -141,20 +151,14 @@ function look(i, { scroll = false, speak = false } = {}) {
 
 function inspect(i) {
   const { head, body } = shown;
-  const panel = document.createDocumentFragment();
-  const word = document.createElement("p");
-  const text = document.createElement("span");
-  text.className = "word";
-  text.textContent = tokenName(head, i);
-  word.append(text);
-  panel.append(word);
+  const panel = node("div", "", node("p", "", node("span", "word", tokenName(head, i)))), rest = node("div", "");
   const e = state.e, epoch = meta.epochs[e];
   const nats = (x) => (Number.isNaN(x) ? "\u2013" : x.toFixed(2));
   const each = (tell) => meta.runs.map((_, r) => tell(r)).join(" | ");
   // The curve first: who points with a mouse cannot scroll down to it.
   if (head.predicted[i]) {
     const series = meta.runs.flatMap((run, r) => ["loss", "entropy"].map((name, k) => ({
-      name, label: meta.runs.length > 1 ? `${name} ${"AB"[r]}` : name, look: `run${r} dash${k}`,
+      label: meta.runs.length > 1 ? `${name} ${"AB"[r]}` : name, look: `${lookOf(r)} dash${k}`,
       values: meta.epochs.map((_, k2) => decode[body[r][name](k2)[i]]),
       marks: name === "loss" ? droppedEpochs(body[r], i) : [],
     })));
@@ -169,8 +173,6 @@ function inspect(i) {
     given.textContent = value;
     facts.append(term, given);
   };
-  fact("place", `sequence ${head.sequence[i]}, position ${head.position[i]}, token id ${head.tokenId[i]}`);
-  if (meta.runs.length > 1) fact("runs", meta.runs.map((run) => run.name).join(" | "));
   if (head.predicted[i]) {
     fact(`loss, epoch ${epoch}`, `${each((r) => nats(decode[body[r].loss(e)[i]]))} nats`);
     fact(`entropy, epoch ${epoch}`, `${each((r) => nats(decode[body[r].entropy(e)[i]]))} nats`);
@@ -182,10 +184,11 @@ function inspect(i) {
     fact("rebound", `${each((r) => nats(decode[head.runs[r].rebound[i]]))} nats`);
     fact("first learned", each((r) => (head.runs[r].firstLearned[i] === NEVER ? "never" : `epoch ${meta.epochs[head.runs[r].firstLearned[i]]}`)));
     fact("forgotten", each((r) => `${head.runs[r].forgetting[i]} times`));
-    fact("may be dropped", each((r) => mayBeDropped(head, r, i)));
+    fact("may be dropped", [...new Set(meta.runs.map((_, r) => mayBeDropped(head, r, i)))].join(" | "));
     fact("dropped in", each((r) => droppedEpochs(body[r], i).map((k) => meta.epochs[k]).join(", ") || "no epoch"));
   } else fact("value", "none: nothing is predicted here (the first of a text, or a token without a label)");
-  panel.append(facts);
+  fact("place", `sequence ${head.sequence[i]}, position ${head.position[i]}, token id ${head.tokenId[i]}`);
+  rest.append(facts);
   if (head.predicted[i]) {
     const more = document.createElement("details"), summary = document.createElement("summary");
     summary.textContent = "Every epoch";
@@ -193,14 +196,14 @@ function inspect(i) {
     const names = meta.runs.length > 1 ? ["A", "B"] : [""];
     more.append(summary, table(["epoch", ...names.flatMap((x) => [`loss ${x}`.trim(), `entropy ${x}`.trim()])],
       meta.epochs.map((epoch, k) => [epoch, ...meta.runs.flatMap((_, r) => [nats(decode[body[r].loss(k)[i]]), nats(decode[body[r].entropy(k)[i]])])])));
-    panel.append(more);
+    rest.append(more);
   }
-  $("token").replaceChildren(panel);
+  $("token").replaceChildren(panel, rest);
 }
 
 function mayBeDropped(head, r, i) {
   const pool = meta.pools[r];
-  if (meta.splits[meta.passages[shown.p].split] !== "train") return "no: validation text never is";
+  if (meta.splits[meta.passages[shown.p].split] !== "train") return "no: only training text is";
   if (!pool) return "no: the recipe has no token dropout";
   const code = head.runs[r].mayDrop[i];
   return code === BY_EPOCH ? `by ${pool}, where its epoch's ranks say so` : code ? `yes, by ${pool}` : `no: not in the pool of ${pool}`;
@@ -215,14 +218,19 @@ function listenToTokens(element) {
   element.addEventListener("click", (event) => { const i = tokenAt(event); if (i >= 0) choose(i); });
   element.addEventListener("focus", () => { if (chosenToken() < 0 && element.matches(":focus-visible")) choose(0, true); });
   element.addEventListener("keydown", (event) => {
-    const n = shown.head.n, from = Math.max(0, chosenToken());
-    const spans = shown.columns.find((column) => column.element === element).spans;
-    const to = { ArrowRight: from + 1, ArrowLeft: from - 1, Home: 0, End: n - 1, ArrowDown: lineAway(spans, from, 1), ArrowUp: lineAway(spans, from, -1) }[event.key];
-    if (to !== undefined) choose(Math.min(n - 1, Math.max(0, to)), true);
-    else if (event.key === "PageUp" || event.key === "PageDown") setEpoch(state.e + (event.key === "PageUp" ? 1 : -1), true);
-    else return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "PageUp" || event.key === "PageDown") setEpoch(state.e + (event.key === "PageUp" ? 1 : -1), true);
+    else if (!moveInText(shown.columns.find((column) => column.element === element), event.key)) return;
     event.preventDefault();
   });
+}
+
+/** Choose the token that a key leads to from the chosen one; return whether it is such a key. */
+function moveInText({ spans }, key) {
+  const last = shown.head.n - 1, from = Math.max(0, chosenToken());
+  const to = { ArrowRight: () => from + 1, ArrowLeft: () => from - 1, Home: () => 0, End: () => last, ArrowDown: () => lineAway(spans, from, 1), ArrowUp: () => lineAway(spans, from, -1) }[key];
+  if (to) choose(Math.min(last, Math.max(0, to())), true);
+  return to !== undefined;
 }
 
 /** Return the token nearest above or below. */

@@ -151,9 +151,10 @@ if TYPE_CHECKING:
         groups_by_regex as groups_by_regex,
         own_groups as own_groups,
     )
-    from dynamics.analysis.tokens.kinds import KINDS as KINDS, groups_by_kind as groups_by_kind
     from dynamics.analysis.tokens.matches import (
+        KINDS as KINDS,
         TASKS as TASKS,
+        groups_by_kind as groups_by_kind,
         groups_by_match as groups_by_match,
         task_tokens as task_tokens,
     )
@@ -264,8 +265,13 @@ else:
             ],
             "dynamics.analysis.tokens.drop_pools": ["DropPool", "drop_pool"],
             "dynamics.analysis.tokens.groups": ["Groups", "groups_by_field", "groups_by_regex", "own_groups"],
-            "dynamics.analysis.tokens.kinds": ["KINDS", "groups_by_kind"],
-            "dynamics.analysis.tokens.matches": ["TASKS", "groups_by_match", "task_tokens"],
+            "dynamics.analysis.tokens.matches": [
+                "KINDS",
+                "TASKS",
+                "groups_by_kind",
+                "groups_by_match",
+                "task_tokens",
+            ],
             "dynamics.analysis.tokens.signals": ["Signal", "own_signal", "token_frequency"],
             "dynamics.analysis.tokens.token_bytes": ["token_bytes"],
             "dynamics.analysis.tokens.token_records": ["TokenRecords"],

@@ -25,6 +25,11 @@ class Results(list[T]):
 
     It is equal to a list with the same results. Slices and sums of results are results again; ``Results(...)`` makes
     one of any others, such as those that a comprehension leaves.
+
+    Parameters
+    ----------
+    iterable : iterable, optional
+        The results.
     """
 
     __slots__ = ()

@@ -57,6 +57,11 @@ class TinyLanguageModel:
 def tiny_language_model(study: Study) -> TinyLanguageModel:
     """Return a tokenizer, texts and a very small model, made from the validation texts of a study.
 
+    Parameters
+    ----------
+    study : Study
+        Its first run gives the texts.
+
     Raises
     ------
     InputError

@@ -77,8 +77,7 @@ def linear_token_statistics(
         Cohere's ``logit_scale``. Granite divides by ``logits_scaling`` instead: give its inverse.
     ignore_index : int
     label_smoothing : float
-        The share of the target's probability that is spread evenly over the vocabulary. Affects only the total and
-        its gradients.
+        Share of the target's probability spread evenly over the vocabulary; affects the total and its gradients.
     chunk_rows : int, optional
         Rows of logits held at a time; affects rounding. The default depends on the device (`ops.chunking`).
 

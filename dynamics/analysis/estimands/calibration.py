@@ -256,8 +256,9 @@ def calibration(
     split : str
     n_bins : int
     resampling : Resampling, optional
-        Of the documents, for the errors; bins are not cut again in a resample. `n_resamples`, `level` and `seed` are
-        deprecated.
+        Of the documents, for the errors; bins are not cut again in a resample.
+    n_resamples, level, seed : int, float, int, optional
+        Deprecated: use `resampling`.
 
     Warns
     -----

@@ -208,7 +208,9 @@ def epochs_to_reach_loss(
     buckets : Bucketing or int, default 1
         Frozen or moving buckets, or that many by reference entropy.
     resampling : Resampling, optional
-        Of the documents. `n_resamples`, `level` and `seed` are deprecated.
+        Of the documents.
+    n_resamples, level, seed : int, float, int, optional
+        Deprecated: use `resampling`.
 
     Warns
     -----

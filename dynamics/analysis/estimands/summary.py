@@ -217,15 +217,9 @@ def arm_sums(
     Parameters
     ----------
     data : Study, Run, Arm, or sequence of these
-        What to look at; seeds of an arm together.
     arm : str
-        The arm's name.
-    split : str, default "validation"
-        One of the splits that the runs record.
-    buckets : Bucketing, optional
-        All tokens together by default.
-    value : {"loss", "entropy", "correct", "certainty"}, default "loss"
-        What is summed.
+    split, buckets, value
+        As for `Arm.seed_sums`.
 
     Raises
     ------

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamics.analysis.tokens.groups import Groups, groups_by_field, groups_by_regex
-from dynamics.analysis.tokens.kinds import groups_by_kind
-from dynamics.analysis.tokens.matches import TASKS, groups_by_match, task_tokens
+from dynamics.analysis.tokens.matches import TASKS, groups_by_kind, groups_by_match, task_tokens
 from dynamics.errors import InputError
 from dynamics.records.reader import Study
 

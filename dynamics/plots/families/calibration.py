@@ -57,6 +57,10 @@ def calibration(
     n_resamples : int
         Of the documents, for the interval of ECE_H.
 
+    Returns
+    -------
+    Plot
+
     Raises
     ------
     InputError

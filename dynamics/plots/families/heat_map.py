@@ -130,7 +130,14 @@ def rebound_map(
     The best epoch is that of the curve averaged over seeds, which is chosen and measured on the same documents:
     differences of a few hundredths of a nat may be noise. `rebound` has numbers without that bias, with intervals.
 
-    Parameters, returns and errors as for `bucket_map`.
+    Parameters
+    ----------
+    data, ax, axes, value, split, buckets
+        As for `bucket_map`.
+
+    Returns
+    -------
+    Plot
     """
     return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, since="best")
 

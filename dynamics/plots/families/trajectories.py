@@ -95,8 +95,16 @@ def class_changes(
 
     Hollow markers are the mean change by which a seed chose the tokens (of rebounding ones the rise since their lowest
     loss), filled ones that of the same tokens between the same epochs in the other seeds, with 95 % intervals
-    over documents: what lies between them is the winner's curse. Parameters, returns and errors as for
-    `trajectory_classes`.
+    over documents: what lies between them is the winner's curse.
+
+    Parameters
+    ----------
+    data, ax, axes, split, buckets
+        As for `trajectory_classes`.
+
+    Returns
+    -------
+    Plot
     """
     return _class_rows(as_class_shares(data, split=split, buckets=buckets), CHANGES, ax, axes)
 

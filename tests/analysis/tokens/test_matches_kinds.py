@@ -7,7 +7,7 @@ import pytest
 from support.synthetic import make_run
 
 from dynamics.analysis.estimands.value_curves import value_curves
-from dynamics.analysis.tokens.kinds import KINDS, groups_by_kind, kind_of
+from dynamics.analysis.tokens.matches import KINDS, groups_by_kind, kind_of
 from dynamics.analysis.tokens.told_groups import groups_key, remade_groups, told_groups
 from dynamics.records.reader import open_run
 

@@ -19,7 +19,17 @@ _LOSSES = 10
 
 
 def markdown_table(table: ArmTable) -> str:
-    """Return the table in Markdown: what arms came to, their comparisons below, and notes as a list."""
+    """Return the table in Markdown: what arms came to, their comparisons below, and notes as a list.
+
+    Parameters
+    ----------
+    table : ArmTable
+        Of `arm_table`.
+
+    Returns
+    -------
+    str
+    """
     header, body = _cells(table)
     lines = _markdown([cells[:_LOSSES] for cells in (header, *body)])
     if table.baseline is not None:
@@ -35,6 +45,15 @@ def latex_table(table: ArmTable) -> str:
 
     Losses stand above and differences below: side by side they are wider than a page. The starred environment is
     as wide as the page, in one column or two.
+
+    Parameters
+    ----------
+    table : ArmTable
+        Of `arm_table`.
+
+    Returns
+    -------
+    str
     """
     header, body = _cells(table)
     lines = [

@@ -211,6 +211,16 @@ def arm_styles(names: Sequence[str]) -> dict[str, ArmStyle]:
 
     An arm's role decides its colour, whatever other arms a figure shows. The first arm of a role
     has it, an exact name before a longer one; all other arms take further colours in their order.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of arms.
+
+    Returns
+    -------
+    dict of str to ArmStyle
+        Colour, line style and marker by name.
     """
     roles: dict[Role, str] = {}
     for exact in (True, False):

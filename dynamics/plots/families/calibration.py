@@ -56,6 +56,11 @@ def calibration(
     n_resamples : int
         Of the documents, for the interval of ECE_H.
 
+    Returns
+    -------
+    Plot
+        One panel.
+
     Raises
     ------
     InputError

@@ -71,6 +71,11 @@ def curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax:
     ax : Axes, optional
         Where to draw; a new figure of one column's width otherwise.
 
+    Returns
+    -------
+    Plot
+        One panel.
+
     Raises
     ------
     InputError
@@ -99,6 +104,16 @@ def outcomes(
     quantity : {"final", "rebound"}
     ax : Axes, optional
         Where to draw; a new figure of one column's width otherwise.
+
+    Returns
+    -------
+    Plot
+        One panel.
+
+    Raises
+    ------
+    InputError
+        For an unknown quantity.
     """
     if quantity not in _TITLES:
         raise InputError(f"unknown quantity {quantity!r}; use final or rebound")

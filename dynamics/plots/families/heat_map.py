@@ -130,7 +130,28 @@ def rebound_map(
     The best epoch is that of the curve averaged over seeds, which is chosen and measured on the same documents:
     differences of a few hundredths of a nat may be noise. `rebound` has numbers without that bias, with intervals.
 
-    Parameters, returns and errors as for `bucket_map`.
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, BucketMap, or a sequence of these
+    ax : Axes, optional
+        Where to draw a single arm; the colour bar takes its room from it.
+    axes : sequence of Axes, optional
+        Where to draw several arms, one each; a new figure otherwise.
+    value : {"loss", "entropy", "correct", "certainty"}
+        For records, as are the following.
+    split : str
+    buckets : Bucketing or int
+        10 for deciles of the reference entropy.
+
+    Returns
+    -------
+    Plot
+        One panel per arm.
+
+    Raises
+    ------
+    InputError
+        If the number of axes is not that of the arms.
     """
     return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, since="best")
 

@@ -95,8 +95,29 @@ def class_changes(
 
     Hollow markers are the mean change by which a seed chose the tokens (of rebounding ones the rise since their lowest
     loss), filled ones that of the same tokens between the same epochs in the other seeds, with 95 % intervals
-    over documents: what lies between them is the winner's curse. Parameters, returns and errors as for
-    `trajectory_classes`.
+    over documents: what lies between them is the winner's curse.
+
+    Parameters
+    ----------
+    data : Study, Run, iterable of them, ClassShares, or a sequence of these
+    ax : Axes, optional
+        Where to draw a single bucket.
+    axes : sequence of Axes, optional
+        Where to draw several buckets, one each; a new figure otherwise.
+    split : str
+        For records, as are the following.
+    buckets : Bucketing or int
+        1 for all tokens, 2 for the low and high half by reference entropy.
+
+    Returns
+    -------
+    Plot
+        One panel per bucket.
+
+    Raises
+    ------
+    InputError
+        If the number of axes is not that of the buckets.
     """
     return _class_rows(as_class_shares(data, split=split, buckets=buckets), CHANGES, ax, axes)
 

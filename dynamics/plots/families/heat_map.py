@@ -133,15 +133,10 @@ def rebound_map(
     Parameters
     ----------
     data : Study, Run, iterable of them, BucketMap, or a sequence of these
-    ax : Axes, optional
-        Where to draw a single arm; the colour bar takes its room from it.
-    axes : sequence of Axes, optional
-        Where to draw several arms, one each; a new figure otherwise.
-    value : {"loss", "entropy", "correct", "certainty"}
-        For records, as are the following.
-    split : str
-    buckets : Bucketing or int
-        10 for deciles of the reference entropy.
+    ax, axes
+        As for `bucket_map`.
+    value, split, buckets
+        For records, as for `bucket_map`.
 
     Returns
     -------

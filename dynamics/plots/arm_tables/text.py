@@ -25,7 +25,11 @@ def markdown_table(table: ArmTable) -> str:
     Parameters
     ----------
     table : ArmTable
-        From `arm_table`.
+        Of `arm_table`.
+
+    Returns
+    -------
+    str
     """
     header, body = _cells(table)
     lines = _markdown([cells[:_LOSSES] for cells in (header, *body)])
@@ -46,7 +50,11 @@ def latex_table(table: ArmTable) -> str:
     Parameters
     ----------
     table : ArmTable
-        From `arm_table`.
+        Of `arm_table`.
+
+    Returns
+    -------
+    str
     """
     header, body = _cells(table)
     lines = [

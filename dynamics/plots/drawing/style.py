@@ -215,11 +215,12 @@ def arm_styles(names: Sequence[str]) -> dict[str, ArmStyle]:
     Parameters
     ----------
     names : sequence of str
-        All arms of a figure, in their order.
+        Of arms.
 
     Returns
     -------
     dict of str to ArmStyle
+        Colour, line style and marker by name.
     """
     roles: dict[Role, str] = {}
     for exact in (True, False):

@@ -60,6 +60,7 @@ def calibration(
     Returns
     -------
     Plot
+        One panel.
 
     Raises
     ------

@@ -74,6 +74,7 @@ def curriculum(data: Source | Iterable[Source] | Sequence[ArmCurriculum], *, ax:
     Returns
     -------
     Plot
+        One panel.
 
     Raises
     ------
@@ -107,11 +108,12 @@ def outcomes(
     Returns
     -------
     Plot
+        One panel.
 
     Raises
     ------
     InputError
-        For another quantity.
+        For an unknown quantity.
     """
     if quantity not in _TITLES:
         raise InputError(f"unknown quantity {quantity!r}; use final or rebound")

@@ -132,12 +132,21 @@ def rebound_map(
 
     Parameters
     ----------
-    data, ax, axes, value, split, buckets
+    data : Study, Run, iterable of them, BucketMap, or a sequence of these
+    ax, axes
         As for `bucket_map`.
+    value, split, buckets
+        For records, as for `bucket_map`.
 
     Returns
     -------
     Plot
+        One panel per arm.
+
+    Raises
+    ------
+    InputError
+        If the number of axes is not that of the arms.
     """
     return bucket_map(data, ax=ax, axes=axes, value=value, split=split, buckets=buckets, since="best")
 

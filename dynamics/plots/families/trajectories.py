@@ -99,12 +99,25 @@ def class_changes(
 
     Parameters
     ----------
-    data, ax, axes, split, buckets
-        As for `trajectory_classes`.
+    data : Study, Run, iterable of them, ClassShares, or a sequence of these
+    ax : Axes, optional
+        Where to draw a single bucket.
+    axes : sequence of Axes, optional
+        Where to draw several buckets, one each; a new figure otherwise.
+    split : str
+        For records, as are the following.
+    buckets : Bucketing or int
+        1 for all tokens, 2 for the low and high half by reference entropy.
 
     Returns
     -------
     Plot
+        One panel per bucket.
+
+    Raises
+    ------
+    InputError
+        If the number of axes is not that of the buckets.
     """
     return _class_rows(as_class_shares(data, split=split, buckets=buckets), CHANGES, ax, axes)
 

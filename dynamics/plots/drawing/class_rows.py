@@ -19,6 +19,9 @@ from dynamics.plots.drawing.labels import legend_above
 from dynamics.plots.drawing.panels import is_last, legend_over
 from dynamics.plots.drawing.style import FAINT, INK, ArmStyle, arm_styles
 
+# Nats. Records hold float16: an infinite loss is read as the largest of these, 65,504.
+_LARGEST = 10_000.0
+
 _SPLITS = {"validation": "Validation", "train": "Training"}
 
 
@@ -129,9 +132,9 @@ def _limits(arms: Sequence[ClassShares], pair: Pair) -> tuple[float, float]:
 
 
 def _classified(arm: ClassShares) -> bool:
-    """Whether the classes say anything: where a run diverged no token has one, or changes are infinite."""
+    """Whether the classes say anything: where a run diverged no token has one, or changes are out of range."""
     some = arm.share.estimate > 0
-    return bool(some.any() and np.isfinite(arm.change.estimate[some]).all())
+    return bool(some.any() and (np.abs(arm.change.estimate[some]) < _LARGEST).all())
 
 
 def _arm_handles(arms: Sequence[ClassShares], styles: dict[str, ArmStyle]) -> list[Line2D]:

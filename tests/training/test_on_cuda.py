@@ -236,7 +236,7 @@ def test_a_loop_of_ones_own(cuda, tmp_path, batches):
 
 
 def test_a_batch_that_is_moved_after_it_was_read_is_refused_in_one_line(cuda, tmp_path, batches):
-    with pytest.raises(InputError, match="LoopRecorder: the batch is on cpu and the model on cuda:0; move it"):
+    with pytest.raises(InputError, match="LoopRecorder: the batch is on cpu and the model on cuda:0; move the batch"):
         own_loop(tmp_path, batches, moved=False)
 
 

@@ -295,3 +295,11 @@ def test_lists_open_and_close_on_a_phone(visit, saved):
         readout = tab.locator("#degradation .readout").bounding_box()
         assert readout["x"] >= 0 and readout["x"] + readout["width"] <= 390
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_an_epoch_that_was_cut_is_the_last_one_all_the_same(visit, saved):
+    _, path = saved(rebounding(2), cut=3.5)
+    with visit(path) as tab:
+        assert chosen(tab)["epoch"] == "4" and chosen(tab)["value"] == "change"
+        tab.locator("#about summary").click()
+        assert "Epoch 4 was cut: it stands for 3.5 passes over the data." in tab.locator("#notes").text_content()

@@ -64,7 +64,13 @@ function followPointer(root, box, x, { onHover, onPick }) {
   };
   touch.addEventListener("pointerdown", (event) => { touch.setPointerCapture(event.pointerId); onPick(epochAt(event)); onHover(epochAt(event)); });
   touch.addEventListener("pointermove", (event) => { if (event.buttons) onPick(epochAt(event)); onHover(epochAt(event)); });
-  touch.addEventListener("pointerleave", () => onHover(-1));
+  // A finger that is lifted leaves too: its values stay for a moment, to be read.
+  let leaving = null;
+  touch.addEventListener("pointerenter", () => clearTimeout(leaving));
+  touch.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "touch") leaving = setTimeout(onHover, 3000, -1);
+    else onHover(-1);
+  });
   touch.addEventListener("pointercancel", () => onHover(-1));
 }
 

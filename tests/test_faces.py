@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -335,10 +335,15 @@ def types_in(annotation: Any) -> Iterator[type]:
 @functools.cache
 def for_type_checkers_alone() -> dict[str, Any]:
     """Return what annotations name that modules import only for type checkers."""
+    import pandas
     import xarray
 
     faces = [importlib.import_module(face) for face in ("dynamics.analysis", "dynamics.records")]
-    return {"xarray": xarray, **{name: getattr(face, name) for face in faces for name in face.__all__}}
+    return {
+        "pandas": pandas,
+        "xarray": xarray,
+        **{name: getattr(face, name) for face in faces for name in face.__all__},
+    }
 
 
 def met_by_a_user(value: Any) -> set[type]:
@@ -358,7 +363,7 @@ def met_by_a_user(value: Any) -> set[type]:
         found |= {
             one
             for name, hint in hints.items()
-            if not name.startswith("_")
+            if not name.startswith("_") and get_origin(hint) is not ClassVar  # how a class shows itself is its own
             for one in types_in(hint)
             if one.__module__.startswith("dynamics.")
         }

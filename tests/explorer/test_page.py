@@ -200,7 +200,7 @@ def test_runs_have_the_colours_of_their_arms(arms, expected):
 
 def test_colours_are_those_of_figures(page):
     """The page's style has its own copy, since figures load matplotlib; the copy must agree."""
-    from dynamics.plots.style import arm_styles
+    from dynamics.plots import arm_styles
 
     for arms in (["baseline", "entrodrop"], ["random", "inverse"], ["gamma", "delta"]):
         for arm, name in zip(arms, looks_of([look(arm) for arm in arms]), strict=True):

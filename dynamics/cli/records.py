@@ -162,13 +162,13 @@ def explore(
     lowest seed: the baseline's, and that of the arm with EntroDrop or, without one, of the next arm.
     """
     from dynamics.explorer.build import build_page
+    from dynamics.explorer.saving import check_place
     from dynamics.records.reader import Run, open_any
     from dynamics.reporting import Reporter
 
     reporter, places = Reporter(), [place_of(path) for path in paths]
     page_file = output or beside(paths[0], "explorer.html")
-    if page_file.is_dir():
-        raise InputError(f"--output: {page_file} is a folder; name a file, such as {page_file / 'page.html'}")
+    check_place(page_file)
     opened = [open_any(place) for place in places]
     runs = [one for one in opened if isinstance(one, Run)]
     for path, one in zip(paths, opened, strict=True):

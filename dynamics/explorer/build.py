@@ -36,7 +36,7 @@ _HIGHEST = 30.0
 _LEAST_BYTES = 0.3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Page:
     """A page, and what is in it.
 
@@ -53,6 +53,9 @@ class Page:
     embedded: dict[str, int]
     total: dict[str, int]
     notes: list[str]
+
+    def __repr__(self) -> str:
+        return f"<explorer page: {len(self.html) / 1e6:.1f} MB, {sum(self.embedded.values()):,} tokens>"
 
     def _repr_html_(self) -> str:
         """Show the page in Jupyter: in a frame of its own, which runs its script and nothing else."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from dynamics.analysis.comparisons.arm_comparisons import difference, require_comparable, same_seeds
 from dynamics.analysis.comparisons.limits import about_fixed
 from dynamics.analysis.intervals.bands import Over
+from dynamics.analysis.intervals.columns import ARM, BUCKET, EPOCHS_AND_BUCKETS, OVER, PASSES, last_of
 from dynamics.analysis.intervals.contributions import Contributions, curve_contributions
 from dynamics.analysis.intervals.interval import Interval
 from dynamics.analysis.intervals.over_documents import about_documents
@@ -27,10 +29,13 @@ from dynamics.analysis.sums.arms import Arm, Source, as_buckets, collect_arms, d
 from dynamics.analysis.sums.document_sums import Value
 from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
+from dynamics.display.layouts import Column, Layout, curve_column, text_column
+from dynamics.display.numbers import interval
+from dynamics.display.results import Results
 from dynamics.errors import InputError, nearest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DifferenceCurve(OverEpochs):
     """An arm minus the baseline, by epoch and bucket.
 
@@ -68,6 +73,28 @@ class DifferenceCurve(OverEpochs):
     same_seeds: bool
     passes: NDArray[np.float64] | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms minus the baseline, by bucket",
+        (
+            ARM,
+            text_column("minus", "baseline"),
+            text_column("value", "value", once=True),
+            BUCKET,
+            Column(
+                "difference at the end",
+                lambda d, k: last_of(d.values, k),
+                interval,
+                lambda d: "share of tokens" if d.value in ("correct", "certainty") else "nats per token",
+            ),
+            curve_column("by epoch", lambda d, k: d.values.estimate[:, k]),
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={**PASSES, "difference": ("values", "epoch", "bucket")},
+        left_out=("passes",),
+    )
+
 
 def minus_baseline_curves(
     data: Source | Iterable[Source],
@@ -78,7 +105,7 @@ def minus_baseline_curves(
     buckets: Bucketing | int = 1,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[DifferenceCurve]:
+) -> Results[DifferenceCurve]:
     """Return every other arm's curve minus the baseline's, in the order of the recipe.
 
     At the last epoch the numbers are those of `compare_arms` for the quantity ``final``.
@@ -98,7 +125,7 @@ def minus_baseline_curves(
 
     Returns
     -------
-    list of DifferenceCurve
+    Results of DifferenceCurve
         Empty for one arm. An arm without an epoch in common with the baseline is left out.
 
     Raises
@@ -117,7 +144,7 @@ def minus_baseline_curves(
         raise InputError(f"no arm {baseline!r} to subtract; there are {', '.join(named)}{nearest(baseline, named)}")
     reference = named[baseline or default_baseline(arms)]
     how = as_buckets(arms, buckets)
-    curves = []
+    curves: Results[DifferenceCurve] = Results()
     for arm in arms:
         common = shared_epochs((arm, reference)) if arm is not reference else []
         if not common:

@@ -38,7 +38,7 @@ from dynamics.analysis.sums.epochs import OverEpochs
 from dynamics.analysis.tokens.buckets import Bucketing
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.display.layouts import Column, Layout, curve_column
-from dynamics.display.numbers import UNKNOWN, interval
+from dynamics.display.numbers import UNKNOWN, interval, whole
 from dynamics.display.results import Results
 
 
@@ -157,7 +157,7 @@ def bucket_dynamics(
     return result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RiseCurve(OverEpochs):
     """By how much the loss of each bucket lies above its value at the best epoch.
 
@@ -189,6 +189,23 @@ class RiseCurve(OverEpochs):
     over: Over
     passes: Floats | None = None
 
+    layout: ClassVar[Layout | None] = Layout(
+        "arms: rise of the validation loss since the best epoch, by bucket",
+        (
+            ARM,
+            BUCKET,
+            Column("best epoch", "best", whole),
+            Column("rise at the end", lambda r, k: last_of(r.rise, k), interval, "nats per token"),
+            curve_column("by epoch", lambda r, k: r.rise.estimate[:, k]),
+            SEEDS,
+            OVER,
+        ),
+        rows="labels",
+        axes=EPOCHS_AND_BUCKETS,
+        arrays={**PASSES, "rise": ("rise", "epoch", "bucket")},
+        left_out=("passes",),
+    )
+
     @property
     def since_best(self) -> NDArray[np.bool_]:
         """Which epochs are the best one or later, shape (E,); none where the arm diverged."""
@@ -202,7 +219,7 @@ def rise_curves(
     buckets: Bucketing | int = 2,
     over: Over | None = None,
     level: float = 0.95,
-) -> list[RiseCurve]:
+) -> Results[RiseCurve]:
     """Return by how much each bucket's loss lies above its value at the arm's best epoch, with intervals.
 
     An arm has *one* best epoch for all its buckets, since training stops once: that of the lowest mean loss over all
@@ -230,7 +247,7 @@ def rise_curves(
 
     Returns
     -------
-    list of RiseCurve
+    Results of RiseCurve
         In the order of the recipe.
 
     Raises
@@ -245,7 +262,7 @@ def rise_curves(
     """
     arms = collect_arms(data)
     how = as_buckets(arms, buckets)
-    curves = [_rise_curve(arm, split, how, over, level) for arm in arms]
+    curves = Results(_rise_curve(arm, split, how, over, level) for arm in arms)
     seeds = [curve.n_seeds for curve in curves if curve.over == "seeds_and_documents"]
     for limit in (
         about_documents(curves[0].n_documents),

@@ -24,12 +24,14 @@ test-oldest:
 acceptance: install
 	$(BIN)/python -m pytest -s acceptance
 
-# The figures and tables of the study that ships with the package, and of every summary in studies/, byte for byte.
+# The figures and tables of the study that ships with the package, and of every summary in studies/, byte for byte. A
+# summary that keeps the tokens of a task's results has its accuracy too.
 figures: install
-	$(BIN)/dynamics figures "$$($(BIN)/python -c 'import dynamics; print(dynamics.load_example().path)')" --output figures
+	$(BIN)/dynamics figures example --output figures
 	set -e; for study in $(wildcard studies/*/study.json); do \
 		folder="$$(dirname "$$study")"; \
-		$(BIN)/dynamics figures "$$folder" --output "figures/study-$$(basename "$$folder")"; \
+		task="$$(grep -q '"gsm8k": {' "$$study" && echo --task gsm8k || true)"; \
+		$(BIN)/dynamics figures "$$folder" $$task --output "figures/study-$$(basename "$$folder")"; \
 	done
 
 # The study that ships, all anew from one that was trained (recipes/example.yaml): its archives, figures, the numbers of

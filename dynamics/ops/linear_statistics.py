@@ -67,8 +67,7 @@ def linear_token_statistics(
         function is called once per chunk with ``(loss, entropy, rows)``, and returns the weights of these rows, shape
         (n,). ``loss`` and ``entropy`` are detached, of shape (n,) and in the results' dtype. ``rows`` selects these
         rows among the N: a slice, or int64 indices on the inputs' device. Use it to index your own per-row data. The
-        function must treat each row separately. Ignored rows may be included (on accelerators). Weights get no
-        gradient.
+        function must treat rows separately. It may get ignored rows (on accelerators). Weights get no gradient.
     bias : Tensor, shape (V,), optional
         -inf masks a column.
     softcap : float, optional

@@ -55,7 +55,7 @@ def claim(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         )
     # Checkpoints are removed last, so a run that was killed at the very end may still have them.
     shutil.rmtree(output / schema.CHECKPOINTS_FOLDER, ignore_errors=True)
-    reporter.line(f"{output}: the run is already finished; nothing to do")
+    reporter.line(f"{output}: the run is finished already; nothing to do")
     return Claim(True, changed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,21 @@ class OnDisk(Described):
         assert records.load_describer is not None, "the package's face sets it before anything can be opened"
         found: Table | Card = records.load_describer()(self)
         return found
+
+
+def shown_path(path: Path, name: str | None = None) -> str:
+    """Return how a run or a study is called when it shows itself: its place in the working directory, or its name.
+
+    A whole path would put the machine's folders into every notebook; ``path`` has it. A run of a study is
+    ``ARM/seed-S``, and a folder of the cache, which a hash names, is `name`.
+    """
+    full = Path(os.path.abspath(path))
+    if name and re.fullmatch(r"[0-9a-f]{32,64}", full.name):
+        return name
+    here = Path.cwd()
+    if here in full.parents:
+        return full.relative_to(here).as_posix()
+    return "/".join(full.parts[-2:]) if full.parent.parent.name == schema.RUNS_FOLDER else full.name
 
 
 def not_there(path: str | os.PathLike[str], wanted: str, file: str) -> InputError:

@@ -25,6 +25,7 @@ from dynamics.records.epochs import (
     read_epoch_manifest,
     read_yaml,
     sealed_epoch_manifest,
+    shown_path,
 )
 from dynamics.records.metrics import read_metrics
 from dynamics.records.tensors import Hashes
@@ -142,7 +143,7 @@ class Run(OnDisk):
     def _title(self) -> str:
         splits = ", ".join(self.splits)
         cut = "".join(f"; epoch {epoch} was cut at {at:g} passes" for epoch, at in self.partial_epochs.items())
-        return f"Run({str(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'}{cut})"
+        return f"Run({shown_path(self.path)!r}: {len(self.epochs)} epochs of {splits or 'nothing'}{cut})"
 
     @property
     def complete(self) -> bool:
@@ -310,7 +311,9 @@ class Study(OnDisk):
         self.seeds: list[int] = seeds
 
     def _title(self) -> str:
-        return f"Study({str(self.path)!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
+        return (
+            f"Study({shown_path(self.path, self.config.get('name'))!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
+        )
 
     @cached_property
     def runs(self) -> dict[tuple[str, int], Run]:

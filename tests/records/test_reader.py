@@ -18,6 +18,7 @@ from dynamics.errors import DamagedRecordError, InputError
 from dynamics.predicted import predicted_mask
 from dynamics.records import schema, writer
 from dynamics.records.check import check_run
+from dynamics.records.epochs import shown_path
 from dynamics.records.reader import (
     Run,
     Study,
@@ -216,6 +217,18 @@ def test_a_run(whole_run: Path) -> None:
     assert run.manifest["tokens"]["train"]["n_documents"] == 4
     assert run.metrics()[0]["step"] == 0
     assert "3 epochs of train, validation" in repr(run)
+
+
+def test_a_run_shows_no_folder_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "deep" / "mine"
+    lone = tmp_path / "deep" / "lone"
+    places = {study / "runs" / "baseline" / "seed-0": "baseline/seed-0", lone: "lone", study: "mine"}
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/elsewhere"))
+    assert [shown_path(path) for path in places] == list(places.values())
+    assert shown_path(tmp_path / ("0a" * 16), "example") == "example" and shown_path(lone, "example") == "lone"
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path)
+    assert [shown_path(path) for path in places] == ["deep/mine/runs/baseline/seed-0", "deep/lone", "deep/mine"]
 
 
 def test_opening_reads_the_manifest_alone(run_path: Path) -> None:

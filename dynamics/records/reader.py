@@ -311,9 +311,8 @@ class Study(OnDisk):
         self.seeds: list[int] = seeds
 
     def _title(self) -> str:
-        return (
-            f"Study({shown_path(self.path, self.config.get('name'))!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
-        )
+        name = shown_path(self.path, self.config.get("name"))
+        return f"Study({name!r}: {len(self.arms)} arms, {len(self.seeds)} seeds)"
 
     @cached_property
     def runs(self) -> dict[tuple[str, int], Run]:

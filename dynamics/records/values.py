@@ -17,7 +17,7 @@ from dynamics.display.described import Described
 from dynamics.display.tables import Card
 from dynamics.errors import DamagedRecordError, InputError
 from dynamics.records import schema
-from dynamics.records.epochs import good_epochs, numbers, read_epoch, sealed_epoch_manifest
+from dynamics.records.epochs import good_epochs, numbers, read_epoch, sealed_epoch_manifest, shown_path
 from dynamics.records.tensors import Array, read_tensors
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Records(Described):
 
     def _described(self) -> Card:
         facts = [
-            ("run", str(self.run.path)),
+            ("run", shown_path(self.run.path)),
             ("sequences × positions", " × ".join(map(str, self.token_id.shape))),
             ("predicted tokens", f"{int(self.predicted.sum()):,}"),
             ("documents", str(self.n_documents)),

@@ -61,7 +61,9 @@ class Table:
     def html(self) -> str:
         """Return the table as HTML without a colour of its own."""
         shown, left_out = self._shown()
-        aligned = [f'style="text-align: {"right" if numeric else "left"}; {_PADDED}"' for numeric in self.numeric]
+        # A number and its interval stay on one line, where a page is wide enough to scroll.
+        kinds = {True: f"text-align: right; white-space: nowrap; {_PADDED}", False: f"text-align: left; {_PADDED}"}
+        aligned = [f'style="{kinds[numeric]}"' for numeric in self.numeric]
         named = zip(aligned, self.header, self.units, strict=True)
         head = "".join(f"<th {align}>{escape(name)}{_unit_html(unit)}</th>" for align, name, unit in named)
         body = [

@@ -595,6 +595,25 @@ def test_inline_in_a_notebook(browser, visit, two_runs, tmp_path):
     context.close()
 
 
+def test_opening_inside_a_notebook_scrolls_the_text_and_not_the_notebook(browser, two_runs, tmp_path):
+    frame = two_runs[1].explore(budget=1)._repr_html_()
+    path = tmp_path / "notebook.html"
+    above = '<div style="height: 700px">above</div>'
+    path.write_text(f"<!doctype html><title>notebook</title>{above}{frame}<p>below</p>", encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    tab = context.new_page()
+    tab.goto(path.as_uri())
+    inner = tab.frame_locator("iframe")
+    inner.locator(COMPLETE).wait_for(state="attached")
+    here = inner.locator(".tokens span.here").first
+    here.wait_for()
+    assert tab.evaluate("window.scrollY") == 0
+    # The token that the page opens on is in view within the frame.
+    top = here.evaluate("element => element.getBoundingClientRect().top")
+    assert 0 <= top <= inner.locator("body").evaluate("() => window.innerHeight")
+    context.close()
+
+
 def test_two_epochs_a_diverged_run_and_no_reference(visit, tmp_path, monkeypatch):
     def nothing(epoch, split, entropy, rng):
         return np.full(entropy.shape, np.nan)

@@ -120,3 +120,20 @@ function matchedTokens(head, pattern) {
   }
   return hit;
 }
+
+/**
+ * Scroll an element into view. In a frame, such as a notebook's, only what the frame itself scrolls may move:
+ * scrollIntoView would scroll the notebook away from what its reader is at.
+ */
+function reveal(element) {
+  if (!element) return;
+  if (window.parent === window) { element.scrollIntoView({ block: "nearest" }); return; }
+  for (let box = element.parentElement; box; box = box.parentElement) {
+    const isPage = box === document.scrollingElement;
+    if (!isPage && !/auto|scroll/.test(getComputedStyle(box).overflowY)) continue;
+    const here = element.getBoundingClientRect(), around = box.getBoundingClientRect();
+    const top = isPage ? 0 : around.top, bottom = isPage ? window.innerHeight : around.bottom;
+    if (here.top < top) box.scrollTop -= top - here.top;
+    else if (here.bottom > bottom) box.scrollTop += here.bottom - bottom;
+  }
+}

@@ -83,7 +83,7 @@ function showChosen() {
   // Opening must not scroll the page away from its beginning.
   look(chosen, { scroll: chosen >= 0 && !(state.opening && isNarrow.matches) });
   state.opening = false;
-  if (chosen < 0) shown.columns[0].element.querySelector(".found")?.scrollIntoView({ block: "nearest" });
+  if (chosen < 0) reveal(shown.columns[0].element.querySelector(".found"));
 }
 
 /** Colour the tokens for the epoch and value of the moment. */
@@ -138,7 +138,7 @@ function look(i, { scroll = false, speak = false } = {}) {
     $("token").replaceChildren(hint);
     return;
   }
-  if (scroll) shown.columns[0].spans[i].scrollIntoView({ block: "nearest" });
+  if (scroll) reveal(shown.columns[0].spans[i]);
   inspect(i);
   if (speak) {
     const facts = meta.runs.map((run, r) => {

@@ -38,7 +38,7 @@ _LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>\.\./[^)\s#]*)\)")
 
 # The rows of the index's tables of pages.
 _ROW = re.compile(r"^\| \[[^\]]+\]\((?P<page>[\w-]+)\.md\) \|", re.M)
-_API = ("dynamics", "plots", "analysis", "records")
+_API = ("dynamics", "plots", "analysis", "records", "notebook")
 
 
 def _for_the_site(app: Any, name: str, source: list[str]) -> None:

@@ -42,7 +42,7 @@ def rows_of(text: str) -> dict[str, str]:
 
 def test_a_study_shows_what_arm_summary_finds(study: Path) -> None:
     text = repr(open_study(study))
-    assert text.splitlines()[0] == f"Study({str(study)!r}: 4 arms, 3 seeds)"
+    assert text.splitlines()[0] == "Study('study': 4 arms, 3 seeds)"
     assert "later, seeds 0, 1, 2: not begun" in text.splitlines()
     assert "intervals generalise over: seeds and documents" in text
     (baseline, *_) = arm_summary(open_study(study))

@@ -98,7 +98,7 @@ def test_a_pilot_study(tmp_path) -> None:
     sides = [arm_quantity(arms[name], "area") for name in ("entrodrop", "baseline")]
     assert found == design_of(sides[0].minus(sides[1]))
     with pytest.raises(InputError, match="did you mean 'baseline'"):
-        pilot_design(study, "entrodrop", "base")
+        pilot_design(study, "entrodrop", "baselin")
     turned = Arm("other", arms["baseline"].runs[::-1])
     assert pilot_design([arms["entrodrop"], turned], "entrodrop", "other", quantity="area") == found
     other = Arm("other", arms["baseline"].runs[:2])

@@ -130,7 +130,7 @@ def test_who_is_judged(tmp_path: Path) -> None:
     study = study_of(tmp_path, {"baseline": (dropout("entrodrop"), 0.0), "plain": ({}, 0.0)})
     assert verdict(study).arm == "plain"  # the baseline is never judged against itself
     assert [method_of(arm) for arm in collect_arms(study)] == ["entrodrop", None]
-    with pytest.raises(InputError, match="no arm 'plane' to judge.*did you mean 'plain'"):
-        verdict(study, "plane")
+    with pytest.raises(InputError, match="no arm 'plan' to judge.*did you mean 'plain'"):
+        verdict(study, "plan")
     with pytest.raises(InputError, match="there is one alone"):
         verdict(collect_arms(study)[:1])

@@ -133,7 +133,7 @@ def test_a_task_is_drawn_where_it_is_asked_for(saved: Path, study: Study, tmp_pa
         ),
         ({"task": "gsm8k"}, "no document of the validation split of .* matches '####"),
         ({"task": "(", "only": ["degradation"]}, "of 'result' is no regular expression"),
-        ({"venue": "nips2024"}, "unknown venue 'nips2024'; did you mean 'neurips2024'"),
+        ({"venue": "neurip2024"}, "unknown venue 'neurip2024'; did you mean 'neurips2024'"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +278,7 @@ def test_the_recipe_of_the_repository_tunes_every_arm_alike() -> None:
 
 def test_what_the_page_shows_of_it_stands_in_it() -> None:
     page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
-    (block,) = [part for part in page.split("\n\n") if part.startswith("    tuning:")]
+    (block,) = re.findall(r"```yaml\n(tuning:.*?)```", page, re.DOTALL)
     shown, whole = yaml.safe_load(block), yaml.safe_load((ROOT / "recipes" / "tuned.yaml").read_text(encoding="utf-8"))
     assert shown["tuning"] == whole["tuning"] and shown["seeds"] == whole["seeds"]
     assert shown["tune"]["seed"] == whole["tune"]["seed"] and len(shown["arms"]) == 2
@@ -294,7 +295,7 @@ def test_the_page_chooses_an_epoch_on_one_part_and_reads_it_on_another(
         return np.full(entropy.shape, {"tuning": [4, 3, 1, 2], "validation": [4, 3, 2.5, 2]}.get(split, [0] * 4)[epoch])
 
     held_out = ("validation", "tuning")
-    make_study(tmp_path / "runs/mine", arms={"a": {}}, seeds=(0,), epochs=3, held_out=held_out, loss_fn=planted)
+    make_study(tmp_path / "runs/quickstart", arms={"a": {}}, seeds=(0,), epochs=3, held_out=held_out, loss_fn=planted)
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
     exec(page.split("```python\n")[1].split("```")[0], {})

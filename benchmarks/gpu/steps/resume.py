@@ -99,7 +99,7 @@ def compared(undisturbed: Sequence[Attempt], resumed: Attempt, left: dict[str, A
     report = check_run(resumed.folder)
     checks += [
         holds("resume: killed", died, 1 < STEPS <= steps and left["status"] == "running"),
-        holds("resume: it goes on from its checkpoint", "it goes on after epoch 1" in resumed.said),
+        holds("resume: it goes on from its checkpoint", "it continues after epoch 1" in resumed.said),
         holds("resume: killed and resumed, it differs in", ", ".join(after) or "nothing", not after),
         holds("resume: what dynamics check finds", "; ".join(map(str, report.problems)) or "nothing", report.ok),
     ]

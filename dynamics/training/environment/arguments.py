@@ -87,7 +87,7 @@ def check_training(training: Mapping[str, Any], *, where: str = "training") -> N
                 # Enumerations are given by their value, as a string.
                 wrong = not (isinstance(value, str) and str in _members(hint))
         if wrong:
-            raise InputError(f"{where}.{key}: {value!r} is not {_name(hint)}; TrainingArguments wants {_name(hint)}")
+            raise InputError(f"{where}.{key}: {value!r} has the wrong type; TrainingArguments wants {_name(hint)}")
         if key in _RANGES and isinstance(value, int | float):
             low, closed, high = _RANGES[key]
             if not (low <= value <= high) or (value == low and not closed):

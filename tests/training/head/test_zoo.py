@@ -43,5 +43,5 @@ def test_a_head_that_is_called_for_several_tokens_at_once_is_recorded_from_logit
 def test_the_page_has_a_row_for_each():
     found = [examine("llama"), examine("musicgen")]
     text = page(found)
-    assert "| llama | LlamaForCausalLM | hidden states |" in text and "| musicgen | " in text
+    assert "| llama | LlamaForCausalLM | " in text and "- `musicgen`: " in text
     assert len(architectures()) > 100

@@ -368,9 +368,9 @@ def test_what_was_lost_of_the_run_beside_is_recorded_again(damage, setting, whol
     said = io.StringIO()
     recipe_run.train(recipe, folder, resume=True, reporter=Reporter(Console(file=said, width=500)))
     expected = {
-        "epoch": "run-swa: checkpoint-2 is skipped: epoch 1, which comes before it, is damaged or missing",
-        "run": "run-ema: checkpoint-2 is skipped: epoch 0, which comes before it, is damaged or missing",
-        "checkpoint": "checkpoint-2 is skipped: dynamics-WeightAveraging-ema.safetensors was changed",
+        "epoch": "run-swa: checkpoint-3 is skipped: epoch 1, which comes before it, is damaged or missing",
+        "run": "run-ema: checkpoint-3 is skipped: epoch 0, which comes before it, is damaged or missing",
+        "checkpoint": "checkpoint-3 is skipped: dynamics-WeightAveraging-ema.safetensors was changed",
     }
     assert expected[damage] in said.getvalue()
     assert "it starts from its first epoch" in said.getvalue()

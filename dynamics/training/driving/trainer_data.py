@@ -55,7 +55,7 @@ def _ending(collator: Any, trainer: Trainer, split: str) -> Any:
     if split == "train":
         most = max(trainer.args.max_steps, 1) * examples_per_step(trainer)
         message = (
-            f"the training set has no length and does not end after the {most:,} examples that max_steps can train "
+            f"the training set has no length and did not end after the {most:,} examples that max_steps can train "
             "on, so no pass over it ends and no epoch can be recorded; give it an end (dataset.take(N)), or raise "
             "max_steps"
         )

@@ -1,6 +1,6 @@
 """The notebooks run on the example and on another path, with warnings as errors, and say what their files say.
 
-Each is executed in one kernel: first as it stands, then, in an emptied namespace, with `STUDY` set to a study with one
+Each is executed in one kernel: first as it stands, then, in an emptied namespace, with the path of a study with one
 seed, few documents and arms of other names.
 
     python tests/test_notebooks.py [NAME ...]
@@ -38,6 +38,7 @@ METADATA = {
     "language_info": {"name": "python", "version": "3"},
 }
 STUDY = re.compile(r"find_study\(\"example\"\)")
+PAGE = re.compile(r'srcdoc="[^"]*"')
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 # Warnings are errors, but for one of ipykernel's about itself, which it gives when it is shut down.
@@ -178,12 +179,15 @@ def test_a_notebook_runs_on_the_example_as_committed_and_on_another_path(
         assert not complaints(fresh), f"on the example:\n{cell.source}"
         stale = f"not as committed; run tests/test_notebooks.py:\n{cell.source}"
         assert pictures_of(cell.outputs) == pictures_of(fresh), stale
-        assert same(texts_of(cell.outputs), texts_of(fresh), *tolerance), stale
+        before, after = texts_of(cell.outputs), texts_of(fresh)
+        if name == TRAINS:  # the page of a trained run holds its losses to the last bit
+            before, after = ([PAGE.sub("", text) for text in texts] for texts in (before, after))
+        assert same(before, after, *tolerance), stale
 
     for source, fresh in zip(elsewhere, on_other, strict=True):
         assert not complaints(fresh), f"on another path:\n{source}"
     if name != TRAINS:
-        assert "Only 12 documents of 'validation' are recorded" in "".join(texts_of(on_other[1]))
+        assert "Only 12 documents of 'validation' are recorded" in "".join(texts_of(on_other[0]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,7 @@ from dynamics.analysis.intervals.over_seeds_and_documents import FEW_SEEDS
 from dynamics.analysis.sums.arms import collect_arms
 from dynamics.errors import InputError
 from dynamics.example import load_example
+from dynamics.records.epochs import shown_path
 from dynamics.records.reader import Study, open_study
 from dynamics.records.schema import MANIFEST_FILE, STUDY_FILE
 from dynamics.records.summaries.files import is_summary
@@ -68,9 +69,9 @@ def _opened(path: str | os.PathLike[str]) -> tuple[Study, str]:
     if str(path) == EXAMPLE and not here.exists():
         return load_example(), "The example that ships with the package"
     if is_summary(here):
-        return open_summary(here), f"{here}, a summary without text"
+        return open_summary(here), f"{shown_path(here)}, a summary without text"
     if (here / STUDY_FILE).is_file():
-        return open_study(here), str(here)
+        return open_study(here), shown_path(here)
     if (here / MANIFEST_FILE).is_file():
         raise InputError(f"{here} is a run, not a study; open it with dynamics.open_run({str(path)!r})")
     inside = [each.parent for each in here.glob(f"*/{STUDY_FILE}")]
@@ -79,8 +80,8 @@ def _opened(path: str | os.PathLike[str]) -> tuple[Study, str]:
             f"{here} is no study and holds none; give a folder that 'dynamics study' wrote, or {EXAMPLE!r}"
         )
     newest = max(inside, key=lambda folder: (folder / STUDY_FILE).stat().st_mtime)
-    others = f", the newest of {len(inside)} studies in {here}" if len(inside) > 1 else ""
-    return open_study(newest), f"{newest}{others}"
+    others = f", the newest of {len(inside)} studies in {shown_path(here)}" if len(inside) > 1 else ""
+    return open_study(newest), f"{shown_path(newest)}{others}"
 
 
 def _limits(study: Study) -> list[str]:

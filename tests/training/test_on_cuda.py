@@ -249,7 +249,7 @@ def test_of_several_devices_a_process_uses_one_and_says_so(tmp_path, caplog):
         trainer = DynamicsTrainer(build("llama", num_hidden_layers=1), args, Padder(), train_dataset=data)
         assert trainer.args.n_gpu == 1 and trainer.steps_per_epoch == N_STEPS == len(trainer.get_train_dataloader())
         assert "one process uses one device, but 4 are visible" in caplog.text
-        with pytest.raises(InputError, match="attach: this trainer splits each batch over 4 GPUs"):
+        with pytest.raises(InputError, match="attach: this trainer splits each batch over the 4 GPUs of one process"):
             attach(Trainer(build(), arguments(tmp_path), train_dataset=data), RandomTokenDropout(ratio=0.4))
 
 

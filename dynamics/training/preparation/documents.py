@@ -116,7 +116,7 @@ def _say_where_meanings_differ(tokenizer: PreTrainedTokenizerFast, recipe: Recip
     except InputError:
         return  # a model without one, or a name that whoever loads the model will refuse
     meanings = {index: token for token, index in own.get_vocab().items()}
-    n_other = sum(meanings.get(index) != token for token, index in tokenizer.get_vocab().items())
+    n_other = sum(meanings.get(index, token) != token for token, index in tokenizer.get_vocab().items())
     n_entries = len(tokenizer)
     if n_other > n_entries / 2:
         warnings.warn(

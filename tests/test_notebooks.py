@@ -198,6 +198,7 @@ def test_a_committed_notebook_is_whole_and_small(name: str) -> None:
     assert notebook.metadata == METADATA
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert len(cells[0].source.splitlines()) <= 4, "set-up takes four lines at most"
     assert not any(cell.metadata for cell in notebook.cells)
     for cell in cells:
         assert not complaints(cell.outputs)

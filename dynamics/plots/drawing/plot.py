@@ -77,7 +77,8 @@ class Plot:
     def save(self, path: str | os.PathLike[str], *, dpi: float | None = None) -> Path:
         """Save the figure, as the suffix of the path says: ``.pdf``, ``.svg`` or ``.png``.
 
-        The same figure gives the same bytes. A file that exists is replaced, as a whole or not at all.
+        A figure that is drawn and saved again gives the same bytes. Saving one figure twice may not, since its layout
+        starts from where it was. A file that exists is replaced, as a whole or not at all.
 
         Parameters
         ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections import Counter
@@ -115,6 +116,28 @@ class Arm:
 Source = Study | Run | Arm
 
 
+def as_sources(data: Any, *kinds: type[Any]) -> list[Any]:
+    """Return studies, runs and arms, or results of these `kinds`, as a list; one alone makes a list of one.
+
+    Raises
+    ------
+    InputError
+        For anything else, such as a path.
+    """
+    known = (Study, Run, Arm, *kinds)
+    alone = isinstance(data, (*known, str, os.PathLike)) or not isinstance(data, Iterable)
+    items = [data] if alone else list(data)
+    for item in items:
+        if isinstance(item, str | os.PathLike):
+            raise InputError(f"{str(item)!r} is a path, not a study or run; open it with dynamics.open_any first")
+        if not isinstance(item, known):
+            names = ", ".join(kind.__name__ for kind in known)
+            raise InputError(
+                f"{type(item).__name__} is not what is looked at here; give {names}, or several of one kind"
+            )
+    return items
+
+
 def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
     """Return what there is to compare, in the order of the recipe.
 
@@ -127,9 +150,10 @@ def collect_arms(data: Source | Iterable[Source]) -> list[Arm]:
     Raises
     ------
     InputError
-        If no complete epoch is found, if runs do not share their tokens, or if two arms have one name.
+        If no complete epoch is found, if runs do not share their tokens, or if two arms have one name; for anything
+        else than these, such as a path.
     """
-    sources = [data] if isinstance(data, Study | Run | Arm) else list(data)
+    sources = as_sources(data)
     if all(isinstance(source, Arm) for source in sources) and sources:
         return _of_other_names([source for source in sources if isinstance(source, Arm)])
     named: list[tuple[str, str, list[Run], list[int] | None]] = []  # name, longer name, runs, epochs if chosen

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
 from dynamics.analysis.intervals.interval import Interval
-from dynamics.analysis.sums.arms import Arm
+from dynamics.analysis.sums.arms import as_sources
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import epoch_axis
@@ -21,12 +21,11 @@ from dynamics.plots.drawing.paper import Inks
 from dynamics.plots.drawing.plot import Plot, root_figure
 from dynamics.plots.drawing.style import INK, ArmStyle, Style, load_style
 from dynamics.plots.drawing.territory import Territory
-from dynamics.records.reader import Run, Study
 
 
 def given(data: Any, kind: type[Any]) -> tuple[list[Any], bool]:
     """Return data as a list, and whether all of it is of `kind`, the numbers that a figure draws."""
-    items = [data] if isinstance(data, Study | Run | Arm | kind) else list(data)
+    items = as_sources(data, kind)
     return items, bool(items) and all(isinstance(item, kind) for item in items)
 
 

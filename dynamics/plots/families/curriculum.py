@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ValidationError
 
 from dynamics.analysis.estimands.summary import ArmSummary, arm_summary, dropped_share_by_epoch
-from dynamics.analysis.sums.arms import Arm, Source, collect_arms
+from dynamics.analysis.sums.arms import Arm, Source, as_sources, collect_arms
 from dynamics.analysis.tokens.token_records import Floats
 from dynamics.errors import InputError
 from dynamics.plots.drawing.labels import band_note, epoch_axis, legend_above, named_after
@@ -24,7 +24,7 @@ from dynamics.plots.drawing.legends import broken
 from dynamics.plots.drawing.panels import given, in_panel
 from dynamics.plots.drawing.plot import Plot
 from dynamics.plots.drawing.style import FAINT, INK, NOTE_SIZE, ArmStyle, Style, arm_styles
-from dynamics.records.reader import Run, Study
+from dynamics.records.reader import Run
 from dynamics.regularizers.registry import setting
 from dynamics.regularizers.schedules import ScheduleSettings, strength
 
@@ -124,7 +124,7 @@ def outcomes(
 
 def as_curricula(data: Source | Iterable[Source] | Sequence[ArmCurriculum]) -> list[ArmCurriculum]:
     """Return the dropout strength of every arm that has one, from its recipe and its metrics."""
-    items: list[Any] = [data] if isinstance(data, Study | Run | Arm) else list(data)
+    items = as_sources(data, ArmCurriculum)
     if all(isinstance(item, ArmCurriculum) for item in items):
         return items
     found = []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.synthetic import make_run, make_study
 
+from dynamics import plots
 from dynamics.analysis.sums.arms import (
     Arm,
     as_buckets,
@@ -188,3 +189,21 @@ def test_buckets_that_the_outcome_chose_warn_once_and_name_the_remedy(study_path
         with pytest.warns(UserWarning, match=message) as caught:
             assert as_buckets(arms, buckets) is buckets
         assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("runs/x", "'runs/x' is a path, not a study or run; open it with dynamics.open_any first"),
+        (Path("runs/x"), "'runs/x' is a path"),
+        (["runs/x"], "'runs/x' is a path"),
+        (None, "got NoneType; give one or more of Study, Run, Arm"),
+        (3, "got int; give"),
+        ([{}], "got dict; give"),
+    ],
+    ids=str,
+)
+def test_anything_else_than_studies_runs_and_arms_is_refused(data: Any, message: str) -> None:
+    for look in (collect_arms, plots.gap, plots.curriculum, plots.comparisons):
+        with pytest.raises(InputError, match=message):
+            look(data)

@@ -58,6 +58,29 @@ def test_planted_rebounds_are_found_one_a_sequence(study: Study) -> None:
     assert len(rebounding_tokens(arm, n=1)) == 1
 
 
+def test_the_rise_is_the_least_of_all_seeds(tmp_path: Path) -> None:
+    """Noise of each seed's own: the order is that of the least rise, and a token must rebound in both."""
+
+    def noisy(epoch: int, split: str, entropy: Array, rng: np.random.Generator) -> Array:
+        return np.asarray(5.0 - (epoch == 1) + rng.normal(0.0, 0.5, entropy.shape))
+
+    study = open_study(
+        make_study(tmp_path / "s", arms={"a": {}}, seeds=(0, 1), n_documents=20, epochs=2, loss_fn=noisy)
+    )
+    arm = collect_arms(study)[0]
+    rises, kept = [], []
+    for run in arm.runs:
+        records = run.records("validation")
+        losses = np.stack([records.loss(epoch) for epoch in (0, 1, 2)])
+        rises.append(losses[2] - losses.min(axis=0))
+        kept.append((losses[0] - losses.min(axis=0) > 0.2) & (rises[-1] > 0.2))
+    least = np.where(kept[0] & kept[1], np.minimum(*rises), -np.inf)
+    best = [(row, int(at)) for row, at in enumerate(least.argmax(axis=1)) if least[row, at] > 0]
+    best.sort(key=lambda place: -least[place])
+    found = rebounding_tokens(arm)
+    assert list(zip(found.sequence.tolist(), found.position.tolist(), strict=True)) == best[:15] and len(best) > 2
+
+
 def test_an_empty_list_says_so(study: Study, tmp_path: Path) -> None:
     found = forgotten_tokens(collect_arms(study)[0])
     records = [run.records("validation") for run in collect_arms(study)[0].runs]

@@ -132,9 +132,7 @@ def as_sources(data: Any, *kinds: type[Any]) -> list[Any]:
             raise InputError(f"{str(item)!r} is a path, not a study or run; open it with dynamics.open_any first")
         if not isinstance(item, known):
             names = ", ".join(kind.__name__ for kind in known)
-            raise InputError(
-                f"{type(item).__name__} is not what is looked at here; give {names}, or several of one kind"
-            )
+            raise InputError(f"got {type(item).__name__}; give one or more of {names}")
     return items
 
 
